@@ -1,0 +1,65 @@
+"""Likelihood families: how rows become additive statistics.
+
+A family is a record of plain functions, registered for a NumPyro distribution. Component parameters
+lead with the K components; rows come last, so that the same products serve any number of columns:
+
+    parameters(peeled, lead)             -> parameters, a NamedTuple of arrays (K, ...); `lead(array,
+                                            event_ndim)` brings one to (K, *event)
+    arrange(value)                       -> rows, an array (..., N)
+    prepare(parameters)                  -> what the two kernels below reuse for every block of rows
+    log_prob(prepared, rows)             -> (K, n)
+    accumulate(prepared, rows, weights)  -> raw sums; weights (K, n)
+    finish(prepared, sums)               -> statistics
+    expected_log_prob(parameters, stats) -> (K,), sum_i r_ik log p(x_i | k)
+    moments(parameters)                  -> mean (K, D), covariance (K, D, D)
+
+`expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q.
+A user registers a family from outside with :func:`register`; nothing above this floor changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .peel import Peeled
+
+
+Lead = Callable[[Any, int], Any]
+
+
+class Family(NamedTuple):
+    """A likelihood with statistics whose size does not grow with the rows; see the module's text."""
+
+    name: str
+    parameter_names: tuple[str, ...]
+    parameters: Callable[..., Any]
+    arrange: Callable[[Any], Any]
+    prepare: Callable[[Any], Any]
+    log_prob: Callable[[Any, Any], Any]
+    accumulate: Callable[[Any, Any, Any], Any]
+    finish: Callable[[Any, Any], Any]
+    expected_log_prob: Callable[[Any, Any], Any]
+    moments: Callable[[Any], Any]
+
+
+_FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}
+
+
+def register(distribution_type: type, choose: Callable[[Peeled], Family | None]) -> None:
+    """Register a family for a NumPyro distribution.
+
+    `choose` gets the peeled distribution and returns the family, or None where the family does not
+    cover that case (then the rows themselves are the statistics: right, but at a cost in N).
+
+    >>> import numpyro.distributions as dist
+    >>> lookup(Peeled(dist.Poisson(1.0), 0)) is None
+    True
+    """
+    _FAMILIES[distribution_type] = choose
+
+
+def lookup(peeled: Peeled) -> Family | None:
+    """The family registered for a peeled distribution, or None."""
+    choose = _FAMILIES.get(type(peeled.base))
+    return None if choose is None else choose(peeled)

@@ -1,0 +1,353 @@
+"""EM for any program that `plan` can read: MAP, or MLE where the priors are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from ..program import rows as row_pass
+from ..program.arguments import Arguments, Layout, split
+from ..program.errors import ProgramError
+from ..program.evaluate import Values
+from ..program.plan import Plan, plan_arguments
+from .result import EMResult, gather_modes
+from .starts import Seeding, kmeans_plus_plus, starting_values
+from .status import Status
+from .steps import maximise_blocks, objective_and_statistics
+
+_CHUNK = 100
+_EMPTY = 1e-6
+
+
+class EMState(NamedTuple):
+    """One fit in progress: values and statistics at `step`, its objective and its trace (max_steps,)."""
+
+    step: Array
+    values: Values
+    statistics: row_pass.Statistics
+    objective: Array
+    gain: Array
+    trace: Array
+    status: Array
+    proper: Array
+
+
+class Settings(NamedTuple):
+    """Numbers that may change between calls without a new compilation."""
+
+    tolerance: Array
+    until: Array
+
+
+class EM:
+    """Maximum a posteriori estimates by EM, from many starts in one compiled call.
+
+    E step: responsibilities r_ik = p(z_i = k | x_i, theta) and the expected statistics they weight.
+    M step: every block of parameters at its mode given the others, in closed form where the program has
+    one (see :func:`bayesmix.plan`), else climbed. Q depends on K sets of statistics, not on the rows.
+    The objective is log p(x | theta) + log p(theta), in the constrained space: a mode is a mode of the
+    density of the parameters themselves (no Jacobian). It never falls; if it did, the status would say so.
+
+    For maximum likelihood leave the priors out: ``EM(bayesmix.without_priors(program))``.
+
+    Args:
+        program: a NumPyro program, or a plan of one.
+        max_steps: largest number of EM steps.
+        tolerance: converged when the gain still to come, estimated from the last two gains (Aitken), is
+            below `tolerance` times (1 + |objective|), or below rounding.
+        seeding: how starts are seeded: a function of (key, points (N, D), K) giving K row indices.
+        progress_bar: show progress on fits longer than a second or two.
+
+    Example:
+        >>> import jax, numpyro, numpyro.distributions as dist, jax.numpy as jnp
+        >>> import bayesmix
+        >>> def program(x, K):
+        ...     weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([K]).to_event(1))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Categorical(weights))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> x = jnp.array([-0.2, 0.1, 0.3, 9.8, 10.1])
+        >>> fit = bayesmix.EM(program).run(jax.random.key(0), x, K=2, restarts=5)
+        >>> bool(fit.status), sorted(fit.parameters["mean"].round(2).tolist())
+        (True, [0.07, 9.9])
+
+    Source: Dempster, Laird & Rubin (1977), *JRSS B* 39, 1-38; conditional M steps: Meng & Rubin (1993),
+    *Biometrika* 80, 267-278.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any] | Plan,
+        *,
+        max_steps: int = 2000,
+        tolerance: float = 1e-10,
+        seeding: Seeding = kmeans_plus_plus,
+        progress_bar: bool = True,
+    ) -> None:
+        self.program = program.program if isinstance(program, Plan) else program
+        self.max_steps = max_steps
+        self.tolerance = tolerance
+        self.seeding = seeding
+        self.progress_bar = progress_bar
+        self._given = program if isinstance(program, Plan) else None
+        self._compiled: dict[Layout, _Compiled] = {}
+
+    def run(
+        self,
+        rng_key: Array,
+        *args: Any,
+        restarts: int = 1,
+        init: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> EMResult:
+        """Fit from `restarts` starts and keep the best.
+
+        Args:
+            rng_key: a JAX random key (or an integer seed), for the starts.
+            *args, **kwargs: the program's own arguments, as in `numpyro.infer.MCMC.run`.
+            restarts: number of starts, all run in one compiled call.
+            init: initial values of some or all parameters, by site name; the others are started from
+                data. Values lead with an axis of `restarts` starts, or are shared by all.
+
+        Returns:
+            An :class:`EMResult`: `parameters`, `objective` (the trace), `status`, `modes`, and more.
+
+        Raises:
+            ProgramError: where the program or its data cannot be read; the message names the cure.
+        """
+        if restarts < 1:
+            raise ProgramError(f"restarts is {restarts}; ask for at least one")
+        if isinstance(rng_key, int):
+            rng_key = random.key(rng_key)
+        arguments = split(args, kwargs)
+        compiled = self._compile(arguments)
+        values = compiled.start(arguments.arrays, random.split(rng_key, restarts))
+        values = _given_values(compiled.plan, values, init or {}, restarts)
+        state = compiled.first(arguments.arrays, values)
+        state = self._advance(compiled, arguments, state)
+        symmetric, derived = compiled.last(arguments.arrays, state)
+        return self._result(compiled.plan, arguments, state, np.asarray(symmetric), derived)
+
+    def _compile(self, arguments: Arguments) -> _Compiled:
+        if arguments.layout not in self._compiled:
+            found = self._given or plan_arguments(self.program, arguments)
+            self._compiled[arguments.layout] = _Compiled(
+                found, arguments.layout, self.max_steps, self.seeding
+            )
+        return self._compiled[arguments.layout]
+
+    def _advance(self, compiled: _Compiled, arguments: Arguments, state: EMState) -> EMState:
+        """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
+        tolerance = jnp.asarray(self.tolerance)
+        with tqdm(
+            total=self.max_steps, desc="EM", unit="step", delay=2.0, disable=not self.progress_bar
+        ) as bar:
+            for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
+                limit = jnp.asarray(min(until, self.max_steps))
+                state = compiled.advance(arguments.arrays, state, Settings(tolerance, limit))
+                bar.update(min(until, self.max_steps) - bar.n)
+                running = np.asarray(state.status) == Status.RUNNING
+                if not running.any():
+                    break
+                bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+        return state
+
+    def _result(
+        self,
+        found: Plan,
+        arguments: Arguments,
+        state: EMState,
+        symmetric: np.ndarray,
+        derived: Values,
+    ) -> EMResult:
+        host = jax.tree.map(np.asarray, state)
+        derived = {name: np.asarray(value) for name, value in derived.items()}
+        statuses = [
+            _status(found, host, i, bool(symmetric[i])) for i in range(len(host.objective))
+        ]
+        order = sorted(
+            range(len(statuses)),
+            key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
+            reverse=True,
+        )
+        best = order[0]
+        parameters = {name: value[best] for name, value in host.values.items()}
+        return EMResult(
+            parameters=parameters,
+            deterministic={name: value[best] for name, value in derived.items()},
+            objective=host.trace[best][: int(host.step[best]) + 1],
+            status=statuses[best],
+            modes=gather_modes(found, host.values, host.objective, statuses),
+            restart_objectives=host.objective,
+            restart_statuses=tuple(statuses),
+            restart_steps=host.step,
+            plan=found,
+            arguments=arguments,
+        )
+
+
+class _Compiled:
+    """The four compiled functions of a fit, for one layout of arguments."""
+
+    def __init__(self, found: Plan, layout: Layout, max_steps: int, seeding: Seeding) -> None:
+        self.plan = found
+
+        def call(arrays: tuple[Array, ...]) -> Arguments:
+            return Arguments(arrays, layout)
+
+        self.start = jax.jit(
+            lambda arrays, keys: starting_values(found, call(arrays), keys, seeding)
+        )
+        self.first = jax.jit(lambda arrays, values: _first(found, call(arrays), values, max_steps))
+        self.advance = jax.jit(
+            lambda arrays, state, settings: _advance(found, call(arrays), state, settings)
+        )
+        self.last = jax.jit(lambda arrays, state: _last(found, call(arrays), state))
+
+
+def _first(found: Plan, arguments: Arguments, values: Values, max_steps: int) -> EMState:
+    blocks = found.blocks_of_rows(arguments)
+
+    def one(values: Values) -> EMState:
+        objective, statistics = objective_and_statistics(found, arguments, blocks, values)
+        trace = jnp.full(max_steps + 1, jnp.nan, objective.dtype).at[0].set(objective)
+        status = jnp.where(jnp.isfinite(objective), Status.RUNNING, Status.NOT_FINITE)
+        closed = max(1, sum(block.form is not None for block in found.blocks))
+        return EMState(
+            step=jnp.asarray(0),
+            values=values,
+            statistics=statistics,
+            objective=objective,
+            gain=jnp.full_like(objective, jnp.inf),
+            trace=trace,
+            status=status,
+            proper=jnp.ones(closed, bool),
+        )
+
+    return jax.vmap(one)(values)
+
+
+def _advance(
+    found: Plan, arguments: Arguments, states: EMState, settings: Settings
+) -> EMState:
+    blocks = found.blocks_of_rows(arguments)
+    rounding = 64 * jnp.finfo(states.objective.dtype).eps
+
+    def running(state: EMState) -> Array:
+        return (state.status == Status.RUNNING) & (state.step < settings.until)
+
+    def step(state: EMState) -> EMState:
+        values, proper = maximise_blocks(found, arguments, state.statistics, state.values)
+        objective, statistics = objective_and_statistics(found, arguments, blocks, values)
+        gain = objective - state.objective
+        noise = rounding * (jnp.abs(objective) + blocks.num_rows)
+        target = jnp.maximum(settings.tolerance * (1 + jnp.abs(objective)), noise)
+        # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
+        ratio = jnp.clip(gain / state.gain, 0.0, 1.0)
+        to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
+        settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
+        last = state.step + 1 >= state.trace.shape[0] - 1
+        finite = jnp.isfinite(objective)
+        fell = gain < -noise
+        status = jnp.select(
+            [~finite, fell, settled, last],
+            [Status.NOT_FINITE, Status.OBJECTIVE_FELL, Status.CONVERGED, Status.OUT_OF_STEPS],
+            Status.RUNNING,
+        )
+        moved = EMState(
+            step=state.step + 1,
+            values=values,
+            statistics=statistics,
+            objective=objective,
+            gain=gain,
+            trace=state.trace.at[state.step + 1].set(objective),
+            status=status,
+            proper=proper,
+        )
+        # a step that failed is not taken: only its status is kept
+        stays = state._replace(status=status, proper=proper)
+        return jax.tree.map(partial(jnp.where, finite & ~fell), moved, stays)
+
+    def one(state: EMState) -> EMState:
+        return jax.lax.while_loop(running, step, state)
+
+    return jax.vmap(one)(states)
+
+
+def _last(found: Plan, arguments: Arguments, states: EMState) -> tuple[Array, Values]:
+    """Whether all components explain every row alike; and deterministic sites at the end."""
+    few = found.blocks_of_rows(arguments)
+    few = few._replace(
+        rows={name: value[:1] for name, value in few.rows.items()},
+        mask=few.mask[:1],
+        num_rows=min(few.num_rows, few.mask.shape[1]),
+    )
+
+    def one(values: Values) -> tuple[Array, Values]:
+        evaluation = found.evaluate(arguments, values)
+        table = row_pass.log_joint_table(found.families, evaluation, few)
+        latent = evaluation.latent[:, None] if evaluation.latent.ndim == 1 else evaluation.latent
+        table = table - latent[:, : table.shape[1]]
+        apart = jnp.max(jnp.max(table, axis=0) - jnp.min(table, axis=0))
+        return apart, evaluation.deterministic
+
+    apart, derived = jax.vmap(one)(states.values)
+    tiny = 1e3 * jnp.finfo(apart.dtype).eps
+    symmetric = (found.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
+    return symmetric, derived
+
+
+def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
+    status = Status(int(state.status[start]))
+    if status is Status.RUNNING:
+        status = Status.OUT_OF_STEPS
+    if symmetric and status is Status.CONVERGED:
+        return Status.SYMMETRIC_START
+    if state.proper[start].all():
+        return status
+    if status not in (Status.CONVERGED, Status.OUT_OF_STEPS, Status.NOT_FINITE):
+        return status
+    if float(state.statistics.counts[start].min()) < _EMPTY:
+        return Status.COMPONENT_EMPTY
+    closed = [block for block in found.blocks if block.form is not None]
+    first = closed[int(np.argmin(state.proper[start]))]
+    assert first.form is not None
+    if first.form.name in ("Dirichlet", "beta"):
+        return Status.WEIGHT_AT_BOUNDARY
+    return Status.COVARIANCE_SINGULAR
+
+
+def _finite(objective: float) -> float:
+    return float(objective) if np.isfinite(objective) else -np.inf
+
+
+def _given_values(found: Plan, values: Values, init: dict[str, Any], restarts: int) -> Values:
+    known = {site.name: site for site in found.reading.parameters}
+    for name, given in init.items():
+        if name not in known:
+            raise ProgramError(
+                f"init names '{name}', which is no parameter of the program; "
+                f"its parameters are {', '.join(known)}"
+            )
+        given, shape = jnp.asarray(given, values[name].dtype), known[name].shape
+        if given.shape not in (shape, (restarts, *shape)):
+            raise ProgramError(
+                f"the initial value of '{name}' has shape {given.shape}; give {shape}, "
+                f"or {(restarts, *shape)} for one value per start"
+            )
+        inside = known[name].support(given)
+        if not bool(jnp.all(inside)):
+            raise ProgramError(
+                f"the initial value of '{name}' is outside its support "
+                f"({known[name].support}); give one inside"
+            )
+        values = {**values, name: jnp.broadcast_to(given, (restarts, *shape))}
+    return values

@@ -1,0 +1,76 @@
+"""How a run ended, as a value with a sentence and a remedy."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """Outcome of a fit; truthy only where it converged.
+
+    `status.sentence` says what happened, `status.remedy` what to do about it.
+
+    >>> bool(Status.CONVERGED), bool(Status.NOT_FINITE)
+    (True, False)
+    """
+
+    RUNNING = 0
+    CONVERGED = 1
+    OUT_OF_STEPS = 2
+    OBJECTIVE_FELL = 3
+    NOT_FINITE = 4
+    COMPONENT_EMPTY = 5
+    COVARIANCE_SINGULAR = 6
+    WEIGHT_AT_BOUNDARY = 7
+    SYMMETRIC_START = 8
+
+    def __bool__(self) -> bool:
+        return self is Status.CONVERGED
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in one sentence."""
+        return _TEXTS[self][0]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it; empty where nothing needs doing."""
+        return _TEXTS[self][1]
+
+    def __str__(self) -> str:
+        return " ".join(text for text in (self.sentence, self.remedy) if text)
+
+
+_TEXTS = {
+    Status.RUNNING: ("The run has not ended.", ""),
+    Status.CONVERGED: ("Converged: the estimated gain still to come is below the tolerance.", ""),
+    Status.OUT_OF_STEPS: (
+        "Stopped at the largest number of steps before converging.",
+        "Raise max_steps or loosen tolerance.",
+    ),
+    Status.OBJECTIVE_FELL: (
+        "The objective fell by more than rounding, which EM never does.",
+        "Run in double precision (numpyro.enable_x64()); if it persists, report it as a bug.",
+    ),
+    Status.NOT_FINITE: (
+        "The objective became infinite or NaN; the last finite parameters are returned.",
+        "Give the covariances a prior, lower the number of components, or use double precision.",
+    ),
+    Status.COMPONENT_EMPTY: (
+        "A component explains no row, so its parameters are not determined by the data.",
+        "Lower the number of components, or give its parameters a prior.",
+    ),
+    Status.COVARIANCE_SINGULAR: (
+        "A component has shrunk onto rows that leave its covariance singular: the likelihood is "
+        "unbounded there, and this is no estimate.",
+        "Give the covariances a prior (inverse Wishart or inverse gamma), or use more restarts.",
+    ),
+    Status.WEIGHT_AT_BOUNDARY: (
+        "A weight has reached zero, where its prior density is infinite: there is no interior mode.",
+        "Use a Dirichlet concentration of at least 1, or draw from the posterior instead.",
+    ),
+    Status.SYMMETRIC_START: (
+        "Every component explains every row equally, and EM cannot tell them apart from there.",
+        "Give initial values that differ between components, or none.",
+    ),
+}

@@ -1,0 +1,46 @@
+"""One M step, shared by every engine that maximises."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..program import rows as row_pass
+from ..program.arguments import Arguments
+from ..program.conjugacy import maximise
+from ..program.evaluate import Values
+from ..program.plan import Plan
+from .climb import climb
+
+
+def maximise_blocks(
+    plan: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
+) -> tuple[Values, Array]:
+    """Visit every block in turn, each at its mode given the others (conditional maximisation).
+
+    Sites without a closed form are climbed together at the end. Returns the values and, for each closed
+    block, whether its mode was proper. Source: Meng & Rubin (1993), *Biometrika* 80, 267-278 (ECM).
+    """
+    log_joint = plan.expected_log_joint(arguments, statistics)
+    proper = []
+    for block in plan.blocks:
+        if block.form is not None:
+            values, found = maximise(block, log_joint, values)
+            proper.append(found)
+    climbed = {block.site for block in plan.blocks if block.form is None}
+    if climbed:
+        sites = tuple(site for site in plan.reading.parameters if site.name in climbed)
+        values = climb(sites, log_joint, values)
+    return values, jnp.stack(proper) if proper else jnp.ones(1, bool)
+
+
+def objective_and_statistics(
+    plan: Plan, arguments: Arguments, blocks: row_pass.Blocks, values: Values
+) -> tuple[Array, row_pass.Statistics]:
+    """The E step: log likelihood plus log prior, and the expected statistics."""
+    evaluation = plan.evaluate(arguments, values)
+    found = row_pass.passes(
+        plan.families, evaluation, blocks, row_pass.expect, jax.random.key(0)
+    )
+    return found.log_likelihood + plan.log_prior(evaluation), found.statistics

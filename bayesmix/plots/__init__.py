@@ -1,0 +1,58 @@
+"""Pictures of a comparison; each function returns a `matplotlib.figure.Figure`.
+
+A component has one colour in every picture, safe with colour blindness, so engines must number
+their components alike. Save a picture with ``figure.savefig("name.png")``; a notebook shows the
+returned figure by itself. matplotlib is imported when the first picture is drawn.
+
+>>> from bayesmix.plots.example import example_comparison
+>>> figure = plot_density(example_comparison(columns=1))
+>>> figure.axes[0].get_xlabel()
+'column a'
+"""
+
+from bayesmix.plots.common import (
+    component_colors,
+    ellipse_points,
+    figure_png,
+    kernel_density,
+    mass_levels,
+)
+from bayesmix.plots.density import draw_clusters, draw_ellipses, plot_density
+from bayesmix.plots.draws import (
+    draw_replications,
+    draw_trace,
+    plot_predictive_check,
+    plot_traces,
+    predictive_p_value,
+)
+from bayesmix.plots.estimates import (
+    plot_parameters,
+    plot_responsibilities,
+    responsibility_image,
+    sorted_rows,
+)
+from bayesmix.plots.example import example_comparison
+from bayesmix.plots.search import plot_modes, plot_objective
+
+__all__ = [
+    "component_colors",
+    "draw_clusters",
+    "draw_ellipses",
+    "draw_replications",
+    "draw_trace",
+    "ellipse_points",
+    "example_comparison",
+    "figure_png",
+    "kernel_density",
+    "mass_levels",
+    "plot_density",
+    "plot_modes",
+    "plot_objective",
+    "plot_parameters",
+    "plot_predictive_check",
+    "plot_responsibilities",
+    "plot_traces",
+    "predictive_p_value",
+    "responsibility_image",
+    "sorted_rows",
+]

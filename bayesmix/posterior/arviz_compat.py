@@ -1,0 +1,326 @@
+"""The only file that knows ArviZ: 0.23 (``InferenceData``) and 1.x (xarray's ``DataTree``).
+
+Everything above asks for groups as plain xarray datasets, so nothing else in the package needs to
+know which generation is installed. ArviZ costs seconds to import: that is paid inside the functions
+that need it, never when this module is imported.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+_WITHOUT_DRAWS = ("observed_data", "constant_data", "predictions_constant_data")
+
+
+def _arviz() -> tuple[Any, int]:
+    """ArviZ and its generation (0 or 1), without the announcement that 0.23 makes on import."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    return arviz, min(int(arviz.__version__.split(".")[0]), 1)
+
+
+def _is_tree(idata: Any) -> bool:
+    return hasattr(idata, "children")
+
+
+def make(
+    groups: Mapping[str, Mapping[str, Any]],
+    coords: Mapping[str, Sequence] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    attrs: Mapping[str, Mapping[str, str]] | None = None,
+) -> Any:
+    """Put arrays into the container of the installed ArviZ.
+
+    ``groups`` maps a group to its variables. Arrays lead with ``(chain, draw)``, except in the
+    data groups (``observed_data``, ``constant_data``). ``dims`` names the trailing dimensions of a
+    variable (``name_dim_0``, ... where it is silent), ``coords`` gives values along dimensions, and
+    ``attrs`` strings to keep with a group (``"/"`` for the container itself). A group may have any
+    name. Raises ``ValueError`` when an array does not fit its dimensions.
+
+    >>> import numpy as np
+    >>> idata = make({"posterior": {"mean": np.zeros((2, 5, 3))}}, dims={"mean": ["component"]})
+    >>> dataset(idata, "posterior")["mean"].dims
+    ('chain', 'draw', 'component')
+    """
+    attrs = attrs or {}
+    datasets = {
+        group: _as_dataset(group, variables, coords or {}, dims or {}, attrs.get(group, {}))
+        for group, variables in groups.items()
+    }
+    return _assemble(datasets, attrs.get("/", {}))
+
+
+def _as_dataset(group, variables, coords, dims, attrs) -> xr.Dataset:
+    import xarray as xr
+
+    lead = () if group in _WITHOUT_DRAWS else ("chain", "draw")
+    arrays: dict[str, tuple] = {}
+    sizes: dict[str, int] = {}
+    for name, value in variables.items():
+        value = np.asarray(value)
+        trailing = value.ndim - len(lead)
+        names = tuple(dims.get(name, [f"{name}_dim_{i}" for i in range(trailing)]))
+        if trailing != len(names):
+            raise ValueError(
+                f"`{name}` in group `{group}` has shape {value.shape}, which does not fit the "
+                f"dimensions {lead + names}: name one dimension for each axis."
+            )
+        for dim, size in zip(lead + names, value.shape, strict=True):
+            expected = len(coords[dim]) if dim in coords else sizes.get(dim, size)
+            if expected != size:
+                raise ValueError(
+                    f"`{name}` in group `{group}` has {size} entries along `{dim}` where "
+                    f"{expected} were expected: give arrays and coords the same length."
+                )
+            sizes[dim] = size
+        arrays[name] = (lead + names, value)
+    index = {dim: np.asarray(coords[dim]) for dim in sizes if dim in coords}
+    index |= {dim: np.arange(sizes[dim]) for dim in lead if dim in sizes and dim not in coords}
+    return xr.Dataset(arrays, coords=index, attrs=dict(attrs))
+
+
+def _assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
+    arviz, generation = _arviz()
+    if generation == 0:
+        return arviz.InferenceData(attrs=dict(attrs), **datasets)
+    import xarray as xr
+
+    tree = xr.DataTree.from_dict({f"/{group}": data for group, data in datasets.items()})
+    tree.attrs.update(attrs)
+    return tree
+
+
+def groups(idata: Any) -> tuple[str, ...]:
+    """Names of the groups, without the root.
+
+    >>> import numpy as np
+    >>> groups(make({"posterior": {"a": np.zeros((1, 4))}}))
+    ('posterior',)
+    """
+    return tuple(idata.children) if _is_tree(idata) else tuple(idata.groups())
+
+
+def dataset(idata: Any, group: str) -> xr.Dataset:
+    """One group as a plain ``xarray.Dataset``; ``KeyError`` says which groups there are."""
+    if group not in groups(idata):
+        raise KeyError(f"there is no group `{group}`; these are there: {', '.join(groups(idata))}.")
+    return idata[group].to_dataset() if _is_tree(idata) else idata[group]
+
+
+def replace_group(idata: Any, group: str, dataset: xr.Dataset) -> Any:
+    """A new container in which ``group`` is ``dataset``; the old one stays as it was."""
+    if not _is_tree(idata):
+        arviz, _ = _arviz()
+        kept = {name: idata[name] for name in idata.groups()}
+        return arviz.InferenceData(attrs=idata.attrs, **(kept | {group: dataset}))
+    import xarray as xr
+
+    tree = idata.copy()
+    tree[group] = xr.DataTree(dataset)
+    return tree
+
+
+def to_netcdf(idata: Any, path: str | os.PathLike) -> Path:
+    """Write every group to one netCDF-4 file that both ArviZ generations read; returns its path.
+
+    The file appears whole or not at all: it is written beside its destination, then renamed.
+    """
+    import xarray as xr
+
+    _h5netcdf()
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        xr.Dataset(attrs=dict(idata.attrs)).to_netcdf(partial, mode="w", engine="h5netcdf")
+        for group in groups(idata):
+            dataset(idata, group).to_netcdf(partial, mode="a", group=group, engine="h5netcdf")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def from_netcdf(path: str | os.PathLike) -> Any:
+    """Read a file of :func:`to_netcdf` (or of either ArviZ) into memory and close it."""
+    import xarray as xr
+
+    with _h5netcdf().File(path, "r") as file:
+        names = list(file.groups)
+    data = {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
+    return _assemble(data, xr.load_dataset(path, engine="h5netcdf").attrs)
+
+
+def _h5netcdf() -> Any:
+    try:
+        import h5netcdf
+    except ImportError as error:
+        raise ImportError(
+            "netCDF files are read and written by h5netcdf, which is not installed: "
+            "`pip install h5netcdf`."
+        ) from error
+    return h5netcdf
+
+
+def rhat(dataset: xr.Dataset) -> xr.Dataset:
+    r"""Rank-normalised split R-hat (the larger of bulk and folded) of every scalar.
+
+    A single chain is compared with itself: its two halves stand in for chains. NaN where R-hat has
+    no meaning: fewer than 4 draws a chain (8 for a single one), a constant or a non-finite column.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021), Bayesian Analysis 16(2).
+
+    >>> import numpy as np
+    >>> draws = np.random.default_rng(0).normal(size=(4, 500))
+    >>> idata = make({"posterior": {"fine": draws, "split": draws + 5.0 * np.arange(4)[:, None]}})
+    >>> found = rhat(dataset(idata, "posterior"))
+    >>> bool(found["fine"] < 1.02), bool(found["split"] > 2)
+    (True, True)
+    """
+    if dataset.sizes["chain"] == 1:
+        import xarray as xr
+
+        half = dataset.sizes["draw"] // 2
+        bare = dataset.drop_vars(["chain", "draw"], errors="ignore")
+        halves = [bare.isel(draw=slice(start, start + half)) for start in (0, half)]
+        how = {"data_vars": "all", "coords": "minimal", "compat": "override", "join": "override"}
+        dataset = xr.concat(halves, "chain", **how)
+    return _diagnose(dataset, lambda arviz, data: arviz.rhat(data, method="rank"))
+
+
+def ess(dataset: xr.Dataset, kind: str = "bulk") -> xr.Dataset:
+    """Effective sample size of every scalar: rank-normalised ``"bulk"``, or ``"tail"``.
+
+    Tail is the smaller of the effective sizes of the 5% and 95% quantiles. NaN with fewer than 4
+    draws a chain or a non-finite column. Source: as :func:`rhat`.
+    """
+    if kind not in ("bulk", "tail"):
+        raise ValueError(f'`kind` is "bulk" or "tail", not {kind!r}.')
+    options = {"method": kind} | ({"prob": (0.05, 0.95)} if kind == "tail" else {})
+    return _diagnose(dataset, lambda arviz, data: arviz.ess(data, **options))
+
+
+def _diagnose(dataset: xr.Dataset, diagnostic) -> xr.Dataset:
+    """Apply a diagnostic; NaN, without ArviZ's log lines, where it has nothing to say."""
+    if not dataset.data_vars:
+        return dataset
+    axes = ["chain", "draw"]
+    usable = np.isfinite(dataset.astype(float)).all(axes)
+    if dataset.sizes["draw"] < 4:
+        return usable.map(lambda v: v.where(False).astype(float))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return diagnostic(_arviz()[0], dataset.astype(float).where(usable, 0.0)).where(usable)
+
+
+def scalar_names(array: xr.DataArray) -> list[str]:
+    """Names of the scalars of one variable in C order, from coords: ``mean[0, eruptions]``.
+
+    >>> import numpy as np
+    >>> idata = make({"posterior": {"mean": np.zeros((1, 4, 2))}}, dims={"mean": ["side"]})
+    >>> scalar_names(dataset(idata, "posterior")["mean"])
+    ['mean[0]', 'mean[1]']
+    """
+    trailing = [dim for dim in array.dims if dim not in ("chain", "draw")]
+    if not trailing:
+        return [str(array.name)]
+    values = [[str(entry) for entry in array[dim].values] for dim in trailing]
+    return [f"{array.name}[{', '.join(index)}]" for index in itertools.product(*values)]
+
+
+def diagnostics(dataset: xr.Dataset) -> pd.DataFrame:
+    """R-hat and effective sample sizes of every scalar, one row each.
+
+    Columns ``variable``, ``r_hat``, ``ess_bulk``, ``ess_tail``; the index is :func:`scalar_names`.
+    """
+    import pandas as pd
+
+    if not dataset.data_vars:
+        return pd.DataFrame(columns=["variable", "r_hat", "ess_bulk", "ess_tail"], dtype=float)
+    dataset = dataset.transpose("chain", "draw", ...)
+    names = [(name, label) for name, v in dataset.data_vars.items() for label in scalar_names(v)]
+    columns = {"r_hat": rhat(dataset), "ess_bulk": ess(dataset), "ess_tail": ess(dataset, "tail")}
+    values = {
+        column: np.concatenate([v.values.ravel() for v in found.data_vars.values()])
+        for column, found in columns.items()
+    }
+    index = [label for _, label in names]
+    return pd.DataFrame({"variable": [name for name, _ in names]} | values, index=index)
+
+
+def hdi(array: Any, prob: float = 0.94) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest point of the shortest interval that holds ``prob`` of the draws.
+
+    ``array`` is ``(chain, draw, ...)``; both results are ``(...)``. With S draws in order, the
+    interval is the shortest ``[x_(i), x_(i + floor(prob S))]``. NaN where a draw is not finite.
+
+    >>> import numpy as np
+    >>> low, high = hdi(np.arange(100.0).reshape(2, 50) ** 2, prob=0.5)
+    >>> float(low), float(high)
+    (0.0, 2500.0)
+    """
+    if not 0 < prob < 1:
+        raise ValueError(f"`prob` is a probability between 0 and 1, not {prob}.")
+    array = np.asarray(array, dtype=float)
+    ordered = np.sort(array.reshape(-1, *array.shape[2:]), axis=0)
+    inside = int(np.floor(prob * len(ordered)))
+    with np.errstate(invalid="ignore"):
+        width = ordered[inside:] - ordered[: len(ordered) - inside]
+    start = np.argmin(width, axis=0)[None]
+    finite = np.isfinite(ordered).all(0)
+    ends = (np.take_along_axis(ordered, start + shift, 0)[0] for shift in (0, inside))
+    low, high = (np.where(finite, end, np.nan) for end in ends)
+    return low, high
+
+
+def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarray]:
+    """Leave-one-row-out expected log predictive density by Pareto-smoothed importance sampling.
+
+    Returns ``(elpd, se, pareto_k)`` on the log scale, ``pareto_k`` one per row. The relative
+    efficiency that sets the length of the smoothed tail is that of exp(log likelihood), which label
+    switching leaves alone (ArviZ's own default looks at the parameters), over at most 64 rows.
+
+    ArviZ's own warning about rows with a large ``pareto_k`` passes through.
+
+    Raises ``KeyError`` without a ``log_likelihood`` group and ``ValueError`` when it holds several
+    variables and ``var_name`` does not choose one.
+
+    Source: Vehtari, Gelman and Gabry (2017), Statistics and Computing 27.
+
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).normal(-1.0, 0.1, size=(4, 250, 9))
+    >>> elpd, se, pareto_k = loo(make({"log_likelihood": {"x": rows}}))
+    >>> round(elpd), pareto_k.shape
+    (-9, (9,))
+    """
+    found = dataset(idata, "log_likelihood")
+    if var_name is None and len(found.data_vars) == 1:
+        (var_name,) = found.data_vars
+    if var_name not in found.data_vars:
+        raise ValueError(
+            f"`var_name` chooses one variable of `log_likelihood`, and {var_name!r} does not: "
+            f"pass one of {', '.join(map(repr, found.data_vars))}."
+        )
+    values = found[var_name].transpose("chain", "draw", ...).values
+    flat = values.reshape(*values.shape[:2], -1)
+    some = flat[:, :, np.unique(np.linspace(0, flat.shape[2] - 1, 64).astype(int))]
+    some = _as_dataset("", {"x": np.exp(some - some.max((0, 1)))}, {}, {}, {})
+    arviz, generation = _arviz()
+    size = float(np.prod(flat.shape[:2]))
+    effective = _diagnose(some, lambda arviz, data: arviz.ess(data, method="mean"))["x"]
+    efficiency = float(np.nanmean(effective)) / size if effective.notnull().any() else 1.0
+    alone = _assemble({"log_likelihood": found[[var_name]]}, {})
+    result = arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency)
+    elpd = result.elpd_loo if generation == 0 else result.elpd
+    return float(elpd), float(result.se), np.asarray(result.pareto_k)

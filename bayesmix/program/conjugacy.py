@@ -1,0 +1,271 @@
+"""Which complete conditionals are closed form, found by evaluating the program and certified as found.
+
+For each parameter site and each form that its support allows, every factor of the expected log joint
+must be linear in the form's sufficient statistics at random parameter values under random statistics.
+The test is the certificate: *log joint minus claimed log conditional is constant*.
+
+Two sites are joined into one block where the first is normal given the second and integrating it out
+leaves the second in its own form (normal-inverse-Wishart, normal-inverse-gamma, normal-Wishart, with
+any link and any tying). No such pair is listed by name: the test is that the normal's mode does not
+move with the other site, and that its log determinant is a power of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from numpyro.distributions import biject_to
+
+from ..families.designs import Design, designs
+from ..families.forms import Form, NormalForm, PowerForm, WishartForm, candidates
+from .reading import Site
+
+Values = dict[str, Array]
+Factors = Callable[[Values, Any], dict[str, Array]]
+
+# a factor may depart from linear by this much of its own variation, and this much of its size
+_RELATIVE, _ROUNDING = 1e-7, 1e-10
+_NUM_PROBES = 3
+_BATCH = 32
+
+
+class Conditional(NamedTuple):
+    """How the engines treat one block of sites.
+
+    `form` is the closed form of `site`, or None where there is none (EM then climbs). Where
+    `integrated` names a normal site, the block is that pair: `site` is read with the normal at its mode,
+    and for a draw with the normal integrated out, which multiplies the density by |site|^`powers`.
+    """
+
+    site: str
+    form: Form | None
+    integrated: str | None = None
+    integrated_form: NormalForm | None = None
+    powers: Any = 0.0
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites in this block."""
+        return (self.site,) if self.integrated is None else (self.integrated, self.site)
+
+    @property
+    def name(self) -> str:
+        """The conditional's name, such as 'normal-inverse Wishart'."""
+        if self.form is None:
+            return "no closed form"
+        return self.form.name if self.integrated is None else f"normal-{self.form.name}"
+
+
+class Recognition(NamedTuple):
+    """Blocks in the order of the program, and each site's certificate: its largest departure from a
+    closed form over all factors (relative; below 1 passes), with the factor that departs most."""
+
+    blocks: tuple[Conditional, ...]
+    certificates: dict[str, tuple[float, str]]
+
+
+def recognise(
+    sites: tuple[Site, ...], factors: Factors, points: Values, statistics: Any
+) -> Recognition:
+    """Find every block, from two or more random parameter values and statistics.
+
+    `factors(values, statistics)` gives each factor of the expected log joint. `points` and `statistics`
+    lead with an axis of probes. The program is compiled once, for a batch of points.
+    """
+    names = list(jax.eval_shape(factors, *_probe(0, points, statistics)))
+    heights = _batched(factors, names, statistics)
+    rng = np.random.default_rng(0)
+    chosen: dict[str, Form] = {}
+    certificates: dict[str, tuple[float, str]] = {}
+    for site in sites:
+        certificates[site.name] = (np.inf, "its support has no conjugate form")
+        for form in candidates(site.support, len(site.shape)):
+            worst = max(
+                _departure(site.name, design, probe, points, heights, names)
+                for probe in range(_NUM_PROBES)
+                for design in designs(form, points[site.name][probe], rng)
+            )
+            certificates[site.name] = min(certificates[site.name], worst)
+            if worst[0] < 1:
+                chosen[site.name] = form
+                break
+    return Recognition(_blocks(sites, chosen, factors, points, statistics), certificates)
+
+
+def _probe(probe: int, points: Values, statistics: Any) -> tuple[Values, Any]:
+    return jax.tree.map(lambda x: x[probe], (points, statistics))
+
+
+def _batched(
+    factors: Factors, names: list[str], statistics: Any
+) -> Callable[[Values, int], np.ndarray]:
+    """Every factor at many points (M, ...) under one probe's statistics: (M, factors)."""
+
+    def one(values: Values, stats: Any) -> Array:
+        found = factors(values, stats)
+        return jnp.stack([found[name] for name in names])
+
+    many = jax.jit(jax.vmap(one, in_axes=(0, None)))
+
+    def heights(values: Values, probe: int) -> np.ndarray:
+        count = len(next(iter(values.values())))
+        stats = jax.tree.map(lambda x: x[probe], statistics)
+        found = []
+        for start in range(0, count, _BATCH):
+            rows = np.minimum(np.arange(start, start + _BATCH), count - 1)
+            found.append(np.asarray(many({n: v[rows] for n, v in values.items()}, stats)))
+        return np.concatenate(found)[:count]
+
+    return heights
+
+
+def _departure(
+    name: str,
+    design: Design,
+    probe: int,
+    points: Values,
+    heights: Callable[[Values, int], np.ndarray],
+    names: list[str],
+) -> tuple[float, str]:
+    """The largest departure from the form over factors, over what is allowed, and that factor."""
+    count = len(design.points)
+    values = {
+        other: np.repeat(np.asarray(value[probe])[None], count, axis=0)
+        for other, value in points.items()
+    }
+    found = heights({**values, name: design.points}, probe)
+    spread = np.ptp(found, axis=0)
+    size = np.max(np.abs(found), axis=0)
+    left = np.max(np.abs(design.combinations @ found), axis=0)
+    ratio = left / (_RELATIVE * spread + _ROUNDING * size + 1e-300)
+    ratio = np.nan_to_num(ratio, nan=np.inf)
+    return max(zip(ratio.tolist(), names, strict=True))
+
+
+def _blocks(
+    sites: tuple[Site, ...],
+    chosen: dict[str, Form],
+    factors: Factors,
+    points: Values,
+    statistics: Any,
+) -> tuple[Conditional, ...]:
+    joined: dict[str, Conditional] = {}
+    taken: set[str] = set()
+    for normal, inner in chosen.items():
+        if not isinstance(inner, NormalForm):
+            continue
+        for scale, form in chosen.items():
+            if not isinstance(form, PowerForm | WishartForm) or scale in taken:
+                continue
+            powers = _pair(normal, inner, scale, form, factors, points, statistics)
+            if powers is not None:
+                joined[scale] = Conditional(scale, form, normal, inner, powers)
+                taken |= {normal, scale}
+                break
+    blocks = []
+    for site in sites:
+        if site.name in joined:
+            blocks.append(joined[site.name])
+        elif site.name not in taken:
+            blocks.append(Conditional(site.name, chosen.get(site.name)))
+    return tuple(blocks)
+
+
+def _pair(
+    normal: str,
+    inner: NormalForm,
+    scale: str,
+    form: PowerForm | WishartForm,
+    factors: Factors,
+    points: Values,
+    statistics: Any,
+) -> float | None:
+    """The power p with |precision of the normal|^(-1/2) = |scale|^p, where the two may be one block."""
+
+    def look(start: Values, stats: Any, value: Array) -> tuple[Array, Array]:
+        def total(v: Array) -> Array:
+            return sum(factors({**start, normal: v, scale: value}, stats).values(), jnp.zeros(()))
+
+        found = inner.read(total, start[normal])
+        return inner.mode(found, start[normal])[0], inner.half_log_precision(found)
+
+    def log_size(value: np.ndarray) -> float:
+        sizes = np.linalg.slogdet(value)[1] if isinstance(form, WishartForm) else np.log(value)
+        return float(np.sum(sizes))
+
+    told = [np.asarray(points[scale][i]) for i in range(_NUM_PROBES)]
+    told.append(2.0 * told[0])
+    looked = jax.jit(jax.vmap(jax.vmap(look, (None, None, 0)), (0, 0, None)))(
+        jax.tree.map(lambda x: x[:2], points), jax.tree.map(lambda x: x[:2], statistics),
+        np.stack(told),
+    )
+    modes, left = (np.asarray(x) for x in looked)
+    moves = np.max(np.abs(modes - modes[:, :1])) / (1 + np.max(np.abs(modes)))
+    sizes = np.array([log_size(value) for value in told])
+    power = float((left[0, -1] - left[0, 0]) / (sizes[-1] - sizes[0]))
+    rest = left - power * sizes
+    departure = np.max(np.abs(rest - rest[:, :1])) / (1 + np.max(np.abs(left)))
+    return round(power, 9) if max(moves, departure) < 1e-7 else None
+
+
+# ------------------------------------------------------------------------- using a block's conditional
+LogJoint = Callable[[Values], Array]
+
+
+def maximise(block: Conditional, log_joint: LogJoint, values: Values) -> tuple[Values, Array]:
+    """The block's mode given all else, in closed form; False where the block has no proper mode."""
+    assert block.form is not None
+    proper = jnp.asarray(True)
+    if block.integrated is not None:
+        assert block.integrated_form is not None
+        inner = block.integrated_form
+        found = inner.read(_slice(log_joint, values, block.integrated), values[block.integrated])
+        mode, proper = inner.mode(found, values[block.integrated])
+        values = {**values, block.integrated: mode}
+    coefficients = block.form.read(_slice(log_joint, values, block.site), values[block.site])
+    mode, also = block.form.mode(coefficients, values[block.site])
+    return {**values, block.site: mode}, proper & also
+
+
+def sample(block: Conditional, log_joint: LogJoint, values: Values, rng_key: Array) -> Values:
+    """A draw of the block given all else."""
+    assert block.form is not None
+    first, second = random.split(rng_key)
+    if block.integrated is None:
+        coefficients = block.form.read(_slice(log_joint, values, block.site), values[block.site])
+        return {**values, block.site: block.form.sample(first, coefficients)}
+    inner, name = block.integrated_form, block.integrated
+    assert inner is not None
+    at_mode = {**values, name: inner.mode(inner.read(_slice(log_joint, values, name), values[name]),
+                                          values[name])[0]}
+    coefficients = block.form.read(_slice(log_joint, at_mode, block.site), values[block.site])
+    coefficients = block.form.shift(coefficients, block.powers)
+    drawn = {**at_mode, block.site: block.form.sample(first, coefficients)}
+    conditional = inner.read(_slice(log_joint, drawn, name), drawn[name])
+    return {**drawn, name: inner.sample(second, conditional)}
+
+
+def _slice(log_joint: LogJoint, values: Values, name: str) -> Callable[[Array], Array]:
+    return lambda value: log_joint({**values, name: value})
+
+
+def random_points(sites: tuple[Site, ...], rng_key: Array) -> Values:
+    """Well-scaled random values of every site, leading with an axis of probes."""
+
+    def one(key: Array) -> Values:
+        keys = random.split(key, len(sites))
+        return {site.name: _random_value(site, k) for site, k in zip(sites, keys, strict=True)}
+
+    return jax.vmap(one)(random.split(rng_key, _NUM_PROBES))
+
+
+def _random_value(site: Site, rng_key: Array) -> Array:
+    """Normal steps through the bijection of the site's support."""
+    bijection = biject_to(site.support)
+    shape = bijection.inverse_shape(site.shape)
+    return bijection(random.normal(rng_key, shape) * 0.7)

@@ -1,0 +1,7 @@
+"""What can be wrong with a program or its data, said in one sentence with the cure."""
+
+from __future__ import annotations
+
+
+class ProgramError(ValueError):
+    """A program that cannot be read, or data that it cannot take; the message names the cure."""

@@ -1,0 +1,163 @@
+"""Programs made from programs: without priors, and with the latent summed out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+import numpyro
+import numpyro.distributions as dist
+from numpyro.primitives import Messenger
+
+from . import rows as row_pass
+from .arguments import Layout, split
+from .plan import Plan, plan_arguments
+from .reading import Program
+
+
+class _FlattenPriors(Messenger):
+    """Replace the distribution of every unobserved continuous site by a flat one on its support."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] != "sample" or msg["is_observed"] or msg["fn"].is_discrete:
+            return
+        fn = msg["fn"]
+        msg["fn"] = dist.ImproperUniform(fn.support, fn.batch_shape, fn.event_shape)
+
+
+def without_priors(program: Program) -> Program:
+    """The same program with a flat density in place of every parameter's prior: MAP becomes MLE.
+
+    Args:
+        program: a NumPyro program.
+
+    Returns:
+        A NumPyro program with the same sites and arguments.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> def program(x):
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Bernoulli(0.5))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> import bayesmix
+        >>> x = jnp.array([-3.0, -2.0, 7.0, 8.0])
+        >>> fit = bayesmix.EM(bayesmix.without_priors(program)).run(jax.random.key(0), x)
+        >>> sorted(fit.parameters["mean"].round(3).tolist())
+        [-2.5, 7.5]
+    """
+
+    def flat(*args: Any, **kwargs: Any) -> Any:
+        with _FlattenPriors():
+            return program(*args, **kwargs)
+
+    update_wrapper(flat, program)
+    flat.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
+    return flat
+
+
+class Marginal:
+    """A NumPyro program with the latent summed out; made by :func:`marginalize`."""
+
+    def __init__(self, program: Program | Plan) -> None:
+        self.program = program.program if isinstance(program, Plan) else program
+        self._given = program if isinstance(program, Plan) else None
+        self._plans: dict[Layout, Plan] = {}
+        self.__name__ = f"{getattr(self.program, '__name__', 'program')}, latent summed out"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plans": {}, "_given": None}
+
+    def plan(self, *args: Any, **kwargs: Any) -> Plan:
+        """The plan for these arguments; read once per layout."""
+        if self._given is not None:
+            return self._given
+        arguments = split(args, kwargs)
+        if arguments.layout not in self._plans:
+            with _Isolated():
+                self._plans[arguments.layout] = plan_arguments(self.program, arguments)
+        return self._plans[arguments.layout]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        found = self.plan(*args, **kwargs)
+        arguments = split(args, kwargs)
+        visible = _Parameters(found)
+        with visible:
+            self.program(*args, **kwargs)
+        with _Isolated():
+            evaluation = found.evaluate(arguments, visible.values)
+            blocks = found.blocks_of_rows(arguments)
+            value = row_pass.log_likelihood(found.families, evaluation, blocks)
+        numpyro.factor("log_likelihood", value)
+
+
+class _Isolated(Messenger):
+    """Hide everything inside from handlers outside: a program run on the side."""
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        msg["stop"] = True
+
+
+class _Parameters(Messenger):
+    """Let parameters through to the handlers outside, note their values, and hide the rows' sites."""
+
+    def __init__(self, found: Plan) -> None:
+        reading = found.reading
+        self.names = {site.name for site in reading.parameters}
+        self.hidden = {reading.latent.name, *(site.name for site in reading.observed)}
+        self.rows = reading.rows.name
+        self.values: dict[str, Any] = {}
+        self.derived: dict[str, Any] = {}
+        self.shapes = {site.name: site.shape for site in reading.deterministic}
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        in_rows = any(frame.name == self.rows for frame in msg.get("cond_indep_stack", ()))
+        if msg["name"] in self.hidden:
+            msg["stop"] = True
+            if msg["value"] is None:
+                # any value in the support will do: what follows from it is hidden as well
+                msg["value"] = msg["fn"].enumerate_support(expand=True)[0]
+        elif msg["type"] == "deterministic" and in_rows:
+            msg["stop"] = True
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        if msg["name"] in self.names:
+            self.values[msg["name"]] = msg["value"]
+
+
+def marginalize(program: Program | Plan) -> Callable[..., None]:
+    """A NumPyro program with the same parameters and the latent summed out, for NUTS, SVI and others.
+
+    Its log density is log p(theta) + sum_i log sum_k p(z_i = k | theta) p(x_i | z_i = k, theta), as one
+    factor site `log_likelihood`. Its gradient is the expected complete score (Fisher's identity), so a
+    gradient costs what the value costs and stores nothing per row.
+
+    Args:
+        program: a NumPyro program (or a plan of one) with one finite latent per row.
+
+    Returns:
+        A NumPyro program with the same arguments. The latent comes back from draws of the parameters:
+        see :func:`bayesmix.to_arviz`.
+
+    Raises:
+        ProgramError: when called, where the program cannot be read.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> from numpyro.infer.util import log_density
+        >>> import bayesmix
+        >>> def program(x):
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Bernoulli(0.5))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> value, trace = log_density(
+        ...     bayesmix.marginalize(program), (jnp.array([0.5]),), {}, {"mean": jnp.zeros(2)}
+        ... )
+        >>> round(float(value), 4)  # three standard normal densities at 0, 0 and 0.5
+        -2.8818
+    """
+    return Marginal(program)

@@ -1,0 +1,253 @@
+"""Reading a table of numbers from a shipped name, a CSV file or a Parquet file.
+
+Every complaint is a :class:`TableError` of one sentence: what is wrong, in which file, column
+and row (rows of data count from 1, the header line not included), and what to do about it.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayesmix import datasets
+from bayesmix.datasets import Table, closest
+
+__all__ = ["Table", "TableError", "read_table"]
+
+_SHOWN = 8  # names or rows listed in a message before it says how many more
+
+
+class TableError(ValueError):
+    """A table that cannot be read, or not used as it stands; the message says why and the cure."""
+
+
+def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
+    """The numeric columns of a shipped data set or of a ``.csv`` or ``.parquet`` file.
+
+    Args:
+        name_or_path: a name from ``bayesmix.datasets.names()``, or the path of a file. A CSV file
+            is UTF-8 with commas and one header line.
+        columns: which columns to take, in this order. All of them when left out; then every
+            column must be numeric.
+
+    Returns:
+        A :class:`~bayesmix.datasets.Table` with float64 ``values`` ``[N, D]``, all finite, N >= 2.
+
+    Raises:
+        TableError: no such file, not a table, no or one row, an unknown, repeated, text or
+            constant column, missing or infinite values.
+
+    >>> read_table("faithful", columns=["waiting"])
+    Table(faithful: 272 rows, 1 column: waiting)
+    >>> read_table("faithful", columns=["wait"])
+    Traceback (most recent call last):
+    bayesmix.tables.TableError: 'faithful' has no column 'wait'; did you mean 'waiting'? ...
+    """
+    if isinstance(name_or_path, str) and name_or_path in datasets.names():
+        shipped = datasets.load(name_or_path)
+        chosen = _choose(f"'{name_or_path}'", shipped.columns, columns)
+        places = [shipped.columns.index(name) for name in chosen]
+        return Table(
+            shipped.name, shipped.values[:, places], chosen, shipped.labels, shipped.source
+        )
+    path = Path(name_or_path)
+    frame = _read_frame(path)
+    where = f"'{path}'"
+    chosen = _choose(where, tuple(str(name) for name in frame.columns), columns)
+    frame.columns = [str(name) for name in frame.columns]
+    if len(frame) == 0:
+        raise TableError(f"{where} has column names but no rows; there is nothing to fit.")
+    values = np.column_stack([_numbers(where, name, frame[name]) for name in chosen])
+    _check_values(where, values, chosen)
+    return Table(path.stem, values, chosen, source=str(path))
+
+
+def _read_frame(path: Path) -> Any:
+    """A pandas frame with unique, non-empty column names, whatever the columns hold."""
+    where = f"'{path}'"
+    if path.is_dir():
+        raise TableError(f"{where} is a folder; name one .csv or .parquet file in it.")
+    if not path.exists():
+        raise TableError(
+            f"there is no file {where}{closest(str(path), datasets.names()) or ';'} give the path "
+            f"of a .csv or .parquet file, or one of: {', '.join(datasets.names())}."
+        )
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise TableError(
+            f"{where} ends neither in .csv nor in .parquet; save the table in one of these."
+        )
+    if path.stat().st_size == 0:
+        raise TableError(f"{where} is empty; it should hold a line of column names, then rows.")
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path)
+    return _read_parquet(path)
+
+
+def _read_csv(path: Path) -> Any:
+    import pandas as pd
+
+    where = f"'{path}'"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # The header is read as a line of text, because pandas would quietly rename repeated
+            # names, and take the first column for row names where the header is one name short.
+            header = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
+            names = ["" if pd.isna(name) else name.strip() for name in header.iloc[0]]
+            _check_header(where, names)
+            frame = pd.read_csv(path, index_col=False, skipinitialspace=True, low_memory=False)
+    except pd.errors.EmptyDataError:
+        raise TableError(
+            f"{where} holds only blank lines; it should hold a line of column names, then rows."
+        ) from None
+    except UnicodeError:
+        raise TableError(f"{where} is not text in UTF-8; save it as a UTF-8 CSV file.") from None
+    except pd.errors.ParserWarning:
+        raise TableError(
+            f"{where} has rows with more values than there are column names ({len(names)}); give "
+            "every column a name, a column of row names included."
+        ) from None
+    except (pd.errors.ParserError, OSError) as error:
+        raise TableError(
+            f"{where} cannot be read as a table: {_one_line(error)}; save it with commas between "
+            "values and the same number of values in each row."
+        ) from error
+    frame.columns = names
+    return frame
+
+
+def _read_parquet(path: Path) -> Any:
+    where = f"'{path}'"
+    try:
+        import pyarrow
+    except ImportError:
+        raise TableError(
+            f"{where} needs pyarrow, which is not installed; install bayesmix[parquet], or save "
+            "the table as .csv."
+        ) from None
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise TableError(
+            f"{where} cannot be read as a Parquet file: {_one_line(error)}; write it again, or "
+            "save it as .csv."
+        ) from error
+    _check_unique(where, [str(name) for name in frame.columns])
+    return frame
+
+
+def _one_line(error: Exception) -> str:
+    line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    return line.removeprefix("Error tokenizing data. C error: ")
+
+
+def _check_header(where: str, names: list[str]) -> None:
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
+        mark = "semicolons" if ";" in names[0] else "tabs"
+        raise TableError(f"{where} has {mark} between its values; save it with commas.")
+    if all(_is_number(name) for name in names):
+        raise TableError(
+            f"{where} starts with a row of numbers; put a line of column names before it."
+        )
+    _check_unique(where, names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_unique(where: str, names: Sequence[str]) -> None:
+    repeated = [name for name in dict.fromkeys(names) if name and list(names).count(name) > 1]
+    if repeated:
+        raise TableError(
+            f"{where} has more than one column called {_some(map(repr, repeated))}; give every "
+            "column a name of its own."
+        )
+
+
+def _choose(
+    where: str, available: tuple[str, ...], columns: Sequence[str] | None
+) -> tuple[str, ...]:
+    if columns is None:
+        blank = [str(place + 1) for place, name in enumerate(available) if not name]
+        if blank:
+            raise TableError(
+                f"{where} has columns without a name ({_some(blank)}: row names, perhaps); name every "
+                "column in the first line, or choose columns with --columns (columns=)."
+            )
+        return available
+    if isinstance(columns, str):
+        columns = [columns]
+    if len(columns) == 0:
+        raise TableError(f"no column of {where} was chosen; name at least one.")
+    for name in columns:
+        if name not in available:
+            raise TableError(
+                f"{where} has no column '{name}'{closest(name, available) or ';'} its columns "
+                f"are: {_some(available)}."
+            )
+        if list(columns).count(name) > 1:
+            raise TableError(f"column '{name}' of {where} was chosen twice; name it once.")
+    return tuple(columns)
+
+
+def _numbers(where: str, name: str, column: Any) -> np.ndarray:
+    """One column as float64, with NaN for what is missing."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(column):
+        missing = column.isna()
+        as_numbers = pd.Series(np.nan, index=column.index)
+        if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            as_numbers = pd.to_numeric(column, errors="coerce")
+        bad = np.flatnonzero((as_numbers.isna() & ~missing).to_numpy())
+        if bad.size:
+            raise TableError(
+                f"column '{name}' of {where} is not numeric (row {bad[0] + 1} holds "
+                f"'{column.iloc[bad[0]]}'); choose the numeric columns with --columns (columns=), "
+                "or turn it into numbers."
+            )
+        column = as_numbers
+    return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _check_values(where: str, values: np.ndarray, columns: tuple[str, ...]) -> None:
+    for bad, what in ((np.isnan(values), "missing"), (np.isinf(values), "infinite")):
+        if bad.any():
+            names = [name for name, any_bad in zip(columns, bad.any(axis=0)) if any_bad]
+            rows = np.flatnonzero(bad.any(axis=1)) + 1
+            plural = "s" if len(names) > 1 else ""
+            cure = "drop or fill these rows"
+            if what == "missing":
+                cure = f"missing data are not supported yet: {cure}"
+            raise TableError(
+                f"column{plural} {_some(map(repr, names))} of {where} "
+                f"{'have' if plural else 'has'} {what} values (row{'s' if len(rows) > 1 else ''} "
+                f"{_some(map(str, rows))}); {cure}."
+            )
+    if len(values) == 1:
+        raise TableError(f"{where} has one row; a mixture needs at least two.")
+    constant = [name for name, spread in zip(columns, np.ptp(values, axis=0)) if spread == 0]
+    if constant:
+        place = columns.index(constant[0])
+        raise TableError(
+            f"column '{constant[0]}' of {where} is constant (every row holds "
+            f"{values[0, place]:g}), so it has no variance to model; leave it out with --columns "
+            "(columns=)."
+        )
+
+
+def _some(words: Any) -> str:
+    """The first few of many words, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more
