@@ -23,8 +23,8 @@ from .steps import maximise_blocks
 Seeding = Callable[[Array, Array, int], Array]
 
 _SEEDING_ROWS = 4096
-_POOLED_ROUNDS = 4
-_SOFTENING = 0.05
+# share of a row that is spread over all components: all of it at first, little at the end
+_SOFTENINGS = (1.0, 1.0, 1.0, 1.0, 0.05)
 
 
 def kmeans_plus_plus(rng_key: Array, points: Array, num_seeds: int) -> Array:
@@ -72,38 +72,23 @@ def starting_values(
         observed = {name: value[chosen] for name, value in observed.items()}
     points = _points(observed)
     blocks = plan.arrange(observed)
-    pooled = _pooled(plan, arguments, blocks)
+    rough = jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, random.key(5)))
 
     def one(rng_key: Array) -> Values:
         seeds = seeding(rng_key, points, size)
         squares = jnp.sum((points[None] - points[seeds][:, None]) ** 2, axis=-1)
         hard = jax.nn.one_hot(jnp.argmin(squares, axis=0), size, axis=0)
-        weights = (1 - _SOFTENING) * hard + _SOFTENING / size
-        return _from_weights(plan, arguments, blocks, pooled, weights)
+
+        def once(values: Values, softening: Array) -> tuple[Values, None]:
+            weights = _in_blocks(blocks, (1 - softening) * hard + softening / size)
+            evaluation = plan.evaluate(arguments, values)
+            found = row_pass.weighted_statistics(plan.families, evaluation, blocks, weights)
+            return maximise_blocks(plan, arguments, found, values)[0], None
+
+        # first every component is fitted to all rows alike, which finds the place and the scale
+        return jax.lax.scan(once, rough, jnp.array(_SOFTENINGS))[0]
 
     return jax.vmap(one)(rng_keys)
-
-
-def _pooled(plan: Plan, arguments: Arguments, blocks: row_pass.Blocks) -> Values:
-    """Parameters with every component fitted to all rows alike: the right place and scale."""
-    values = jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, random.key(5)))
-    share = jnp.full((plan.reading.num_components, blocks.num_rows), 1.0)
-    share = share / plan.reading.num_components
-
-    def once(values: Values, _: None) -> tuple[Values, None]:
-        return _from_weights(plan, arguments, blocks, values, share), None
-
-    return jax.lax.scan(once, values, length=_POOLED_ROUNDS)[0]
-
-
-def _from_weights(
-    plan: Plan, arguments: Arguments, blocks: row_pass.Blocks, values: Values, weights: Array
-) -> Values:
-    """The M step from given responsibilities (K, N)."""
-    split = _in_blocks(blocks, weights)
-    evaluation = plan.evaluate(arguments, values)
-    found = row_pass.weighted_statistics(plan.families, evaluation, blocks, split)
-    return maximise_blocks(plan, arguments, found, values)[0]
 
 
 def _in_blocks(blocks: row_pass.Blocks, weights: Array) -> Array:

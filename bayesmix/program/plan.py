@@ -172,7 +172,8 @@ def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
 
 def plan_arguments(program: Program, arguments: Arguments) -> Plan:
     """As :func:`plan`, for arguments already split into arrays and static ones."""
-    with jax.ensure_compile_time_eval():
+    # a sampler may ask for a plan from inside its own transformations: step out of them
+    with jax.core.eval_context():
         reading, observed = read(program, arguments)
         if not any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
             check_data(reading, observed)

@@ -67,7 +67,23 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, dict[str, Arr
     where the program has no plate of rows, no finite latent, more than one of either, or a local latent
     that is continuous.
     """
-    sites = _plain_trace(program, arguments)
+    found: list[Reading] = []
+
+    def run(arrays: tuple[Array, ...]) -> dict[str, Array]:
+        sites = _plain_trace(program, arguments._replace(arrays=arrays))
+        reading = _roles(sites)
+        found.append(reading)
+        return {site.name: sites[site.name]["value"] for site in reading.observed}
+
+    # under jit nothing is computed but the observed values; a support that depends on computed bounds
+    # needs the real thing
+    values = jax.jit(run)(arguments.arrays)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[-1])):
+        values = run(arguments.arrays)
+    return found[-1], values
+
+
+def _roles(sites: dict[str, Any]) -> Reading:
     described = {name: _describe(name, site) for name, site in sites.items()}
     samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
     latent = _find_latent(samples, described)
@@ -94,9 +110,12 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, dict[str, Arr
         raise ProgramError(
             f"nothing is observed in plate '{rows.name}'; give the site of the data `obs=`"
         )
+    if not parameters:
+        raise ProgramError(
+            "the program has no parameter; sample what is to be estimated outside the plate of rows"
+        )
     depth = max(-p.dim for s in described.values() for p in s.plates)
-    values = {site.name: sites[site.name]["value"] for site in observed}
-    reading = Reading(
+    return Reading(
         parameters=tuple(parameters),
         latent=latent,
         observed=tuple(observed),
@@ -105,7 +124,6 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, dict[str, Arr
         num_components=_support_size(samples[latent.name]["fn"], latent.name),
         plate_depth=depth,
     )
-    return reading, values
 
 
 def _plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
@@ -195,7 +213,8 @@ def _check_observed(
             f"observed site '{name}' is in {where}, but the latent '{latent.name}' is in plate "
             f"'{rows.name}'; put both in one plate of rows"
         )
-    if site.get("scale") is not None and not np.all(np.asarray(site["scale"]) == 1):
+    scale = site.get("scale")
+    if scale is not None and (isinstance(scale, jax.core.Tracer) or np.any(np.asarray(scale) != 1)):
         raise ProgramError(
             f"site '{name}' is scaled (handlers.scale), which is not supported yet; remove the scale"
         )

@@ -1,0 +1,219 @@
+"""From a NumPyro run to ArviZ, with the latent summed out where it should be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax import random
+
+from ..infer.gibbs import ConjugateGibbs
+from ..program.arguments import Arguments, split
+from ..program.errors import ProgramError
+from ..program.plan import Plan
+from ..program.transforms import Marginal
+from . import arviz_compat
+from .draws import (
+    flatten,
+    label_probabilities,
+    prior_and_derived,
+    replicate,
+    row_log_likelihood,
+)
+
+# entries of one group beyond which it is left out, with a warning, unless asked for
+_LARGEST_GROUP = 60_000_000
+_STATISTICS = {
+    "diverging": "diverging",
+    "num_steps": "n_steps",
+    "accept_prob": "acceptance_rate",
+    "energy": "energy",
+    "adapt_state.step_size": "step_size",
+}
+
+
+def to_arviz(
+    mcmc: Any,
+    *,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    latents: bool | None = None,
+    posterior_predictive: bool | None = None,
+    rng_key: Any = None,
+) -> Any:
+    """A run of `ConjugateGibbs(program)`, or of NUTS on `marginalize(program)`, for ArviZ.
+
+    Groups: `posterior` (parameters and deterministic sites); `log_likelihood`, log p(x_i | theta_s) with
+    the latent summed out, so that `az.loo` leaves out rows; `latents`, p(z_i = k | x_i, theta_s) as
+    `<latent>_probability`, and the labels themselves where they were drawn; `posterior_predictive`, one
+    replicated data set per draw; `sample_stats`; `observed_data`. Dimensions are named after the
+    program's plates; the dimension of component labels is recorded in `posterior.attrs["label_dims"]`.
+
+    Args:
+        mcmc: a `numpyro.infer.MCMC` that has run.
+        coords, dims: names for coordinates and dimensions, as in ArviZ; they win over the program's.
+        latents, posterior_predictive: whether to compute these groups; by default where they are not
+            too large (a warning says when they were left out).
+        rng_key: for the replicated data; fixed by default.
+
+    Returns:
+        An `InferenceData` (ArviZ 0.23) or a `DataTree` (ArviZ 1.x).
+
+    Raises:
+        ProgramError: where the run was not made by one of the two.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> from numpyro.infer import MCMC
+        >>> import bayesmix
+        >>> def program(x):
+        ...     with numpyro.plate("component", 2):
+        ...         mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Bernoulli(0.5))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> mcmc = MCMC(bayesmix.ConjugateGibbs(program), num_warmup=50, num_samples=100,
+        ...             progress_bar=False)
+        >>> mcmc.run(jax.random.key(0), jnp.array([-0.2, 0.1, 0.3, 9.8, 10.1]))
+        >>> idata = bayesmix.to_arviz(mcmc)
+        >>> idata["posterior"]["mean"].dims
+        ('chain', 'draw', 'component')
+        >>> idata["log_likelihood"]["x"].dims
+        ('chain', 'draw', 'rows')
+    """
+    plan, arguments = _origin(mcmc)
+    return gather(
+        plan,
+        arguments,
+        mcmc.get_samples(group_by_chain=True),
+        mcmc.get_extra_fields(group_by_chain=True),
+        coords=coords or {},
+        dims=dims or {},
+        latents=latents,
+        posterior_predictive=posterior_predictive,
+        rng_key=random.key(0) if rng_key is None else rng_key,
+    )
+
+
+def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
+    kernel = mcmc.sampler
+    source = kernel if isinstance(kernel, ConjugateGibbs) else getattr(kernel, "model", None)
+    if not isinstance(source, ConjugateGibbs | Marginal):
+        raise ProgramError(
+            "to_arviz reads runs of bayesmix.ConjugateGibbs(program) or of a kernel on "
+            "bayesmix.marginalize(program); this run has another kernel or model"
+        )
+    if getattr(mcmc, "_args", None) is None:
+        raise ProgramError("this MCMC has not run yet; call mcmc.run(rng_key, ...) first")
+    arguments = split(mcmc._args, mcmc._kwargs)
+    return source.plan(*mcmc._args, **mcmc._kwargs), arguments
+
+
+def gather(
+    plan: Plan,
+    arguments: Arguments,
+    samples: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    *,
+    coords: Mapping[str, Sequence[Any]],
+    dims: Mapping[str, Sequence[str]],
+    latents: bool | None,
+    posterior_predictive: bool | None,
+    rng_key: Any,
+) -> Any:
+    """Build every group from draws (chain, draw, ...) of the plan's parameters."""
+    reading = plan.reading
+    draws = {name: np.asarray(samples[name]) for name in reading.parameter_names}
+    lead = next(iter(draws.values())).shape[:2]
+    flat = flatten(draws)
+
+    def grouped(array: Any) -> np.ndarray:
+        return np.reshape(array, (*lead, *np.shape(array)[1:]))
+
+    log_prior, derived, _ = prior_and_derived(plan, arguments, flat)
+    log_likelihood = row_log_likelihood(plan, arguments, flat)
+    posterior = {**draws, **{name: grouped(value) for name, value in derived.items()}}
+    site = "+".join(s.name for s in reading.observed)
+    lp = grouped(log_prior + log_likelihood.sum(axis=1))
+    groups: dict[str, dict[str, Any]] = {
+        "posterior": posterior,
+        "log_likelihood": {site: grouped(log_likelihood)},
+        "sample_stats": {"lp": lp, **_statistics(extra)},
+        "observed_data": {name: np.asarray(v) for name, v in _observed(plan, arguments).items()},
+    }
+    rows, label = reading.rows.name, plan.label_dim
+    names = {name: list(plan.dims(name)) for name in posterior}
+    names[site] = [rows]
+    size = int(np.prod(lead)) * log_likelihood.shape[1]
+    if _wanted(latents, size * reading.num_components, "latents"):
+        probability = f"{reading.latent.name}_probability"
+        groups["latents"] = {probability: grouped(label_probabilities(plan, arguments, flat))}
+        names[probability] = [rows, label]
+        if "latents" in extra and np.ndim(extra["latents"]) == 3:
+            groups["latents"][reading.latent.name] = np.asarray(extra["latents"])
+            names[reading.latent.name] = [rows]
+    width = sum(int(np.prod(s.shape[1:], dtype=int)) for s in reading.observed)
+    if _wanted(posterior_predictive, size * width, "posterior_predictive"):
+        drawn = replicate(plan, arguments, flat, rng_key)
+        groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
+    attrs = {
+        "posterior": {
+            "label_dims": label if plan.labels.axes else "",
+            "exchangeable": "yes" if plan.labels.exchangeable else "no",
+            "relabelled": "no",
+        }
+    }
+    return _assemble(plan, groups, coords, {**names, **dims}, attrs, site)
+
+
+def _assemble(
+    plan: Plan,
+    groups: dict[str, dict[str, Any]],
+    coords: Mapping[str, Sequence[Any]],
+    names: Mapping[str, Sequence[str]],
+    attrs: Mapping[str, Mapping[str, str]],
+    site: str,
+) -> Any:
+    """Observed values have more axes than their log likelihood of the same name: name them apart."""
+    wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in plan.reading.observed}
+    by_value = {**names, **wide}
+    of_values = {"observed_data", "posterior_predictive"}
+    first = {g: v for g, v in groups.items() if g not in of_values}
+    idata = arviz_compat.make(first, coords=coords, dims=names, attrs=attrs)
+    other = {g: v for g, v in groups.items() if g in of_values}
+    values = arviz_compat.make(other, coords=coords, dims=by_value)
+    for group in other:
+        idata = arviz_compat.replace_group(idata, group, arviz_compat.dataset(values, group))
+    return idata
+
+
+def _columns(site: Any, coords: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Names of an observed site's own axes; a coordinate of the right length called 'column' is used."""
+    sizes = site.shape[1:]
+    if len(sizes) == 1 and len(coords.get("column", ())) == sizes[0]:
+        return ["column"]
+    return [f"{site.name}_dim_{axis}" for axis in range(1, len(sizes) + 1)]
+
+
+def _observed(plan: Plan, arguments: Arguments) -> dict[str, Any]:
+    from ..program.reading import read
+
+    return read(plan.program, arguments)[1]
+
+
+def _statistics(extra: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    found = {new: np.asarray(extra[old]) for old, new in _STATISTICS.items() if old in extra}
+    return found
+
+
+def _wanted(asked: bool | None, entries: int, group: str) -> bool:
+    if asked is None and entries > _LARGEST_GROUP:
+        warnings.warn(
+            f"group '{group}' would hold {entries:.1e} numbers and was left out; ask for it with "
+            f"{group}=True, or thin the draws",
+            stacklevel=3,
+        )
+        return False
+    return asked is not False
