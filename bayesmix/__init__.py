@@ -1,5 +1,6 @@
 """bayesmix: mixture models and other models with hidden causes, from one NumPyro program."""
 
+from .comparison import Comparison, compare
 from .families import gaussian as _gaussian
 from .infer.em import EM
 from .infer.gibbs import ConjugateGibbs
@@ -16,6 +17,7 @@ del _gaussian
 
 __all__ = [
     "EM",
+    "Comparison",
     "ConjugateGibbs",
     "EMResult",
     "LabelSwitching",
@@ -23,6 +25,7 @@ __all__ = [
     "Plan",
     "ProgramError",
     "Status",
+    "compare",
     "label_switching",
     "marginalize",
     "plan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -376,3 +377,34 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html`, `summary.json` and each sampler's draws (`posterior.nc`) into a folder.
+
+    The first sampler's relabelled draws go to `posterior.nc`, any other's to `posterior_<name>.nc`. Each
+    file is written in full or not at all, the report last. Returns the report's path. Raises `OSError`
+    where the folder cannot be made or written.
+    """
+    from .posterior.arviz_compat import to_netcdf
+
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    sampled = [result for result in comparison.engines.values() if result.idata is not None]
+    for i, result in enumerate(sampled):
+        suffix = "" if i == 0 else f"_{result.name.lower()}"
+        to_netcdf(result.idata, where / f"posterior{suffix}.nc")
+    summary = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(where / "summary.json", summary)
+    return write_report(comparison, where / "report.html")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in full or not at all: a draft beside it, then one rename."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path

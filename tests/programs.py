@@ -34,12 +34,12 @@ ONE_COLUMN = ("scalar", "laplace", "poisson", "bernoulli", "uniform_latent")
 
 
 def make_data(name: str, num_rows: int = 60, seed: int = 0) -> np.ndarray:
-    """Three well separated groups, for the program called `name`."""
+    """Three groups that overlap a little, for the program called `name`."""
     rng = np.random.default_rng(seed)
     z = rng.choice(3, num_rows, p=[0.5, 0.3, 0.2])
     if name == "poisson":
         return rng.poisson(np.array([2.0, 9.0, 25.0])[z])
-    x = np.array([[-4.0, 0.0], [1.0, 4.0], [5.0, -2.0]])[z] + rng.normal(size=(num_rows, 2))
+    x = np.array([[-2.5, 0.0], [0.5, 2.5], [3.0, -1.5]])[z] + rng.normal(size=(num_rows, 2))
     return x[:, 0] if name in ONE_COLUMN else x
 
 
@@ -302,9 +302,7 @@ CASES: dict[str, Case] = {
         {"mean": 0, "variance": 0},
         exchangeable=False,
     ),
-    "uniform_latent": Case(
-        uniform_latent, {("variance",): "inverse gamma"} | NORMAL, {"mean": 0}
-    ),
+    "uniform_latent": Case(uniform_latent, {("variance",): "inverse gamma"} | NORMAL, {"mean": 0}),
     "deterministic": Case(
         deterministic,
         W | {("precision",): "Wishart"} | NORMAL,

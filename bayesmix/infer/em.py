@@ -123,11 +123,21 @@ class EM:
         Raises:
             ProgramError: where the program or its data cannot be read; the message names the cure.
         """
+        return self.run_arguments(rng_key, split(args, kwargs), restarts=restarts, init=init)
+
+    def run_arguments(
+        self,
+        rng_key: Array,
+        arguments: Arguments,
+        *,
+        restarts: int = 1,
+        init: dict[str, Any] | None = None,
+    ) -> EMResult:
+        """As :meth:`run`, for arguments already split into arrays and static ones."""
         if restarts < 1:
             raise ProgramError(f"restarts is {restarts}; ask for at least one")
         if isinstance(rng_key, int):
             rng_key = random.key(rng_key)
-        arguments = split(args, kwargs)
         compiled = self._compile(arguments)
         values = compiled.start(arguments.arrays, random.split(rng_key, restarts))
         values = _given_values(compiled.plan, values, init or {}, restarts)

@@ -165,7 +165,8 @@ def gather(
             "relabelled": "no",
         }
     }
-    return _assemble(plan, groups, coords, {**names, **dims}, attrs, site)
+    counted = {rows: np.arange(log_likelihood.shape[1]), label: np.arange(reading.num_components)}
+    return _assemble(plan, groups, {**counted, **coords}, {**names, **dims}, attrs, site)
 
 
 def _assemble(

@@ -1,0 +1,314 @@
+"""One engine's answer on one data set, in the form that a comparison shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import random
+from numpyro.distributions import biject_to
+from numpyro.infer import MCMC, NUTS
+
+from ..infer.em import EM
+from ..infer.gibbs import ConjugateGibbs
+from ..infer.result import EMResult, align
+from ..infer.starts import starting_values
+from ..program.arguments import Arguments
+from ..program.labels import permute_labels
+from ..program.plan import Plan, plan_arguments
+from ..program.transforms import marginalize, without_priors
+from . import arviz_compat
+from .convert import to_arviz
+from .draws import (
+    average_log_density,
+    flatten,
+    prior_and_derived,
+    row_log_likelihood,
+)
+from .labels import LabelSwitching, label_switching, relabel
+
+_REPLICATIONS = 50
+_LARGEST_RELATIVE_DRAWS = 400
+
+
+class Settings(NamedTuple):
+    """How long and how often each engine runs."""
+
+    seed: int
+    restarts: int
+    num_warmup: int
+    num_samples: int
+    num_chains: int
+    progress_bar: bool
+
+
+@dataclass(frozen=True, eq=False)
+class EngineResult:
+    """One engine's answer (N rows, D columns, K components); None where it does not apply.
+
+    `estimate` holds the parameters (a mode for EM, posterior means after relabelling for samplers) and
+    `interval` the 94% highest-density intervals. `idata` and `raw` are the relabelled and the original
+    draws; `plug_in` says whether predictions use the estimate alone.
+    """
+
+    name: str
+    seconds: float
+    estimate: dict[str, np.ndarray]
+    responsibilities: np.ndarray
+    labels: np.ndarray
+    plug_in: bool
+    weights: np.ndarray | None = None
+    means: np.ndarray | None = None
+    covariances: np.ndarray | None = None
+    held_out: np.ndarray | None = None
+    interval: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    objective: np.ndarray | None = None
+    status: str = ""
+    modes: list[tuple[float, int]] = field(default_factory=list)
+    fit: EMResult | None = None
+    raw: Any = None
+    idata: Any = None
+    switching: LabelSwitching | None = None
+    switching_after: LabelSwitching | None = None
+    draws: dict[str, np.ndarray] | None = None
+    relabelled: dict[str, np.ndarray] | None = None
+    label_axis: dict[str, int] = field(default_factory=dict)
+    diagnostics: str = ""
+    replicated: np.ndarray | None = None
+
+    def log_density(self, plan: Plan, arguments: Arguments) -> np.ndarray:
+        """log predictive density of each row: plug-in, or averaged over draws by log-sum-exp, (N,)."""
+        if self.draws is None:
+            values = {name: value[None] for name, value in self._parameters(plan).items()}
+        else:
+            values = flatten({name: self.draws[name] for name in plan.reading.parameter_names})
+        return average_log_density(row_log_likelihood(plan, arguments, values))
+
+    def thinned(self, most: int) -> EngineResult:
+        """The same with at most about `most` draws, for what is costly per draw."""
+        if self.draws is None:
+            return self
+        chains, length = next(iter(self.draws.values())).shape[:2]
+        step = max(1, -(-chains * length // most))
+        return replace(self, draws={n: v[:, ::step] for n, v in self.draws.items()})
+
+    def _parameters(self, plan: Plan) -> dict[str, np.ndarray]:
+        return {name: self.estimate[name] for name in plan.reading.parameter_names}
+
+
+Engine = Callable[[Plan, Arguments, Settings], EngineResult]
+
+
+def maximum_likelihood(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """EM without the priors."""
+    started = time.perf_counter()
+    flat = plan_arguments(without_priors(plan.program), arguments)
+    return _point("MLE-EM", flat, arguments, settings, started)
+
+
+def maximum_a_posteriori(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """EM on the program as it stands."""
+    return _point("MAP-EM", plan, arguments, settings, time.perf_counter())
+
+
+def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """Conjugate Gibbs."""
+    return _sampled("Gibbs", ConjugateGibbs(plan), plan, arguments, settings, None)
+
+
+def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """NUTS with the latent summed out, each chain started from a partition of its own."""
+    keys = random.split(random.key(settings.seed + 1), settings.num_chains)
+    values = jax.jit(
+        lambda arrays: starting_values(plan, arguments._replace(arrays=arrays), keys)
+    )(arguments.arrays)
+    free = {
+        site.name: jax.vmap(biject_to(site.support).inv)(values[site.name])
+        for site in plan.reading.parameters
+    }
+    if settings.num_chains == 1:
+        free = {name: value[0] for name, value in free.items()}
+    return _sampled("NUTS", NUTS(marginalize(plan)), plan, arguments, settings, free)
+
+
+ENGINES: dict[str, Engine] = {
+    "MLE-EM": maximum_likelihood,
+    "MAP-EM": maximum_a_posteriori,
+    "Gibbs": gibbs,
+    "NUTS": nuts,
+}
+
+
+def _point(
+    name: str, plan: Plan, arguments: Arguments, settings: Settings, started: float
+) -> EngineResult:
+    fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
+        random.key(settings.seed), arguments, restarts=settings.restarts
+    )
+    responsibilities = fit.responsibilities()
+    single = {n: v[None] for n, v in fit.parameters.items()}
+    means, covariances = _moments(plan, arguments, single)
+    return EngineResult(
+        name=name,
+        seconds=time.perf_counter() - started,
+        estimate={**fit.parameters, **fit.deterministic},
+        responsibilities=responsibilities,
+        labels=responsibilities.argmax(axis=1),
+        plug_in=True,
+        weights=responsibilities.mean(axis=0),
+        means=means,
+        covariances=covariances,
+        objective=fit.objective,
+        status=str(fit.status),
+        modes=[(mode.objective, mode.count) for mode in fit.modes if mode.status],
+        fit=fit,
+    )
+
+
+def _moments(
+    plan: Plan, arguments: Arguments, draws: dict[str, np.ndarray]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Each component's mean and covariance, averaged over draws; None for several observed sites."""
+    if len(plan.families) != 1 or plan.by_row:
+        return None, None
+    ((means, covariances),) = prior_and_derived(plan, arguments, draws)[2].values()
+    return means.mean(axis=0), covariances.mean(axis=0)
+
+
+def _sampled(
+    name: str,
+    kernel: Any,
+    plan: Plan,
+    arguments: Arguments,
+    settings: Settings,
+    init_params: dict[str, Any] | None,
+) -> EngineResult:
+    started = time.perf_counter()
+    mcmc = MCMC(
+        kernel,
+        num_warmup=settings.num_warmup,
+        num_samples=settings.num_samples,
+        num_chains=settings.num_chains,
+        chain_method="vectorized",
+        progress_bar=settings.progress_bar,
+    )
+    args, kwargs = arguments.call()
+    fields = ("num_steps", "accept_prob", "energy") if isinstance(kernel, NUTS) else ()
+    key = random.key(settings.seed + 2)
+    mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
+    raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
+    seconds = time.perf_counter() - started
+    idata = relabel(raw) if plan.labels.axes else raw
+    return summarise(name, plan, arguments, raw, idata, seconds)
+
+
+def summarise(
+    name: str, plan: Plan, arguments: Arguments, raw: Any, idata: Any, seconds: float
+) -> EngineResult:
+    """A sampler's answer from its draws before and after relabelling."""
+    before = _arrays(raw, "posterior")
+    after = _arrays(idata, "posterior")
+    probability = _arrays(idata, "latents")[f"{plan.reading.latent.name}_probability"]
+    responsibilities = probability.mean(axis=(0, 1))
+    flat = flatten({n: after[n] for n in plan.reading.parameter_names})
+    every = max(1, len(next(iter(flat.values()))) // _LARGEST_RELATIVE_DRAWS)
+    means, covariances = _moments(plan, arguments, {n: v[::every] for n, v in flat.items()})
+    axes = {n: axis for n, axis in plan.labels.axes.items() if n in after}
+    switching = label_switching(raw)
+    return EngineResult(
+        name=name,
+        seconds=seconds,
+        estimate={n: value.mean(axis=(0, 1)) for n, value in after.items()},
+        responsibilities=responsibilities,
+        labels=responsibilities.argmax(axis=1),
+        plug_in=False,
+        weights=responsibilities.mean(axis=0),
+        means=means,
+        covariances=covariances,
+        interval={n: arviz_compat.hdi(value, 0.94) for n, value in after.items()},
+        raw=raw,
+        idata=idata,
+        switching=switching,
+        switching_after=label_switching(idata),
+        draws=before,
+        relabelled=after,
+        label_axis=axes,
+        diagnostics=switching.sentence,
+        replicated=_replicated(raw, plan),
+    )
+
+
+def _arrays(idata: Any, group: str) -> dict[str, np.ndarray]:
+    found = arviz_compat.dataset(idata, group)
+    return {str(name): np.asarray(found[name].values) for name in found.data_vars}
+
+
+def _replicated(raw: Any, plan: Plan) -> np.ndarray | None:
+    if "posterior_predictive" not in arviz_compat.groups(raw) or len(plan.families) != 1:
+        return None
+    (drawn,) = _arrays(raw, "posterior_predictive").values()
+    flat = drawn.reshape(-1, *drawn.shape[2:])
+    chosen = np.linspace(0, len(flat) - 1, min(_REPLICATIONS, len(flat))).astype(int)
+    found = flat[chosen]
+    return found if found.ndim == 3 else found.reshape(*found.shape[:2], -1)
+
+
+def aligned(plan: Plan, reference: EngineResult, result: EngineResult) -> EngineResult:
+    """The same answer with its components in the order that is closest to another engine's."""
+    axes = {n: axis for n, axis in plan.labels.axes.items() if n in result.estimate}
+    parameters = {n: reference.estimate[n] for n in plan.reading.parameter_names}
+    own = {n: result.estimate[n] for n in plan.reading.parameter_names}
+    return reordered(result, axes, align(plan, parameters, own))
+
+
+def reordered(result: EngineResult, axes: dict[str, int], order: np.ndarray) -> EngineResult:
+    """Put component `order[k]` at label k, everywhere."""
+
+    def pick(array: np.ndarray | None, axis: int) -> np.ndarray | None:
+        return None if array is None else np.take(array, order, axis=axis)
+
+    deeper = {name: axis + 2 for name, axis in axes.items()}
+    moved = result.relabelled
+    idata = result.idata
+    if moved is not None and axes:
+        moved = {n: np.asarray(v) for n, v in permute_labels(moved, deeper, order).items()}
+        idata = _reordered_groups(idata, order)
+    responsibilities = np.take(result.responsibilities, order, axis=1)
+    return replace(
+        result,
+        estimate={
+            n: np.asarray(v) for n, v in permute_labels(result.estimate, axes, order).items()
+        },
+        interval={
+            n: (pick(low, axes[n]), pick(high, axes[n])) if n in axes else (low, high)
+            for n, (low, high) in result.interval.items()
+        },
+        responsibilities=responsibilities,
+        labels=responsibilities.argmax(axis=1),
+        weights=pick(result.weights, 0),
+        means=pick(result.means, 0),
+        covariances=pick(result.covariances, 0),
+        relabelled=moved,
+        idata=idata,
+    )
+
+
+def _reordered_groups(idata: Any, order: np.ndarray) -> Any:
+    """Posterior and latents of a relabelled run, with components in another order."""
+    label = arviz_compat.dataset(idata, "posterior").attrs["label_dims"]
+    inverse = np.argsort(order)
+    for group in ("posterior", "latents"):
+        found = arviz_compat.dataset(idata, group)
+        drawn = [n for n in found.data_vars if found[n].dtype.kind in "iu" and label not in found[n].dims]
+        counted = found.coords.get(label)
+        found = found.isel({label: order})
+        if counted is not None:
+            found = found.assign_coords({label: counted})
+        if group == "latents":
+            found = found.assign({n: (found[n].dims, inverse[found[n].values]) for n in drawn})
+        idata = arviz_compat.replace_group(idata, group, found)
+    return idata
