@@ -3,6 +3,7 @@
 All of them take `(x, K)`: `x` is (N, 2), or (N,) for the programs in `ONE_COLUMN`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import nn
-from numpyro.contrib.funsor import config_enumerate
+from numpyro.contrib.funsor import config_enumerate, enum
 from numpyro.ops.indexing import Vindex
+
+import bayesmix
+from bayesmix import Plan
 
 
 class Case(NamedTuple):
@@ -321,10 +325,19 @@ CASES: dict[str, Case] = {
     ),
     "poisson": Case(poisson, W | {("rate",): "gamma"}, {"weights": 0, "rate": 0}),
 }
-# config_enumerate is what a user of NumPyro's own enumeration would have written above a program
-ENUMERATED = {name: config_enumerate(case.program) for name, case in CASES.items()}
+# what a user of NumPyro's own enumeration writes above a program
+ENUMERATED = {
+    name: enum(config_enumerate(case.program), first_available_dim=-2)
+    for name, case in CASES.items()
+}
 
 
 def components_of(name: str) -> int:
     """K for the program called `name`."""
     return 2 if name == "bernoulli" else 3
+
+
+@functools.cache
+def plan_of(name: str) -> Plan:
+    """The plan of a program on its own data, read once."""
+    return bayesmix.plan(CASES[name].program, make_data(name), components_of(name))

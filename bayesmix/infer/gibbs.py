@@ -39,7 +39,7 @@ class ConjugateGibbs(MCMCKernel):
 
     One sweep draws every row's label at once from p(z_i | x_i, theta), then each block of parameters from
     its complete conditional given the K sufficient statistics; joint blocks (normal-inverse-Wishart and
-    its kin) are drawn jointly. Use it as any NumPyro kernel, or as a block of `numpyro.infer.Gibbs`.
+    its kin) are drawn jointly. Use it as any NumPyro kernel.
 
     Args:
         program: a NumPyro program, or a plan of one.

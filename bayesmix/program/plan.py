@@ -94,6 +94,8 @@ class Plan:
     ) -> Callable[[Values], Array]:
         """Q(theta) + log p(theta) as a function of theta, at fixed statistics."""
 
+        # under jit the program is traced once, however often a conditional is read from it
+        @jax.jit
         def log_joint(values: Values) -> Array:
             evaluation = self.evaluate(arguments, values)
             factors = row_pass.expected_factors(self.families, evaluation, statistics)

@@ -1,4 +1,4 @@
-"""Gaussian likelihoods: densities, statistics and Q against scipy and plain sums, at hard scales."""
+"""Gaussian likelihoods: densities, statistics and Q against scipy and sums, at hard scales."""
 
 import functools
 

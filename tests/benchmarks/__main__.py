@@ -1,0 +1,178 @@
+"""Time bayesmix against its peers: `python -m tests.benchmarks [--large] [--float32]`
+prints one table.
+
+Same data, same number of iterations, same precision, runs interleaved; the median of several and their
+spread. Ratios are peer / bayesmix: above 1 means that bayesmix is faster. Nothing here is a unit test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from sklearn.mixture import GaussianMixture
+
+import bayesmix
+from bayesmix.infer.em import Settings
+from bayesmix.infer.gibbs import ConjugateGibbs
+from bayesmix.program.arguments import split
+from bayesmix.zoo import gaussian_mixture
+
+STEPS, REPEATS = 20, 5
+CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
+LARGE = ((100_000, 50, 10), (1_000_000, 2, 3), (1_000_000, 10, 10))
+
+
+def interleaved(*runs: Callable[[], None]) -> list[np.ndarray]:
+    """Seconds of each run, REPEATS times, taken in turn after one warm-up of each."""
+    for run in runs:
+        run()
+    seconds = np.zeros((len(runs), REPEATS))
+    for repeat in range(REPEATS):
+        for i, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            seconds[i, repeat] = time.perf_counter() - started
+    return list(seconds)
+
+
+def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarray:
+    """Overlapping Gaussian clusters."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(scale=2.0, size=(components, columns))
+    drawn = centres[rng.integers(components, size=rows)] + rng.normal(size=(rows, columns))
+    return drawn.astype(dtype)
+
+
+def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
+    """One EM iteration through the zoo's program without priors, against scikit-learn."""
+    x = clusters(rows, columns, components, dtype)
+    arguments = split((x, components), {})
+    em = bayesmix.EM(bayesmix.without_priors(gaussian_mixture), progress_bar=False, max_steps=STEPS)
+    compiled = em._compile(arguments)
+    values = compiled.start(arguments.arrays, random.split(random.key(0), 1))
+    first = compiled.first(arguments.arrays, values)
+    settings = Settings(jnp.asarray(-1.0), jnp.asarray(STEPS))
+
+    def ours() -> None:
+        jax.block_until_ready(compiled.advance(arguments.arrays, first, settings).objective)
+
+    means = np.asarray(values["mean"][0], dtype)
+    precisions = np.linalg.inv(np.asarray(values["covariance"][0])).astype(dtype)
+    weights = np.asarray(values["weights"][0], dtype)
+
+    def peer(steps: int) -> Callable[[], None]:
+        def run() -> None:
+            GaussianMixture(
+                components,
+                tol=0.0,
+                max_iter=steps,
+                means_init=means,
+                weights_init=weights / weights.sum(),
+                precisions_init=(precisions + np.swapaxes(precisions, 1, 2)) / 2,
+            ).fit(x)
+
+        return run
+
+    long, short = peer(STEPS + 1), peer(1)
+    mine, theirs, start = interleaved(ours, long, short)
+    done = int(compiled.advance(arguments.arrays, first, settings).step[0])
+    per_step, peer_step = mine / done, (theirs - start) / STEPS
+    return _line(f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}", per_step, peer_step)
+
+
+def restarts(dtype: type) -> str:
+    """100 restarts of N=1,000, D=2, K=5 against scikit-learn's n_init."""
+    x = clusters(1_000, 2, 5, dtype)
+    em = bayesmix.EM(
+        bayesmix.without_priors(gaussian_mixture), progress_bar=False, tolerance=1e-6, max_steps=200
+    )
+
+    def ours() -> None:
+        em.run(random.key(0), x, 5, restarts=100)
+
+    def peer() -> None:
+        GaussianMixture(5, n_init=100, tol=1e-6, max_iter=200, init_params="k-means++").fit(x)
+
+    return _line("100 restarts N=1e3 D=2 K=5", *interleaved(ours, peer))
+
+
+def gibbs_sweep(dtype: type) -> str:
+    """A Gibbs sweep against an EM iteration of the same program, N=1e5, D=10, K=10."""
+    x = clusters(100_000, 10, 10, dtype)
+    arguments = split((x, 10), {})
+    found = bayesmix.plan(gaussian_mixture, x, 10)
+    kernel = ConjugateGibbs(found)
+    args, kwargs = arguments.call()
+    state = kernel.init(random.key(0), 0, None, args, kwargs)
+
+    @jax.jit
+    def sweeps(state, arrays):  # noqa: ANN001, ANN202
+        args, kwargs = arguments.call(arrays)
+        return jax.lax.fori_loop(0, STEPS, lambda i, s: kernel.sample(s, args, kwargs), state)
+
+    compiled = bayesmix.EM(found, progress_bar=False, max_steps=STEPS)._compile(arguments)
+    values = jax.tree.map(lambda v: v[None], state.z)
+    first = compiled.first(arguments.arrays, values)
+    settings = Settings(jnp.asarray(-1.0), jnp.asarray(STEPS))
+
+    def ours() -> None:
+        jax.block_until_ready(sweeps(state, arguments.arrays).log_likelihood)
+
+    def em() -> None:
+        jax.block_until_ready(compiled.advance(arguments.arrays, first, settings).objective)
+
+    sweep, iteration = interleaved(ours, em)
+    done = int(compiled.advance(arguments.arrays, first, settings).step[0])
+    return _line("Gibbs sweep against our EM step, N=1e5 D=10 K=10", sweep / STEPS, iteration / done)
+
+
+def small_fit(dtype: type) -> str:
+    """The first and the second fit of one shape, N=272, D=2, K=2."""
+    x = clusters(272, 2, 2, dtype)
+    em = bayesmix.EM(gaussian_mixture, progress_bar=False)
+    started = time.process_time()
+    em.run(random.key(0), x, 2)
+    cold = time.process_time() - started
+
+    def again() -> None:
+        em.run(random.key(1), x, 2)
+
+    (seconds,) = interleaved(again)
+    return f"first fit {cold:6.1f} CPU s; second fit {1e3 * np.median(seconds):6.1f} ms (N=272 D=2 K=2)"
+
+
+def _line(name: str, mine: np.ndarray, theirs: np.ndarray) -> str:
+    ratio = np.median(theirs) / np.median(mine)
+    low, high = np.min(theirs / mine), np.max(theirs / mine)
+    return (
+        f"{name:55s} {1e3 * np.median(mine):10.2f} ms  peer {1e3 * np.median(theirs):10.2f} ms"
+        f"  ratio {ratio:6.1f}  [{low:.1f}, {high:.1f}]"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--large", action="store_true", help="also the cells of a million rows")
+    parser.add_argument("--float32", action="store_true", help="single precision throughout")
+    asked = parser.parse_args()
+    jax.config.update("jax_enable_x64", not asked.float32)
+    dtype = np.float32 if asked.float32 else np.float64
+    warnings.simplefilter("ignore")
+    print(small_fit(dtype), flush=True)
+    for rows, columns, components in CELLS + (LARGE if asked.large else ()):
+        print(em_iteration(rows, columns, components, dtype), flush=True)
+    print(restarts(dtype), flush=True)
+    print(gibbs_sweep(dtype), flush=True)
+
+
+if __name__ == "__main__":
+    main()
