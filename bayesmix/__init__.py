@@ -1,19 +1,23 @@
 """bayesmix: mixture models and other models with hidden causes, from one NumPyro program."""
 
-from .comparison import Comparison, compare
-from .families import gaussian as _gaussian
-from .infer.em import EM
-from .infer.gibbs import ConjugateGibbs
-from .infer.result import EMResult
-from .infer.status import Status
-from .program.errors import ProgramError
-from .program.plan import Plan, plan
-from .program.transforms import marginalize, without_priors
-from .posterior.convert import to_arviz
-from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel
-from .posterior.summary import summary
+from . import threads as _threads
 
-del _gaussian
+_threads.widen_pool()  # before anything computes
+
+from .comparison import Comparison, compare  # noqa: E402
+from .families import gaussian as _gaussian  # noqa: E402
+from .infer.em import EM  # noqa: E402
+from .infer.gibbs import ConjugateGibbs  # noqa: E402
+from .infer.result import EMResult  # noqa: E402
+from .infer.status import Status  # noqa: E402
+from .posterior.convert import to_arviz  # noqa: E402
+from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
+from .posterior.summary import summary  # noqa: E402
+from .program.errors import ProgramError  # noqa: E402
+from .program.plan import Plan, plan  # noqa: E402
+from .program.transforms import marginalize, without_priors  # noqa: E402
+
+del _gaussian, _threads
 
 __all__ = [
     "EM",

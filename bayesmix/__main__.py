@@ -54,29 +54,42 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
     for command in (compare, plan):
         command.add_argument(
-            "data", metavar="DATA", help="a shipped data set's name, or the path of a CSV or Parquet file"
+            "data",
+            metavar="DATA",
+            help="a shipped data set's name, or the path of a CSV or Parquet file",
         )
         command.add_argument(
             "-k", type=int, default=2, metavar="K", help="number of components (default 2)"
         )
         command.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to use")
         command.add_argument(
-            "--model", default="full", help="covariance structure (default full): see --model list"
+            "--model",
+            default="full",
+            help="covariances: full (default), tied, diagonal, diagonal-tied, spherical, spherical-tied",
         )
         command.add_argument(
             "--program",
             metavar="FILE.py:NAME",
             help="a NumPyro program of your own, called with the data (N, D) and K",
         )
-    compare.add_argument("--out", metavar="DIR", help="folder for the report (default bayesmix-DATA)")
+    compare.add_argument(
+        "--out", metavar="DIR", help="folder for the report (default bayesmix-DATA)"
+    )
     compare.add_argument("--seed", type=int, default=0, help="for all random numbers (default 0)")
-    compare.add_argument("--engines", nargs="+", metavar="ENGINE", help="any of MLE-EM MAP-EM Gibbs NUTS")
+    compare.add_argument(
+        "--engines", nargs="+", metavar="ENGINE", help="any of MLE-EM MAP-EM Gibbs NUTS"
+    )
     compare.add_argument("--restarts", type=int, default=30, help="EM starts (default 30)")
-    compare.add_argument("--warmup", type=int, default=500, help="warm-up draws a chain (default 500)")
+    compare.add_argument(
+        "--warmup", type=int, default=500, help="warm-up draws a chain (default 500)"
+    )
     compare.add_argument("--samples", type=int, default=1000, help="draws a chain (default 1000)")
     compare.add_argument("--chains", type=int, default=4, help="chains (default 4)")
     compare.add_argument(
-        "--held-out", type=float, default=0.2, help="share of rows held out for scoring (default 0.2)"
+        "--held-out",
+        type=float,
+        default=0.2,
+        help="share of rows held out for scoring (default 0.2)",
     )
     compare.add_argument("--no-progress", action="store_true", help="no progress bars")
     return parser
@@ -88,7 +101,9 @@ def _prepare() -> None:
 
     jax.config.update("jax_enable_x64", True)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesmix" / "jax"
+        cache = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesmix" / "jax"
+        )
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -112,7 +127,9 @@ def _read(asked: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:
 def _load(place: str) -> Callable[..., Any]:
     path, _, name = place.rpartition(":")
     if not path or not name:
-        raise CommandError(f"--program '{place}' is not FILE.py:NAME; name a file and a function in it")
+        raise CommandError(
+            f"--program '{place}' is not FILE.py:NAME; name a file and a function in it"
+        )
     if not Path(path).is_file():
         raise CommandError(f"--program names '{path}', which is no file; check the path")
     spec = importlib.util.spec_from_file_location("bayesmix_user_program", path)

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from .posterior import tables
+from .posterior.engines import ENGINES, EngineResult, Settings, aligned, reordered
 from .program.arguments import Arguments, split, take_rows
 from .program.errors import ProgramError
 from .program.plan import Plan, plan_arguments
 from .program.reading import Program, read
-from .posterior import tables
-from .posterior.engines import ENGINES, EngineResult, Settings, aligned, reordered
 
 _GRID_DRAWS = 200
 _SMALLEST_TRAINING = 10

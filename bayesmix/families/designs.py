@@ -79,7 +79,7 @@ def _some(batch: tuple[int, ...], rng: np.random.Generator) -> list[tuple[int, .
 def _replace(value: np.ndarray, index: tuple[int, ...], blocks: np.ndarray) -> np.ndarray:
     """Copies of `value` with one block replaced by each of `blocks`."""
     points = np.repeat(value[None], len(blocks), axis=0)
-    points[(slice(None), *index)] = blocks
+    points[(slice(None), *index)] = blocks  # type: ignore[index]
     return points
 
 

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 from .peel import Peeled
 
-
 Lead = Callable[[Any, int], Any]
 
 

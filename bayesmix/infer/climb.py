@@ -23,9 +23,7 @@ Values = dict[str, Array]
 _STEPS = 12
 
 
-def climb(
-    sites: tuple[Site, ...], log_joint: Callable[[Values], Array], values: Values
-) -> Values:
+def climb(sites: tuple[Site, ...], log_joint: Callable[[Values], Array], values: Values) -> Values:
     """Raise `log_joint` over `sites`, all else held fixed; returns values that are no worse."""
     bijections = {site.name: biject_to(site.support) for site in sites}
     start, unravel = ravel_pytree({n: b.inv(values[n]) for n, b in bijections.items()})
@@ -40,7 +38,9 @@ def climb(
     solver = optax.lbfgs(memory_size=8)
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
+    def step(
+        carry: tuple[Array, optax.OptState], _: None
+    ) -> tuple[tuple[Array, optax.OptState], None]:
         flat, state = carry
         value, gradient = value_and_grad(flat, state=state)
         update, state = solver.update(

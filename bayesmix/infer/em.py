@@ -180,9 +180,7 @@ class EM:
     ) -> EMResult:
         host = jax.tree.map(np.asarray, state)
         derived = {name: np.asarray(value) for name, value in derived.items()}
-        statuses = [
-            _status(found, host, i, bool(symmetric[i])) for i in range(len(host.objective))
-        ]
+        statuses = [_status(found, host, i, bool(symmetric[i])) for i in range(len(host.objective))]
         order = sorted(
             range(len(statuses)),
             key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
@@ -245,9 +243,7 @@ def _first(found: Plan, arguments: Arguments, values: Values, max_steps: int) ->
     return jax.vmap(one)(values)
 
 
-def _advance(
-    found: Plan, arguments: Arguments, states: EMState, settings: Settings
-) -> EMState:
+def _advance(found: Plan, arguments: Arguments, states: EMState, settings: Settings) -> EMState:
     blocks = found.blocks_of_rows(arguments)
     rounding = 64 * jnp.finfo(states.objective.dtype).eps
 

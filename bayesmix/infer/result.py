@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,8 @@ _SAME_OBJECTIVE = 1e-6
 _SAME_PARAMETERS = 0.05
 
 
-class Mode(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Mode:
     """A distinct mode up to relabelling: its objective, how many starts reached it, where it is."""
 
     objective: float
@@ -84,10 +85,14 @@ class EMResult:
         print(self)
 
     def __str__(self) -> str:
-        lines = [f"objective (log joint): {self.objective[-1]:.6g} after {len(self.objective) - 1} steps"]
+        lines = [
+            f"objective (log joint): {self.objective[-1]:.6g} after {len(self.objective) - 1} steps"
+        ]
         lines.append(str(self.status))
         for name, value in {**self.parameters, **self.deterministic}.items():
-            text = np.array2string(np.asarray(value), precision=4, suppress_small=True, prefix="    ")
+            text = np.array2string(
+                np.asarray(value), precision=4, suppress_small=True, prefix="    "
+            )
             lines.append(f"{name}:\n    {text}")
         lines.append("modes (up to relabelling):")
         for mode in self.modes:
@@ -134,9 +139,7 @@ def align(
     return linear_sum_assignment(np.nan_to_num(cost, nan=1e300, posinf=1e300))[1]
 
 
-def _by_component(
-    values: dict[str, np.ndarray], axes: dict[str, int], size: int
-) -> np.ndarray:
+def _by_component(values: dict[str, np.ndarray], axes: dict[str, int], size: int) -> np.ndarray:
     parts = [np.moveaxis(values[name], axis, 0).reshape(size, -1) for name, axis in axes.items()]
     return np.concatenate(parts, axis=1)
 

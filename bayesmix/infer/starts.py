@@ -68,11 +68,13 @@ def starting_values(
     size, count = plan.reading.num_components, plan.reading.rows.size
     observed = observed_values(plan.program, arguments, tuple(plan.families))
     if count > _SEEDING_ROWS and not plan.by_row:
-        chosen = random.choice(random.fold_in(rng_keys[0], 1), count, (_SEEDING_ROWS,), replace=False)
+        chosen = random.choice(
+            random.fold_in(rng_keys[0], 1), count, (_SEEDING_ROWS,), replace=False
+        )
         observed = {name: value[chosen] for name, value in observed.items()}
     points = _points(observed)
     blocks = plan.arrange(observed)
-    rough = jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, random.key(5)))
+    rough = jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, rng_keys[0]))
 
     def one(rng_key: Array) -> Values:
         seeds = seeding(rng_key, points, size)

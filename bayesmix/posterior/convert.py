@@ -165,7 +165,10 @@ def gather(
             "relabelled": "no",
         }
     }
-    counted = {rows: np.arange(log_likelihood.shape[1]), label: np.arange(reading.num_components)}
+    counted: dict[str, Sequence[Any]] = {
+        rows: list(range(log_likelihood.shape[1])),
+        label: list(range(reading.num_components)),
+    }
     return _assemble(plan, groups, {**counted, **coords}, {**names, **dims}, attrs, site)
 
 

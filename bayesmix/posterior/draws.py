@@ -28,7 +28,7 @@ def _over_draws(
 
     @jax.jit
     def run(arrays: tuple[Array, ...], draws: Any) -> Any:
-        one = lambda draw: function(arrays, draw)  # noqa: E731
+        one = lambda draw: function(arrays, draw)
         return jax.lax.map(one, draws, batch_size=min(_CHUNK, count))
 
     return jax.tree.map(np.asarray, run(arguments.arrays, draws))
@@ -68,7 +68,9 @@ def prior_and_derived(
     return _over_draws(one, arguments, draws)
 
 
-def replicate(plan: Plan, arguments: Arguments, draws: Values, rng_key: Array) -> dict[str, np.ndarray]:
+def replicate(
+    plan: Plan, arguments: Arguments, draws: Values, rng_key: Array
+) -> dict[str, np.ndarray]:
     """Data drawn anew from the program at each draw, by observed site, (S, N, ...)."""
     names = tuple(site.name for site in plan.reading.observed)
     count = jax.tree.leaves(draws)[0].shape[0]

@@ -123,9 +123,9 @@ def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
 def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
-    values = jax.jit(
-        lambda arrays: starting_values(plan, arguments._replace(arrays=arrays), keys)
-    )(arguments.arrays)
+    values = jax.jit(lambda arrays: starting_values(plan, arguments._replace(arrays=arrays), keys))(
+        arguments.arrays
+    )
     free = {
         site.name: jax.vmap(biject_to(site.support).inv)(values[site.name])
         for site in plan.reading.parameters
@@ -284,7 +284,9 @@ def reordered(result: EngineResult, axes: dict[str, int], order: np.ndarray) -> 
             n: np.asarray(v) for n, v in permute_labels(result.estimate, axes, order).items()
         },
         interval={
-            n: (pick(low, axes[n]), pick(high, axes[n])) if n in axes else (low, high)
+            n: (np.take(low, order, axes[n]), np.take(high, order, axes[n]))
+            if n in axes
+            else (low, high)
             for n, (low, high) in result.interval.items()
         },
         responsibilities=responsibilities,
@@ -303,7 +305,9 @@ def _reordered_groups(idata: Any, order: np.ndarray) -> Any:
     inverse = np.argsort(order)
     for group in ("posterior", "latents"):
         found = arviz_compat.dataset(idata, group)
-        drawn = [n for n in found.data_vars if found[n].dtype.kind in "iu" and label not in found[n].dims]
+        drawn = [
+            n for n in found.data_vars if found[n].dtype.kind in "iu" and label not in found[n].dims
+        ]
         counted = found.coords.get(label)
         found = found.isel({label: order})
         if counted is not None:

@@ -214,7 +214,9 @@ def render(comparison: Comparison) -> str:
     lines = [comparison.title, "=" * len(comparison.title), ""]
     if comparison.interrupted:
         lines += ["Interrupted: only the engines that had finished are shown.", ""]
-    lines += ["Parameters (EM: the mode; samplers: posterior mean [94% interval] after relabelling)"]
+    lines += [
+        "Parameters (EM: the mode; samplers: posterior mean [94% interval] after relabelling)"
+    ]
     rows = [
         [record["parameter"], *(_text(record.get(name)) for name in engines)]
         for record in comparison.parameters
@@ -253,7 +255,7 @@ def render(comparison: Comparison) -> str:
         for result in comparison.engines.values():
             if result.diagnostics:
                 lines.append(f"  {result.name}: {result.diagnostics}")
-    lines += ["", "Time (seconds, compiling included)"]
+    lines += ["", "Time on all rows (seconds, compiling included)"]
     lines += grid(engines, [[f"{r.seconds:.1f}" for r in comparison.engines.values()]])
     left_out = [b.site for b in comparison.plan.blocks if b.form is None]
     if left_out and "Gibbs" not in engines:

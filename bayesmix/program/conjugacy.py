@@ -201,7 +201,8 @@ def _pair(
     told = [np.asarray(points[scale][i]) for i in range(_NUM_PROBES)]
     told.append(2.0 * told[0])
     looked = jax.jit(jax.vmap(jax.vmap(look, (None, None, 0)), (0, 0, None)))(
-        jax.tree.map(lambda x: x[:2], points), jax.tree.map(lambda x: x[:2], statistics),
+        jax.tree.map(lambda x: x[:2], points),
+        jax.tree.map(lambda x: x[:2], statistics),
         np.stack(told),
     )
     modes, left = (np.asarray(x) for x in looked)
@@ -241,8 +242,12 @@ def sample(block: Conditional, log_joint: LogJoint, values: Values, rng_key: Arr
         return {**values, block.site: block.form.sample(first, coefficients)}
     inner, name = block.integrated_form, block.integrated
     assert inner is not None
-    at_mode = {**values, name: inner.mode(inner.read(_slice(log_joint, values, name), values[name]),
-                                          values[name])[0]}
+    at_mode = {
+        **values,
+        name: inner.mode(inner.read(_slice(log_joint, values, name), values[name]), values[name])[
+            0
+        ],
+    }
     coefficients = block.form.read(_slice(log_joint, at_mode, block.site), values[block.site])
     coefficients = block.form.shift(coefficients, block.powers)
     drawn = {**at_mode, block.site: block.form.sample(first, coefficients)}

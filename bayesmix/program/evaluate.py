@@ -65,7 +65,7 @@ def enumerated_trace(
     return trace(run).get_trace(*args, **kwargs)
 
 
-def _lead(reading: Reading):  # noqa: ANN202
+def _lead(reading: Reading):
     """A function bringing an array of component parameters to (K, *event)."""
 
     def lead(array: Array, event_ndim: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,9 @@ def explain(plan: Plan) -> str:
         table.append((site.name, "parameter", _shape(site.shape), site.family, dims))
     table.append((latent.name, "latent, summed out", "one per row", latent.family, rows.name))
     for site in reading.observed:
-        table.append((site.name, "observed", _shape(("N", *site.shape[1:])), site.family, rows.name))
+        table.append(
+            (site.name, "observed", _shape(("N", *site.shape[1:])), site.family, rows.name)
+        )
     for site in reading.deterministic:
         dims = ", ".join(plan.dims(site.name)) or "-"
         table.append((site.name, "deterministic", _shape(site.shape), "-", dims))
@@ -53,10 +56,11 @@ def _shape(shape: tuple[object, ...]) -> str:
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
 
 
-def _columns(table: list[tuple[str, ...]]) -> list[str]:
+def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines = [
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
     ]
     return [lines[0], "  " + "  ".join("-" * width for width in widths), *lines[1:]]

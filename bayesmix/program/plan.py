@@ -12,6 +12,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
+from ..families.forms import base_support
 from ..families.likelihoods import Family
 from . import rows as row_pass
 from .arguments import Arguments, split, take_rows
@@ -181,11 +182,22 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
             check_data(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), dist.distribution.validation_enabled(False):
-            return _probe(program, reading, _few_rows(arguments, reading))
+            found = _probe(program, reading, _few_rows(arguments, reading))
+            if (
+                found is None
+            ):  # a column may be constant over the few rows, and a prior scaled by it
+                found = _probe(program, reading, arguments)
+        if found is None:
+            raise ProgramError(
+                "the log joint of the program is not finite at ordinary parameter values; look for a "
+                "prior scaled by a constant column, or a matrix that is not positive definite"
+            )
+        return found
 
 
 def _few_rows(arguments: Arguments, reading: Reading) -> Arguments:
-    """The call on a few rows and in double precision: structure does not depend on how many."""
+    """The call on some of the rows, spread over all, and in double precision: structure does not depend
+    on how many there are."""
     wide = tuple(
         a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
         for a in (jnp.asarray(np.asarray(a)) for a in arguments.arrays)
@@ -193,13 +205,14 @@ def _few_rows(arguments: Arguments, reading: Reading) -> Arguments:
     arguments = arguments._replace(arrays=wide)
     size = reading.rows.size
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
-    return take_rows(arguments, size, np.arange(keep)) if size > 2 * keep else arguments
+    if size <= 2 * keep:
+        return arguments
+    chosen = np.sort(np.random.default_rng(0).permutation(size)[:keep])
+    return take_rows(arguments, size, chosen)
 
 
-def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan:
-    reading, observed = (full, None)
-    if arguments.layout.shapes:
-        reading, observed = read(program, arguments)
+def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan | None:
+    reading, observed = read(program, arguments)
     arrays = arguments.arrays
 
     def call(arrays: tuple[Array, ...]) -> Arguments:
@@ -243,6 +256,8 @@ def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan:
             found[f"the likelihood of {name or reading.latent.name}"] = value
         return found
 
+    if not _finite(factors, points, statistics):
+        return None
     recognition = recognise(reading.parameters, factors, points, statistics)
     point = {name: value[0] for name, value in points.items()}
     return Plan(
@@ -255,6 +270,12 @@ def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan:
         links=_links(families, evaluated, point, reading),
         by_row=_by_row(families, evaluated, point),
     )
+
+
+def _finite(factors: Any, points: Values, statistics: Any) -> bool:
+    """Is some probe finite in every factor? (A support may have corners that probes fall into.)"""
+    found = jax.jit(jax.vmap(factors))(points, statistics)
+    return bool(np.isfinite(np.stack([np.asarray(v) for v in found.values()])).all(axis=0).any())
 
 
 def _by_row(
@@ -278,11 +299,13 @@ def _random_statistics(
     size, count = reading.num_components, reading.rows.size
     weights = random.uniform(weight_key, (size, count), minval=0.05)
     moments = {}
-    for i, (name, family) in enumerate(families.items()):
+    for i, site in enumerate(reading.observed):
+        name, family = site.name, families[site.name]
         if family is None:
             continue
         arranged = family.arrange(jnp.asarray(observed[name]))
-        if jnp.issubdtype(arranged.dtype, jnp.floating):
+        real = base_support(site.support)
+        if real == dist.constraints.real or real == dist.constraints.real_vector:
             arranged = random.normal(random.fold_in(row_key, i), arranged.shape)
         prepared = family.prepare(evaluation.components[name])
         moments[name] = family.finish(prepared, family.accumulate(prepared, arranged, weights))
@@ -328,9 +351,7 @@ def _links(
         components = evaluated(values).components
         return {name: family.moments(components[name]) for name, family in known.items()}
 
-    return {
-        name: describe_links(
-            lambda values, name=name: moments(values)[name], point, reading.latent.name
-        )
-        for name in known
-    }
+    def one(name: str) -> tuple[str, str]:
+        return describe_links(lambda values: moments(values)[name], point, reading.latent.name)
+
+    return {name: one(name) for name in known}

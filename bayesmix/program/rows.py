@@ -228,11 +228,11 @@ def expected_factors(
     """Every factor of the expected complete log likelihood, by site: the parts of Q(theta)."""
     latent = evaluation.latent
     counts = statistics.counts if latent.ndim == 1 else statistics.responsibilities
-    factors = {"": _weighted(counts, latent)}  # type: ignore[arg-type]
+    factors = {"": _weighted(counts, latent)}
     for name, family in families.items():
         parameters = evaluation.components[name]
         if family is None:
-            factors[name] = _weighted(statistics.responsibilities, parameters)  # type: ignore[arg-type]
+            factors[name] = _weighted(statistics.responsibilities, parameters)
         else:
             expected = family.expected_log_prob(parameters, statistics.moments[name])
             factors[name] = jnp.sum(expected)

@@ -12,10 +12,9 @@ import time
 import warnings
 from collections.abc import Callable
 
-import numpy as np
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from sklearn.mixture import GaussianMixture
 
@@ -85,7 +84,9 @@ def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
     mine, theirs, start = interleaved(ours, long, short)
     done = int(compiled.advance(arguments.arrays, first, settings).step[0])
     per_step, peer_step = mine / done, (theirs - start) / STEPS
-    return _line(f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}", per_step, peer_step)
+    return _line(
+        f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}", per_step, peer_step
+    )
 
 
 def restarts(dtype: type) -> str:
@@ -114,7 +115,7 @@ def gibbs_sweep(dtype: type) -> str:
     state = kernel.init(random.key(0), 0, None, args, kwargs)
 
     @jax.jit
-    def sweeps(state, arrays):  # noqa: ANN001, ANN202
+    def sweeps(state, arrays):
         args, kwargs = arguments.call(arrays)
         return jax.lax.fori_loop(0, STEPS, lambda i, s: kernel.sample(s, args, kwargs), state)
 
@@ -131,7 +132,9 @@ def gibbs_sweep(dtype: type) -> str:
 
     sweep, iteration = interleaved(ours, em)
     done = int(compiled.advance(arguments.arrays, first, settings).step[0])
-    return _line("Gibbs sweep against our EM step, N=1e5 D=10 K=10", sweep / STEPS, iteration / done)
+    return _line(
+        "Gibbs sweep against our EM step, N=1e5 D=10 K=10", sweep / STEPS, iteration / done
+    )
 
 
 def small_fit(dtype: type) -> str:

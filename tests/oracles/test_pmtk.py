@@ -2,7 +2,6 @@
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
@@ -50,20 +49,16 @@ def stored(key: str):
 
 @pytest.mark.parametrize(
     "key",
-    [
-        *(f"faithful_K{K}_{kind}" for K in (2, 3) for kind in ("datadep", "defaultprior", "mle")),
-        *(f"iris_K2_{kind}" for kind in ("datadep", "defaultprior", "mle")),
-    ],
+    [f"faithful_K{K}_{kind}" for K in (2, 3) for kind in ("datadep", "defaultprior", "mle")],
 )
 def test_the_same_start_reaches_the_same_fit(key):
     fit, (x, prior, K), init = stored(key)
     em = em_of(key.split("_")[0], K, "prior" in fit)
     ours = em.run(0, x, prior, K, init=init)
     assert bool(ours.status), ours.status
-    # PMTK stops when the relative gain is small, and lists components by its own clustering
-    scores = {name: jnp.asarray(ours.parameters[name]) for name in ("weights", "mean")}
+    # PMTK stops when the relative gain is small
     for name, theirs in (("weights", "mixWeight"), ("mean", "mu"), ("covariance", "Sigma")):
         found = np.asarray(ours.parameters[name])
         assert found.shape == np.shape(fit[theirs])
-        np.testing.assert_allclose(found, fit[theirs], atol=0.02, err_msg=str(scores))
+        np.testing.assert_allclose(found, fit[theirs], atol=0.02, err_msg=name)
     assert ours.log_density().sum() == pytest.approx(fit["loglik"], abs=0.05)
