@@ -29,7 +29,8 @@ class Design(NamedTuple):
 def _annihilator(columns: np.ndarray) -> np.ndarray:
     """Rows spanning the combinations of M values that vanish on every column of (M, C)."""
     columns = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
-    scaled = columns / np.linalg.norm(columns, axis=0)
+    sizes = np.linalg.norm(columns, axis=0)
+    scaled = columns / np.where(sizes > 0, sizes, 1.0)
     left, singular, _ = np.linalg.svd(scaled)
     rank = int(np.sum(singular > 1e-10 * singular[0]))
     return left[:, rank:].T

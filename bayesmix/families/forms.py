@@ -166,12 +166,18 @@ class PowerForm(NamedTuple):
         }[self.power]
 
     def read(self, log_density: LogDensity, value: Array) -> PowerCoefficients:
-        """v d/dv at v^p and at 2 v^p: two equations in the two coefficients."""
+        """v d/dv at two points: two equations in the two coefficients.
+
+        The second point is moved so far that neither coefficient drowns in the other, however far the
+        value is from where the density has its mass.
+        """
         slope = jax.grad(log_density)
-        second = value * 2.0 ** (1.0 / self.power)
-        at_one, at_two = value * slope(value), second * slope(second)
-        rate = -(at_two - at_one) / self.power
-        return PowerCoefficients(value, at_one + self.power * rate, rate)
+        at_one = value * slope(value)
+        ratio = 1 / (2 + jax.lax.stop_gradient(jnp.abs(at_one)))  # of v^p, second to first
+        second = value * ratio ** (1.0 / self.power)
+        at_two = second * slope(second)
+        rate = (at_one - at_two) / (self.power * (ratio - 1))
+        return PowerCoefficients(value, at_two + self.power * rate * ratio, rate)
 
     def kernel(self, coefficients: PowerCoefficients, value: Array) -> Array:
         """<c, t(v)>, summed."""
@@ -222,20 +228,27 @@ class WishartForm(NamedTuple):
         return "inverse Wishart" if self.inverse else "Wishart"
 
     def read(self, log_density: LogDensity, value: Array) -> WishartCoefficients:
-        """The gradient in M at I and at 2 I: a/t I - S/2 at each."""
+        """The gradient in M at two multiples t I of the identity: a I / t - S / 2 at each.
+
+        The second multiple is chosen so that neither term drowns in the other, however far the value is
+        from where the density has its mass.
+        """
         lower = jnp.linalg.cholesky(value)
         slope = jax.grad(log_density)
+        dimension = value.shape[-1]
 
-        def at(scale: float) -> Array:
+        def at(scale: Array) -> Array:
             if self.inverse:
                 gradient = slope(value / scale) * (-1.0 / scale**2)
             else:
                 gradient = slope(value * scale)
             return _symmetric(_transpose(lower) @ gradient @ lower)
 
-        at_one, at_two = at(1.0), at(2.0)
-        dimension = value.shape[-1]
-        log_power = 2 * jnp.trace(at_one - at_two, axis1=-2, axis2=-1) / dimension
+        at_one = at(jnp.ones_like(value[..., :1, :1]))
+        size = jnp.abs(jnp.trace(at_one, axis1=-2, axis2=-1)) / dimension
+        multiple = 1 / (2 + jax.lax.stop_gradient(size))
+        difference = at_one - at(multiple[..., None, None])
+        log_power = jnp.trace(difference, axis1=-2, axis2=-1) / dimension / (1 - 1 / multiple)
         identity = jnp.eye(dimension, dtype=value.dtype)
         scatter = 2 * (log_power[..., None, None] * identity - at_one)
         return WishartCoefficients(lower, log_power, scatter)
@@ -295,7 +308,7 @@ def _bartlett(rng_key: Array, freedom: Array, dimension: int) -> Array:
     order = jnp.arange(dimension)
     shape = (freedom[..., None] - order) / 2
     chi = jnp.sqrt(2 * random.gamma(chi_key, shape, shape.shape, freedom.dtype))
-    below = random.normal(normal_key, freedom.shape + (dimension, dimension), freedom.dtype)
+    below = random.normal(normal_key, (*freedom.shape, dimension, dimension), freedom.dtype)
     return jnp.tril(below, -1) + chi[..., None] * jnp.eye(dimension, dtype=freedom.dtype)
 
 

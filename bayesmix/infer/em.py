@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
+from ..families.forms import BetaForm, DirichletForm
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, split
 from ..program.errors import ProgramError
@@ -53,7 +54,7 @@ class EM:
     M step: every block of parameters at its mode given the others, in closed form where the program has
     one (see :func:`bayesmix.plan`), else climbed. Q depends on K sets of statistics, not on the rows.
     The objective is log p(x | theta) + log p(theta), in the constrained space: a mode is a mode of the
-    density of the parameters themselves (no Jacobian). It never falls; if it did, the status would say so.
+    density of the parameters themselves (no Jacobian). It never falls; if it did, the status would say.
 
     For maximum likelihood leave the priors out: ``EM(bayesmix.without_priors(program))``.
 
@@ -139,6 +140,7 @@ class EM:
         if isinstance(rng_key, int):
             rng_key = random.key(rng_key)
         compiled = self._compile(arguments)
+        compiled.plan.check(arguments)
         values = compiled.start(arguments.arrays, random.split(rng_key, restarts))
         values = _given_values(compiled.plan, values, init or {}, restarts)
         state = compiled.first(arguments.arrays, values)
@@ -245,7 +247,8 @@ def _first(found: Plan, arguments: Arguments, values: Values, max_steps: int) ->
 
 def _advance(found: Plan, arguments: Arguments, states: EMState, settings: Settings) -> EMState:
     blocks = found.blocks_of_rows(arguments)
-    rounding = 64 * jnp.finfo(states.objective.dtype).eps
+    precision = jnp.finfo(states.objective.dtype).eps
+    rounding = 64 * precision
 
     def running(state: EMState) -> Array:
         return (state.status == Status.RUNNING) & (state.step < settings.until)
@@ -263,9 +266,17 @@ def _advance(found: Plan, arguments: Arguments, states: EMState, settings: Setti
         last = state.step + 1 >= state.trace.shape[0] - 1
         finite = jnp.isfinite(objective)
         fell = gain < -noise
+        # with nearly collinear columns rounding is worse than the noise of a sum
+        loss = jnp.maximum(noise, jnp.sqrt(precision) * (jnp.abs(objective) + blocks.num_rows))
         status = jnp.select(
-            [~finite, fell, settled, last],
-            [Status.NOT_FINITE, Status.OBJECTIVE_FELL, Status.CONVERGED, Status.OUT_OF_STEPS],
+            [~finite, gain < -loss, fell, settled, last],
+            [
+                Status.NOT_FINITE,
+                Status.OBJECTIVE_FELL,
+                Status.ROUNDING,
+                Status.CONVERGED,
+                Status.OUT_OF_STEPS,
+            ],
             Status.RUNNING,
         )
         moved = EMState(
@@ -319,15 +330,14 @@ def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
         return Status.SYMMETRIC_START
     if state.proper[start].all():
         return status
-    if status not in (Status.CONVERGED, Status.OUT_OF_STEPS, Status.NOT_FINITE):
+    if status is Status.OBJECTIVE_FELL:
         return status
+    closed = [block for block in found.blocks if block.form is not None]
+    improper = [b for b, proper in zip(closed, state.proper[start], strict=True) if not proper]
+    if all(isinstance(block.form, DirichletForm | BetaForm) for block in improper):
+        return Status.WEIGHT_AT_BOUNDARY
     if float(state.statistics.counts[start].min()) < _EMPTY:
         return Status.COMPONENT_EMPTY
-    closed = [block for block in found.blocks if block.form is not None]
-    first = closed[int(np.argmin(state.proper[start]))]
-    assert first.form is not None
-    if first.form.name in ("Dirichlet", "beta"):
-        return Status.WEIGHT_AT_BOUNDARY
     return Status.COVARIANCE_SINGULAR
 
 

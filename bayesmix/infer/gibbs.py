@@ -1,4 +1,4 @@
-"""Conjugate Gibbs sampling, derived from the plan: EM's conditionals, drawn from instead of maximised."""
+"""Conjugate Gibbs sampling, derived from the plan: EM's conditionals, drawn from, not maximised."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class GibbsState(NamedTuple):
 class ConjugateGibbs(MCMCKernel):
     """Gibbs sampling for any program whose conditionals are all closed form (see :func:`bayesmix.plan`).
 
-    One sweep draws every row's label at once from p(z_i | x_i, theta), then each block of parameters from
-    its complete conditional given the K sufficient statistics; joint blocks (normal-inverse-Wishart and
+    One sweep draws every row's label at once from p(z_i | x_i, theta), then each block of parameters
+    from its complete conditional given the K sufficient statistics; joint blocks (normal-inverse-Wishart and
     its kin) are drawn jointly. Use it as any NumPyro kernel.
 
     Args:
@@ -112,6 +112,7 @@ class ConjugateGibbs(MCMCKernel):
         arguments = split(model_args, model_kwargs or {})
         found = self._plan(arguments)
         _check_closed(found)
+        found.check(arguments)
         one, many, given = self._starts.setdefault(
             arguments.layout, _starting_functions(found, arguments.layout, self.keep_latents)
         )

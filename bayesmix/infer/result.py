@@ -135,7 +135,7 @@ def align(
     one, other = (_by_component(source, axes, size) for source in (reference, values))
     scale = np.std(np.concatenate([one, other]), axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    cost = np.sum(((one[:, None] - other[None]) / scale) ** 2, axis=-1)
+    cost = np.sum(((one[:, None] - other[None]) / scale) ** 2, axis=-1, dtype=float)
     return linear_sum_assignment(np.nan_to_num(cost, nan=1e300, posinf=1e300))[1]
 
 

@@ -23,6 +23,7 @@ class Status(IntEnum):
     COVARIANCE_SINGULAR = 6
     WEIGHT_AT_BOUNDARY = 7
     SYMMETRIC_START = 8
+    ROUNDING = 9
 
     def __bool__(self) -> bool:
         return self is Status.CONVERGED
@@ -68,6 +69,12 @@ _TEXTS = {
     Status.WEIGHT_AT_BOUNDARY: (
         "A weight has reached zero, where its prior density is infinite: there is no interior mode.",
         "Use a Dirichlet concentration of at least 1, or draw from the posterior instead.",
+    ),
+    Status.ROUNDING: (
+        "Stopped where rounding hides any further gain: a step lost less than the square root of the "
+        "machine's precision, and was not taken.",
+        "The columns are nearly collinear, or their scales far apart: drop or rescale some, or use "
+        "double precision.",
     ),
     Status.SYMMETRIC_START: (
         "Every component explains every row equally, and EM cannot tell them apart from there.",

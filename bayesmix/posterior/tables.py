@@ -245,10 +245,14 @@ def render(comparison: Comparison) -> str:
         lines += ["", "Convergence of the samplers (worst over quantities)"]
         heads = ["engine", "R-hat, label-invariant", "ESS", "R-hat as drawn", "relabelled", "ESS"]
         rows = [
-            [record["engine"]]
-            + [f"{record['rhat_invariant']:.3f}", f"{record['ess_invariant']:.0f}"]
-            + [f"{record['rhat_labelled']:.3f}", f"{record['rhat_relabelled']:.3f}"]
-            + [f"{record['ess_relabelled']:.0f}"]
+            [
+                record["engine"],
+                f"{record['rhat_invariant']:.3f}",
+                f"{record['ess_invariant']:.0f}",
+                f"{record['rhat_labelled']:.3f}",
+                f"{record['rhat_relabelled']:.3f}",
+                f"{record['ess_relabelled']:.0f}",
+            ]
             for record in comparison.diagnostics
         ]
         lines += grid(heads, rows)

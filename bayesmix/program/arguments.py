@@ -71,7 +71,7 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
 
 
 def take_rows(arguments: Arguments, num_rows: int, index: Any) -> Arguments:
-    """The same call on some of the rows: arrays whose leading axis has `num_rows` entries are indexed."""
+    """The same call on some rows: arrays whose leading axis has `num_rows` entries are indexed."""
     arrays = tuple(
         a[index] if jnp.ndim(a) > 0 and jnp.shape(a)[0] == num_rows else a for a in arguments.arrays
     )

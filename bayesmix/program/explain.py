@@ -114,6 +114,13 @@ def _labels(plan: Plan) -> str:
     if not plan.labels.axes:
         return "no parameter carries a component label"
     where = ", ".join(f"{name} (axis {axis})" for name, axis in plan.labels.axes.items())
+    if plan.labels.complements:
+        name = plan.labels.complements[0]
+        return (
+            f"carried by {where}, and by {name} (swapping labels turns it into 1 - {name}); the prior is "
+            f"symmetric, so every mode has 2! copies, and relabelling cannot reach {name}: write the "
+            "weights as a Dirichlet over two categories"
+        )
     if plan.labels.exchangeable:
         factorial = f"{plan.reading.num_components}!"
         return (

@@ -21,11 +21,13 @@ class Labels(NamedTuple):
     """Label axes by site (parameters and deterministic sites), and whether the prior is exchangeable.
 
     `exchangeable` is False where permuting the labels changes the prior density, or where some site
-    (a stick-breaking weight, say) cannot be permuted at all.
+    (a stick-breaking weight, say) cannot be permuted at all. `complements` names probabilities that must
+    change to one minus themselves when two labels are swapped (a Bernoulli latent's).
     """
 
     axes: dict[str, int]
     exchangeable: bool
+    complements: tuple[str, ...] = ()
 
 
 def find_labels(
@@ -33,13 +35,14 @@ def find_labels(
     log_prior: Callable[[Values], Array],
     derive: Callable[[Values], Values],
     values: Values,
+    probabilities: tuple[str, ...] = (),
 ) -> Labels:
     """Test every axis with K entries.
 
     `table(values)` gives (log p(z = k), log p(x_i | z_i = k)), each (K, rows), with any site named in
     `values`, deterministic ones too, replaced by what it is told; `log_prior` is the density of the
     parameters and `derive(values)` the deterministic sites. `values` should be random, so that nothing
-    agrees by accident.
+    agrees by accident. `probabilities` names the parameters in (0, 1).
     """
     prior_table, row_table = table(values)
     size = row_table.shape[0]
@@ -65,7 +68,11 @@ def find_labels(
     for extra in trials:
         if _exchangeable(table, log_prior, values, {**axes, **extra}):
             return Labels({**found, **extra, **_follows(derive, values, {**axes, **extra})}, True)
-    return Labels({**found, **_follows(derive, values, axes)}, False)
+    follows = {**found, **_follows(derive, values, axes)}
+    for name in probabilities if size == 2 else ():
+        if np.ndim(values[name]) == 0 and _exchangeable(table, log_prior, values, axes, (name,)):
+            return Labels(follows, True, (name,))
+    return Labels(follows, False)
 
 
 def _follows(
@@ -128,6 +135,7 @@ def _exchangeable(
     log_prior: Callable[[Values], Array],
     values: Values,
     axes: dict[str, int],
+    complements: tuple[str, ...] = (),
 ) -> bool:
     """Do the two permutations that generate all others leave the whole density unchanged?"""
     size = table(values)[1].shape[0]
@@ -135,6 +143,7 @@ def _exchangeable(
     swap[:2] = [1, 0]
     for order in (swap, np.roll(np.arange(size), 1)):
         permuted = permute_labels(values, axes, order)
+        permuted |= {name: 1 - values[name] for name in complements}
         before = logsumexp(np.add(*table(values)), axis=0)
         after = logsumexp(np.add(*table(permuted)), axis=0)
         if not (_close(before, after) and _close(log_prior(values), log_prior(permuted))):

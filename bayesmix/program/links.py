@@ -15,9 +15,10 @@ Values = dict[str, Array]
 def _readings(value: np.ndarray, dimension: int) -> list[tuple[str, np.ndarray]]:
     """Functions of a site's value that a mean or a covariance may be equal to."""
     identity = np.eye(dimension)
-    found = [("{}", value), ("1 / {}", 1 / value), ("{}^2", value**2)]
+    with np.errstate(all="ignore"):
+        found = [("{}", value), ("1 / {}", 1 / value), ("{}^2", value**2)]
     if value.ndim >= 2 and value.shape[-1] == value.shape[-2] == dimension:
-        with np.errstate(all="ignore"):
+        if np.all(np.abs(np.linalg.det(value)) > 0):
             found.append(("inverse({})", np.linalg.inv(value)))
             found.append(("{0} {0}'", value @ np.swapaxes(value, -1, -2)))
     diagonal = [

@@ -70,6 +70,14 @@ class Plan:
         observed = observed_values(self.program, arguments, names)
         return self.arrange(observed)
 
+    def check(self, arguments: Arguments) -> None:
+        """Raise :class:`ProgramError` where the observed values of a call hold NaN or infinities."""
+        known = [a for a in arguments.arrays if not isinstance(a, jax.core.Tracer)]
+        if all(np.all(np.isfinite(np.asarray(a))) for a in known if _is_float(a)):
+            return
+        reading, observed = read(self.program, arguments)
+        check_data(reading, observed)
+
     def arrange(self, observed: Values) -> row_pass.Blocks:
         """Observed values of each site as blocks of rows."""
         return row_pass.arrange(
@@ -176,10 +184,14 @@ def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
 def plan_arguments(program: Program, arguments: Arguments) -> Plan:
     """As :func:`plan`, for arguments already split into arrays and static ones."""
     # a sampler may ask for a plan from inside its own transformations: step out of them
+    if any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
+        raise ProgramError(
+            "a program is read on real data, and these are being traced by a JAX transformation; "
+            "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
+        )
     with jax.core.eval_context():
         reading, observed = read(program, arguments)
-        if not any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
-            check_data(reading, observed)
+        check_data(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), dist.distribution.validation_enabled(False):
             found = _probe(program, reading, _few_rows(arguments, reading))
@@ -193,6 +205,10 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
                 "prior scaled by a constant column, or a matrix that is not positive definite"
             )
         return found
+
+
+def _is_float(array: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(array), jnp.floating)
 
 
 def _few_rows(arguments: Arguments, reading: Reading) -> Arguments:
@@ -335,7 +351,9 @@ def _labels(
         return {name: np.asarray(value) for name, value in look(values)[3].items()}
 
     values = {site.name: point[site.name] for site in reading.parameters}
-    return find_labels(lambda v: look(v)[:2], lambda v: look(v)[2], derive, values)
+    unit = dist.constraints.unit_interval
+    shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
+    return find_labels(lambda v: look(v)[:2], lambda v: look(v)[2], derive, values, shares)
 
 
 def _links(

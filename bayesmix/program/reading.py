@@ -87,6 +87,7 @@ def _roles(sites: dict[str, Any]) -> Reading:
     described = {name: _describe(name, site) for name, site in sites.items()}
     samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
     latent = _find_latent(samples, described)
+    _check_weights(samples[latent.name], latent.name)
     rows = _find_rows(latent, sites)
     parameters, observed = [], []
     for name, site in sites.items():
@@ -213,6 +214,11 @@ def _check_observed(
             f"observed site '{name}' is in {where}, but the latent '{latent.name}' is in plate "
             f"'{rows.name}'; put both in one plate of rows"
         )
+    _check_weights(site, name)
+
+
+def _check_weights(site: dict[str, Any], name: str) -> None:
+    """Refuse scaled and masked sites, which would be misread."""
     scale = site.get("scale")
     if scale is not None and (isinstance(scale, jax.core.Tracer) or np.any(np.asarray(scale) != 1)):
         raise ProgramError(
