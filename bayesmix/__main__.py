@@ -7,7 +7,8 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,10 @@ def _load(place: str) -> Callable[..., Any]:
     return getattr(module, name)
 
 
-def _writable(folder: Path) -> None:
-    """Find out before the work, not after it, that the folder cannot be written."""
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Find out before the work that the folder cannot be written; leave none behind that is empty."""
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -152,6 +155,11 @@ def _writable(folder: Path) -> None:
         raise CommandError(
             f"cannot write into '{folder}' ({error.strerror or error}); give another --out"
         ) from error
+    try:
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _compare(asked: argparse.Namespace) -> int:
@@ -165,15 +173,28 @@ def _compare(asked: argparse.Namespace) -> int:
     ):
         if value < (4 if option == "--samples" else 1):
             raise CommandError(f"{option} is {value}; it is too small")
-    from .comparison import compare
     from .posterior.engines import ENGINES
 
     engines = tuple(asked.engines or ENGINES)
     unknown = [name for name in engines if name not in ENGINES]
     if unknown:
         raise CommandError(f"unknown engine '{unknown[0]}'; choose among {', '.join(ENGINES)}")
+    if not 0 <= asked.held_out < 1:
+        raise CommandError(f"--held-out is {asked.held_out}; give a share from 0 to below 1")
     folder = Path(asked.out or f"bayesmix-{Path(table.name).stem}")
-    _writable(folder)
+    with _writable(folder):
+        return _compare_into(folder, asked, table, program, engines)
+
+
+def _compare_into(
+    folder: Path,
+    asked: argparse.Namespace,
+    table: Any,
+    program: Callable[..., Any],
+    engines: Sequence[str],
+) -> int:
+    from .comparison import compare
+
     found = compare(
         program,
         table.values,

@@ -35,11 +35,11 @@ class GibbsState(NamedTuple):
 
 
 class ConjugateGibbs(MCMCKernel):
-    """Gibbs sampling for any program whose conditionals are all closed form (see :func:`bayesmix.plan`).
+    """Gibbs sampling for any program whose conditionals are all closed form.
 
     One sweep draws every row's label at once from p(z_i | x_i, theta), then each block of parameters
-    from its complete conditional given the K sufficient statistics; joint blocks (normal-inverse-Wishart and
-    its kin) are drawn jointly. Use it as any NumPyro kernel.
+    from its complete conditional given the K sufficient statistics; joint blocks (such as
+    normal-inverse-Wishart) are drawn jointly. Use it as any NumPyro kernel.
 
     Args:
         program: a NumPyro program, or a plan of one.

@@ -117,8 +117,8 @@ def _labels(plan: Plan) -> str:
     if plan.labels.complements:
         name = plan.labels.complements[0]
         return (
-            f"carried by {where}, and by {name} (swapping labels turns it into 1 - {name}); the prior is "
-            f"symmetric, so every mode has 2! copies, and relabelling cannot reach {name}: write the "
+            f"carried by {where}, and by {name} (swapping labels turns it into 1 - {name}); the prior "
+            f"is symmetric, so every mode has 2! copies, and relabelling cannot reach {name}: write the "
             "weights as a Dirichlet over two categories"
         )
     if plan.labels.exchangeable:

@@ -1,0 +1,103 @@
+"""The command line: one clear sentence and exit status 2 for bad input, and nothing left behind."""
+
+import json
+import os
+
+import pytest
+
+from bayesmix.__main__ import main
+from bayesmix.posterior import arviz_compat
+
+BAD = {
+    "missing.csv": ["missing.csv"],
+    "did you mean 'faithful'": ["faithfull"],
+    "not numeric": ["text.csv"],
+    "no rows": ["empty.csv"],
+    "one row": ["one.csv"],
+    "constant": ["constant.csv"],
+    "missing values": ["gaps.csv"],
+    "lower K": ["three.csv", "-k", "5"],
+    "at least one component": ["faithful", "-k", "0"],
+    "unknown --model": ["faithful", "--model", "round"],
+    "no column 'waitng'": ["faithful", "--columns", "waitng"],
+    "no file; check the path": ["faithful", "--program", "absent.py:f"],
+    "has no function 'g'": ["faithful", "--program", "mine.py:g"],
+}
+FILES = {
+    "text.csv": "a,b\n1,x\n2,y\n",
+    "empty.csv": "a,b\n",
+    "one.csv": "a,b\n1,2\n",
+    "constant.csv": "a,b\n1,2\n1,3\n1,5\n",
+    "gaps.csv": "a,b\n1,\n2,3\n4,5\n",
+    "three.csv": "a,b\n1,2\n3,4\n2,2\n",
+    "mine.py": "def f(x, K):\n    return None\n",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", BAD)
+@pytest.mark.parametrize("command", ["plan", "compare"])
+def test_bad_input_gets_one_sentence_and_leaves_nothing(command, words, folder, capsys):
+    before = set(os.listdir(folder))
+    assert main([command, *BAD[words]]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("bayesmix: ") and said.count("\n") == 1
+    assert set(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--engines", "Foo"], "choose among"),
+        (["--held-out", "1.5"], "below 1"),
+        (["--samples", "1"], "too small"),
+        (["--out", "three.csv/here"], "give another --out"),
+    ],
+)
+def test_bad_options_of_compare(options, words, folder, capsys):
+    before = set(os.listdir(folder))
+    assert main(["compare", "faithful", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert set(os.listdir(folder)) == before
+
+
+def test_plan_prints_what_was_read(folder, capsys):
+    assert main(["plan", "faithful", "--model", "spherical"]) == 0
+    said = capsys.readouterr().out
+    assert "x.mean = mean[z]" in said and "normal-inverse gamma" in said
+
+
+def test_compare_writes_table_report_draws_and_summary(folder, capsys):
+    command = (
+        "compare faithful --engines MAP-EM Gibbs --restarts 3 --warmup 20 --samples 40 --chains 2"
+    )
+    assert main([*command.split(), "--held-out", "0", "--out", "out", "--no-progress"]) == 0
+    said = capsys.readouterr().out
+    assert "mean[0, eruptions]" in said and "label-invariant" in said
+    out = folder / "out"
+    assert sorted(os.listdir(out)) == ["posterior.nc", "report.html", "summary.json"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["engines"]) == {"MAP-EM", "Gibbs"} and summary["num_components"] == 2
+    draws = arviz_compat.dataset(arviz_compat.from_netcdf(out / "posterior.nc"), "posterior")
+    assert draws["mean"].shape == (2, 40, 2, 2) and draws.attrs["relabelled"] == "pivot"
+    assert "<html" in (out / "report.html").read_text()
+
+
+def test_interrupting_keeps_the_engines_that_had_finished(folder, capsys, monkeypatch):
+    from bayesmix.posterior import engines
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(engines.ENGINES, "Gibbs", stop)
+    command = "compare faithful --engines MAP-EM Gibbs --restarts 3 --held-out 0 --no-progress"
+    assert main([*command.split(), "--out", "out"]) == 130
+    assert "Interrupted" in capsys.readouterr().out
+    assert "report.html" in os.listdir(folder / "out")
