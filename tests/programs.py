@@ -303,8 +303,7 @@ CASES: dict[str, Case] = {
     "bernoulli": Case(
         bernoulli,
         {("share",): "beta", ("variance",): "inverse gamma"} | NORMAL,
-        {"mean": 0, "variance": 0},
-        exchangeable=False,
+        {"mean": 0, "variance": 0},  # share turns into 1 - share
     ),
     "uniform_latent": Case(uniform_latent, {("variance",): "inverse gamma"} | NORMAL, {"mean": 0}),
     "deterministic": Case(

@@ -20,7 +20,7 @@ SAMPLED = ("scalar", "half_normal")
 MLE = ("tied_niw", "scalar", "poisson")
 CLOSED = [name for name, case in CASES.items() if case.closed]
 # one program for each kind of draw: a sampler costs seconds to compile
-DRAWN = ("tied_niw", "scalar", "normal_wishart", "deterministic", "stick_breaking", "poisson")
+DRAWN = ("tied_niw", "scalar", "normal_wishart", "stick_breaking", "poisson")
 STARTS = 4
 
 

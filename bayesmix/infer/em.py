@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from numpyro.distributions import constraints
 from tqdm.auto import tqdm
 
-from ..families.forms import BetaForm, DirichletForm
+from ..families.forms import BetaForm, DirichletForm, base_support
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, split
+from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
@@ -213,14 +214,14 @@ class _Compiled:
         def call(arrays: tuple[Array, ...]) -> Arguments:
             return Arguments(arrays, layout)
 
-        self.start = jax.jit(
+        self.start = compile_lightly(
             lambda arrays, keys: starting_values(found, call(arrays), keys, seeding)
         )
         self.first = jax.jit(lambda arrays, values: _first(found, call(arrays), values, max_steps))
         self.advance = jax.jit(
             lambda arrays, state, settings: _advance(found, call(arrays), state, settings)
         )
-        self.last = jax.jit(lambda arrays, state: _last(found, call(arrays), state))
+        self.last = compile_lightly(lambda arrays, state: _last(found, call(arrays), state))
 
 
 def _first(found: Plan, arguments: Arguments, values: Values, max_steps: int) -> EMState:
@@ -328,9 +329,9 @@ def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
         status = Status.OUT_OF_STEPS
     if symmetric and status is Status.CONVERGED:
         return Status.SYMMETRIC_START
-    if state.proper[start].all():
-        return status
-    if status is Status.OBJECTIVE_FELL:
+    if status is Status.OBJECTIVE_FELL and _ill_conditioned(found, state, start):
+        return Status.ROUNDING
+    if state.proper[start].all() or status is Status.OBJECTIVE_FELL:
         return status
     closed = [block for block in found.blocks if block.form is not None]
     improper = [b for b, proper in zip(closed, state.proper[start], strict=True) if not proper]
@@ -339,6 +340,16 @@ def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
     if float(state.statistics.counts[start].min()) < _EMPTY:
         return Status.COMPONENT_EMPTY
     return Status.COVARIANCE_SINGULAR
+
+
+def _ill_conditioned(found: Plan, state: EMState, start: int) -> bool:
+    """Has rounding changed the smallest axis of some covariance by more than a hundred thousandth?"""
+    for site in found.reading.parameters:
+        if base_support(site.support) == constraints.positive_definite:
+            value = state.values[site.name][start]
+            if np.max(np.linalg.cond(value)) * np.finfo(value.dtype).eps > 1e-5:
+                return True
+    return False
 
 
 def _finite(objective: float) -> float:

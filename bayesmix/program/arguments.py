@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,11 @@ def _as_array(leaf: Any) -> Any:
             )
         return jnp.asarray(array)
     return leaf
+
+
+def compile_lightly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` for what runs a few times only: less optimisation, a shorter wait."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:

@@ -23,6 +23,7 @@ from numpyro.distributions import biject_to
 
 from ..families.designs import Design, designs
 from ..families.forms import Form, NormalForm, PowerForm, WishartForm, candidates
+from .arguments import compile_lightly
 from .reading import Site
 
 Values = dict[str, Array]
@@ -110,7 +111,7 @@ def _batched(
         found = factors(values, stats)
         return jnp.stack([found[name] for name in names])
 
-    many = jax.jit(jax.vmap(one, in_axes=(0, None)))
+    many = compile_lightly(jax.vmap(one, in_axes=(0, None)))
 
     def heights(values: Values, probe: int) -> np.ndarray:
         count = len(next(iter(values.values())))
@@ -200,7 +201,7 @@ def _pair(
 
     told = [np.asarray(points[scale][i]) for i in range(_NUM_PROBES)]
     told.append(2.0 * told[0])
-    looked = jax.jit(jax.vmap(jax.vmap(look, (None, None, 0)), (0, 0, None)))(
+    looked = compile_lightly(jax.vmap(jax.vmap(look, (None, None, 0)), (0, 0, None)))(
         jax.tree.map(lambda x: x[:2], points),
         jax.tree.map(lambda x: x[:2], statistics),
         np.stack(told),

@@ -15,8 +15,14 @@ Values = dict[str, Array]
 def _readings(value: np.ndarray, dimension: int) -> list[tuple[str, np.ndarray]]:
     """Functions of a site's value that a mean or a covariance may be equal to."""
     identity = np.eye(dimension)
-    with np.errstate(all="ignore"):
-        found = [("{}", value), ("1 / {}", 1 / value), ("{}^2", value**2)]
+    with np.errstate(all="ignore"):  # what is not finite is equal to nothing
+        return _functions(value, dimension, identity)
+
+
+def _functions(
+    value: np.ndarray, dimension: int, identity: np.ndarray
+) -> list[tuple[str, np.ndarray]]:
+    found = [("{}", value), ("1 / {}", 1 / value), ("{}^2", value**2)]
     if value.ndim >= 2 and value.shape[-1] == value.shape[-2] == dimension:
         if np.all(np.abs(np.linalg.det(value)) > 0):
             found.append(("inverse({})", np.linalg.inv(value)))

@@ -15,7 +15,7 @@ from jax import Array, random
 from ..families.forms import base_support
 from ..families.likelihoods import Family
 from . import rows as row_pass
-from .arguments import Arguments, split, take_rows
+from .arguments import Arguments, compile_lightly, split, take_rows
 from .conjugacy import Conditional, random_points, recognise
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of
 from .labels import Labels, find_labels
@@ -254,7 +254,9 @@ def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan | None
         return points, jax.vmap(statistics)(points, keys)
 
     try:
-        points, statistics = jax.tree.map(np.asarray, jax.jit(prepare)(arrays, random.key(2)))
+        points, statistics = jax.tree.map(
+            np.asarray, compile_lightly(prepare)(arrays, random.key(2))
+        )
     except ProgramError:
         raise
     except Exception as error:
@@ -290,7 +292,7 @@ def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan | None
 
 def _finite(factors: Any, points: Values, statistics: Any) -> bool:
     """Is some probe finite in every factor? (A support may have corners that probes fall into.)"""
-    found = jax.jit(jax.vmap(factors))(points, statistics)
+    found = compile_lightly(jax.vmap(factors))(points, statistics)
     return bool(np.isfinite(np.stack([np.asarray(v) for v in found.values()])).all(axis=0).any())
 
 
@@ -337,7 +339,7 @@ def _labels(
 ) -> Labels:
     blocks = row_pass.arrange(families, observed, reading.num_components, whole=True)
 
-    @jax.jit
+    @compile_lightly
     def look(values: Values) -> tuple[Array, Array, Array, Values]:
         evaluation = evaluated(values)
         latent = evaluation.latent
@@ -364,7 +366,7 @@ def _links(
 ) -> dict[str, tuple[str, str]]:
     known = {name: family for name, family in families.items() if family is not None}
 
-    @jax.jit
+    @compile_lightly
     def moments(values: Values) -> dict[str, tuple[Array, Array]]:
         components = evaluated(values).components
         return {name: family.moments(components[name]) for name, family in known.items()}

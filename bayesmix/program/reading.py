@@ -87,8 +87,8 @@ def _roles(sites: dict[str, Any]) -> Reading:
     described = {name: _describe(name, site) for name, site in sites.items()}
     samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
     latent = _find_latent(samples, described)
-    _check_weights(samples[latent.name], latent.name)
     rows = _find_rows(latent, sites)
+    _check_weights(samples[latent.name], latent.name)
     parameters, observed = [], []
     for name, site in sites.items():
         in_rows = rows.name in {plate.name for plate in described[name].plates}

@@ -156,9 +156,9 @@ def marginalize(program: Program | Plan) -> Callable[..., None]:
         ...         z = numpyro.sample("z", dist.Bernoulli(0.5))
         ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
         >>> value, trace = log_density(
-        ...     bayesmix.marginalize(program), (jnp.array([0.5]),), {}, {"mean": jnp.zeros(2)}
+        ...     bayesmix.marginalize(program), (jnp.zeros(2),), {}, {"mean": jnp.zeros(2)}
         ... )
-        >>> round(float(value), 4)  # three standard normal densities at 0, 0 and 0.5
-        -2.8818
+        >>> round(float(value), 4)  # four standard normal densities at 0
+        -3.6758
     """
     return Marginal(program)

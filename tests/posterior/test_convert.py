@@ -85,6 +85,8 @@ def test_groups_dimensions_and_numbers(which, request):
     np.testing.assert_allclose(lp, prior + found.values.sum(axis=-1), rtol=1e-9)
 
 
+# sixty draws a chain are too few for every row's importance weights, and ArviZ says so
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 def test_leave_one_out_is_about_rows(gibbs):
     elpd, se, pareto_k = arviz_compat.loo(bayesmix.to_arviz(gibbs))
     assert pareto_k.shape == (X.size,) and np.isfinite([elpd, se]).all()

@@ -93,8 +93,11 @@ def test_it_runs_under_vmap_and_jit():
 
 
 def test_data_may_be_traced():
-    program = bayesmix.marginalize(CASES["niw"].program)
     values = at(points_of("niw"), 0)
+    unread = bayesmix.marginalize(CASES["niw"].program)
+    with pytest.raises(bayesmix.ProgramError, match="make the plan first"):
+        jax.jit(lambda x: log_density(unread, (x, 3), {}, values)[0])(jnp.asarray(make_data("niw")))
+    program = bayesmix.marginalize(plan_of("niw"))
     score = jax.jit(lambda x: log_density(program, (x, 3), {}, values)[0])
     x = jnp.asarray(make_data("niw"))
     np.testing.assert_allclose(score(x), brute_force(x, values), rtol=1e-11)
