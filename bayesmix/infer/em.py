@@ -142,8 +142,11 @@ class EM:
             rng_key = random.key(rng_key)
         compiled = self._compile(arguments)
         compiled.plan.check(arguments)
-        values = compiled.start(arguments.arrays, random.split(rng_key, restarts))
-        values = _given_values(compiled.plan, values, init or {}, restarts)
+        given = _given_values(compiled.plan, init or {}, restarts)
+        if set(given) < set(compiled.plan.reading.parameter_names):
+            started = compiled.start(arguments.arrays, random.split(rng_key, restarts))
+            given = {**started, **given}
+        values = given
         state = compiled.first(arguments.arrays, values)
         state = self._advance(compiled, arguments, state)
         symmetric, derived = compiled.last(arguments.arrays, state)
@@ -356,15 +359,17 @@ def _finite(objective: float) -> float:
     return float(objective) if np.isfinite(objective) else -np.inf
 
 
-def _given_values(found: Plan, values: Values, init: dict[str, Any], restarts: int) -> Values:
+def _given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
+    """Initial values told by the user, checked and with an axis of starts."""
     known = {site.name: site for site in found.reading.parameters}
+    values: Values = {}
     for name, given in init.items():
         if name not in known:
             raise ProgramError(
                 f"init names '{name}', which is no parameter of the program; "
                 f"its parameters are {', '.join(known)}"
             )
-        given, shape = jnp.asarray(given, values[name].dtype), known[name].shape
+        given, shape = jnp.asarray(given, float), known[name].shape
         if given.shape not in (shape, (restarts, *shape)):
             raise ProgramError(
                 f"the initial value of '{name}' has shape {given.shape}; give {shape}, "
@@ -376,5 +381,5 @@ def _given_values(found: Plan, values: Values, init: dict[str, Any], restarts: i
                 f"the initial value of '{name}' is outside its support "
                 f"({known[name].support}); give one inside"
             )
-        values = {**values, name: jnp.broadcast_to(given, (restarts, *shape))}
+        values[name] = jnp.broadcast_to(given, (restarts, *shape))
     return values

@@ -83,7 +83,8 @@ class Marginal:
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         found = self.plan(*args, **kwargs)
         arguments = split(args, kwargs)
-        found.check(arguments)
+        with _Isolated():
+            found.check(arguments)
         visible = _Parameters(found)
         with visible:
             self.program(*args, **kwargs)

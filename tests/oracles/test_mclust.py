@@ -35,7 +35,6 @@ SEARCHED = [
 # likelihood fits of these two are compared.
 NOT_ITS_OWN_PRIOR = ("EEI", "EII")
 MODELS_HELD = [
-    ("faithful", "VVV", 2),
     ("faithful", "VVV", 3),
     ("faithful", "EEE", 3),
     ("faithful", "VVI", 3),
@@ -43,12 +42,9 @@ MODELS_HELD = [
     ("faithful", "EEI", 4),
     ("faithful", "EII", 3),
     ("iris", "VVV", 2),
-    ("iris", "EEE", 3),
-    ("iris", "VII", 2),
     ("galaxies", "V", 4),
     ("galaxies", "E", 3),
     ("acidity", "E", 2),
-    ("acidity", "V", 3),
 ]
 FIXED = [
     (dataset, model, K, kind)
