@@ -366,17 +366,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
         raise IsADirectoryError(f"{target} is a folder; give the name of a file in it")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to write {target.name} into")
-    page = render_report(comparison)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with draft.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+    return write_text(target, render_report(comparison))
 
 
 def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
@@ -401,9 +391,12 @@ def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in full or not at all: a draft beside it, then one rename."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
+        with draft.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

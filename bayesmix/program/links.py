@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -73,8 +72,3 @@ def _same(candidate: np.ndarray, target: np.ndarray) -> bool:
     if candidate.shape[0] not in (1, target.shape[0]) or candidate.shape[1:] != target.shape[1:]:
         return False
     return bool(np.allclose(candidate, target, rtol=1e-7, atol=1e-12))
-
-
-def as_numpy(values: Values) -> dict[str, np.ndarray]:
-    """Values as NumPy arrays."""
-    return {name: np.asarray(jnp.asarray(value)) for name, value in values.items()}
