@@ -5,7 +5,9 @@ from . import threads as _threads
 _threads.widen_pool()  # before anything computes
 
 from .comparison import Comparison, compare  # noqa: E402
+from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
+from .families import student as _student  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
@@ -17,7 +19,7 @@ from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
 
-del _gaussian, _threads
+del _exponential, _gaussian, _student, _threads
 
 __all__ = [
     "EM",

@@ -16,7 +16,7 @@ from .posterior.engines import ENGINES, EngineResult, Settings, aligned, reorder
 from .program.arguments import Arguments, split, take_rows
 from .program.errors import ProgramError
 from .program.plan import Plan, plan_arguments
-from .program.reading import Program, read
+from .program.reading import Program
 
 _GRID_DRAWS = 200
 _SMALLEST_TRAINING = 10
@@ -140,7 +140,7 @@ def compare(
     chosen = [name for name in engines if name != "Gibbs" or _closed(plan)]
     train, test = _split_rows(plan, arguments, held_out, seed)
     found, interrupted = _run(plan, arguments, train, test, chosen, settings, announce)
-    observed = read(plan.program, arguments)[1]
+    observed = plan.observe(arguments).values
     data = np.concatenate([np.reshape(v, (v.shape[0], -1)) for v in observed.values()], axis=1)
     names = _column_names(plan, columns, data.shape[1])
     results = _in_one_order(plan, found)

@@ -36,14 +36,16 @@ def _annihilator(columns: np.ndarray) -> np.ndarray:
     return left[:, rank:].T
 
 
-def designs(form: Form, value: np.ndarray, rng: np.random.Generator) -> list[Design]:
-    """Designs about `value` for a form.
+def designs(
+    form: Form, value: np.ndarray, rng: np.random.Generator, step: float = 1.0
+) -> list[Design]:
+    """Designs about `value` for a form; real values are moved by about `step`, others in proportion.
 
     Each block of the value (an element, a vector, a matrix) is moved by itself, all are moved together,
     and random halves are moved together and apart, which shows whether blocks are independent.
     """
     if isinstance(form, NormalForm):
-        return _normal(form, value, rng)
+        return _normal(form, value, rng, step)
     if isinstance(form, PowerForm):
         return _power(form, value, rng)
     if isinstance(form, WishartForm):
@@ -84,15 +86,17 @@ def _replace(value: np.ndarray, index: tuple[int, ...], blocks: np.ndarray) -> n
     return points
 
 
-def _normal(form: NormalForm, value: np.ndarray, rng: np.random.Generator) -> list[Design]:
+def _normal(
+    form: NormalForm, value: np.ndarray, rng: np.random.Generator, step: float
+) -> list[Design]:
     columns = np.stack([_STEPS, _STEPS**2], axis=1)
     found = []
     for _ in range(2):
-        direction = rng.normal(size=value.shape)
+        direction = step * rng.normal(size=value.shape)
         steps = _STEPS.reshape(-1, *(1,) * value.ndim)
         found.append(Design(value + steps * direction, _annihilator(columns)))
     batch = value.shape[: value.ndim - form.joint_axes]
-    return found + _halves(value, value + rng.normal(size=value.shape), batch, rng)
+    return found + _halves(value, value + step * rng.normal(size=value.shape), batch, rng)
 
 
 def _power(form: PowerForm, value: np.ndarray, rng: np.random.Generator) -> list[Design]:

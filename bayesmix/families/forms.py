@@ -172,12 +172,16 @@ class PowerForm(NamedTuple):
         value is from where the density has its mass.
         """
         slope = jax.grad(log_density)
-        at_one = value * slope(value)
-        ratio = 1 / (2 + jax.lax.stop_gradient(jnp.abs(at_one)))  # of v^p, second to first
-        second = value * ratio ** (1.0 / self.power)
-        at_two = second * slope(second)
-        rate = (at_one - at_two) / (self.power * (ratio - 1))
-        return PowerCoefficients(value, at_two + self.power * rate * ratio, rate)
+
+        def look(ratio: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            moved = value * ratio ** (1.0 / self.power)
+            height = moved * slope(moved)
+            return 1 / (2 + jnp.abs(height)), (ratio, height)
+
+        # ratio: of v^p to the value's. A loop, so that the density is compiled once
+        _, (ratios, heights) = jax.lax.scan(look, jnp.ones_like(value), length=2)
+        rate = (heights[0] - heights[1]) / (self.power * (ratios[1] - 1))
+        return PowerCoefficients(value, heights[1] + self.power * rate * ratios[1], rate)
 
     def kernel(self, coefficients: PowerCoefficients, value: Array) -> Array:
         """<c, t(v)>, summed."""
@@ -237,20 +241,23 @@ class WishartForm(NamedTuple):
         slope = jax.grad(log_density)
         dimension = value.shape[-1]
 
-        def at(scale: Array) -> Array:
+        def look(multiple: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            scale = multiple[..., None, None]
             if self.inverse:
                 gradient = slope(value / scale) * (-1.0 / scale**2)
             else:
                 gradient = slope(value * scale)
-            return _symmetric(_transpose(lower) @ gradient @ lower)
+            found = _symmetric(_transpose(lower) @ gradient @ lower)
+            size = jnp.abs(jnp.trace(found, axis1=-2, axis2=-1)) / dimension
+            return 1 / (2 + size), (multiple, found)
 
-        at_one = at(jnp.ones_like(value[..., :1, :1]))
-        size = jnp.abs(jnp.trace(at_one, axis1=-2, axis2=-1)) / dimension
-        multiple = 1 / (2 + jax.lax.stop_gradient(size))
-        difference = at_one - at(multiple[..., None, None])
-        log_power = jnp.trace(difference, axis1=-2, axis2=-1) / dimension / (1 - 1 / multiple)
+        # a loop, so that the density is compiled once
+        ones = jnp.ones_like(value[..., 0, 0])
+        _, (multiples, found) = jax.lax.scan(look, ones, length=2)
+        difference = found[0] - found[1]
+        log_power = jnp.trace(difference, axis1=-2, axis2=-1) / dimension / (1 - 1 / multiples[1])
         identity = jnp.eye(dimension, dtype=value.dtype)
-        scatter = 2 * (log_power[..., None, None] * identity - at_one)
+        scatter = 2 * (log_power[..., None, None] * identity - found[0])
         return WishartCoefficients(lower, log_power, scatter)
 
     def _whiten(self, coefficients: WishartCoefficients, value: Array) -> Array:

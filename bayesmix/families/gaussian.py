@@ -4,6 +4,12 @@ The scatter is accumulated in coordinates whitened by the component's current pa
 y = W_k (x - m_k) with W_k = L_k^{-1}, and turned back afterwards (L S_y L'). Raw moments about a common
 origin would cancel for tight or far-away clusters; these do not. Rows are last and components lead, so
 that a block costs two batched products of (D, D) by (D, n) and (D, n) by (n, D).
+
+Missing cells. Where some cells of a row are missing, W_k whitens those that are there. In the
+coordinates of the whole component, L_k^{-1} (x - m_k) then has conditional mean U y with U = L' W', and
+conditional covariance R = I - U U'; U has orthonormal columns, so that R is a projection and its own
+square root. One W, U and R serves all rows with the same cells missing (Little & Rubin 2002,
+*Statistical Analysis with Missing Data*, section 11.2).
 """
 
 from __future__ import annotations
@@ -13,8 +19,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
-from jax import Array
+from jax import Array, random
 
 from .likelihoods import Family, Lead, register
 from .peel import Peeled
@@ -31,16 +38,18 @@ class Gaussian(NamedTuple):
 
 
 class PreparedGaussian(NamedTuple):
-    """A component's mean, factor, inverse factor and log normaliser (K,)."""
+    """Mean, factor, whitener W and log normaliser (K,); U and R where cells are missing."""
 
     mean: Array
     scale_tril: Array
     whitener: Array
     log_normaliser: Array
+    completion: Array | None
+    residual: Array | None
 
 
 class GaussianStatistics(NamedTuple):
-    """Weighted count (K,), and sums of x - reference (K, D) and of its outer product (K, D, D)."""
+    """Total weight (K,), weighted sums of x - reference (K, D) and its outer product (K, D, D)."""
 
     reference: Array
     count: Array
@@ -52,16 +61,37 @@ def _parameters(peeled: Peeled, lead: Lead) -> Gaussian:
     return Gaussian(lead(peeled.base.loc, 1), lead(peeled.base.scale_tril, 2))
 
 
-def _prepare(parameters: Gaussian) -> PreparedGaussian:
+def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
+    """What the kernels need for every block of rows; `pattern` (D,) is True where a cell is there."""
     mean, lower = parameters
     dimension = mean.shape[-1]
-    identity = jnp.broadcast_to(jnp.eye(dimension, dtype=lower.dtype), lower.shape)
-    whitener = jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
-    log_determinant = jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
-    return PreparedGaussian(mean, lower, whitener, -log_determinant - dimension * _LOG_TWO_PI / 2)
+    if pattern is None:
+        whitener = _inverse(lower)
+        normaliser = -half_log_determinant(lower) - dimension * _LOG_TWO_PI / 2
+        return PreparedGaussian(mean, lower, whitener, normaliser, None, None)
+    there = pattern.astype(lower.dtype)
+    identity = jnp.eye(dimension, dtype=lower.dtype)
+    covariance = lower @ jnp.swapaxes(lower, -1, -2)
+    observed = covariance * (there[:, None] * there) + identity * (1 - there)
+    observed_lower = jnp.linalg.cholesky(observed)
+    whitener = _inverse(observed_lower) * there
+    normaliser = -half_log_determinant(observed_lower) - jnp.sum(there) * _LOG_TWO_PI / 2
+    completion = jnp.swapaxes(whitener @ lower, -1, -2)
+    residual = identity - completion @ jnp.swapaxes(completion, -1, -2)
+    return PreparedGaussian(mean, lower, whitener, normaliser, completion, residual)
 
 
-def _whiten(prepared: PreparedGaussian, rows: Array) -> list[Array] | Array:
+def _inverse(lower: Array) -> Array:
+    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    return jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+
+
+def half_log_determinant(lower: Array) -> Array:
+    """log|L| of lower triangular matrices (..., D, D)."""
+    return jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
+
+
+def whiten(prepared: PreparedGaussian, rows: Array) -> list[Array] | Array:
     """y = W (x - m): a list of D arrays (K, n) for few columns, else (K, D, n)."""
     dimension = rows.shape[0]
     if dimension > _UNROLLED_COLUMNS:
@@ -73,22 +103,62 @@ def _whiten(prepared: PreparedGaussian, rows: Array) -> list[Array] | Array:
     ]
 
 
-def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
-    whitened = _whiten(prepared, rows)
+def squared_length(whitened: list[Array] | Array) -> Array:
+    """y'y for every component and row, (K, n)."""
     if isinstance(whitened, list):
-        squares = sum(y * y for y in whitened)
-    else:
-        squares = jnp.sum(whitened * whitened, axis=1)
-    return prepared.log_normaliser[:, None] - squares / 2
+        return sum(y * y for y in whitened)
+    return jnp.sum(whitened * whitened, axis=1)
 
 
-def _accumulate(prepared: PreparedGaussian, rows: Array, weights: Array) -> tuple[Array, ...]:
-    whitened = _whiten(prepared, rows)
-    count = jnp.sum(weights, axis=-1)
+def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
+    return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+
+
+def _accumulate(
+    prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
+) -> tuple[Array, ...]:
+    whitened = whiten(prepared, rows)
+    noise = hidden_noise(prepared, rows, weights, rng_key)
+    return jnp.sum(weights, axis=-1), *moments_of(prepared, whitened, weights, weights, noise)
+
+
+def hidden_noise(
+    prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
+) -> Array | None:
+    """Standard normal noise (D, n) for the missing cells; None where they are expected, or none is."""
+    if rng_key is None or prepared.completion is None:
+        return None
+    return random.normal(rng_key, rows.shape, weights.dtype)
+
+
+def moments_of(
+    prepared: PreparedGaussian,
+    whitened: list[Array] | Array,
+    weights: Array,
+    counts: Array,
+    noise: Array | None,
+) -> tuple[Array, Array]:
+    """Weighted sums of the whole whitened residual and of its outer product, (K, D) and (K, D, D).
+
+    `counts` (K, n) are the weights of the conditional covariance of missing cells.
+    """
+    if prepared.completion is None:
+        return _moments_complete(whitened, weights)
+    whitened = jnp.stack(whitened, axis=1) if isinstance(whitened, list) else whitened
+    completion, residual = prepared.completion, prepared.residual
+    if noise is not None:
+        return _moments_complete(completion @ whitened + residual @ noise, weights)
+    first, second = _moments_complete(whitened, weights)
+    second = completion @ second @ jnp.swapaxes(completion, -1, -2)
+    spread = jnp.sum(counts, axis=-1)[:, None, None] * residual
+    return jnp.einsum("kij,kj->ki", completion, first), second + spread
+
+
+def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Array, Array]:
     if not isinstance(whitened, list):
         weighted = whitened * weights[:, None, :]
         first = jnp.sum(weighted, axis=-1)
-        return count, first, jnp.einsum("kin,kjn->kij", weighted, whitened)
+        return first, jnp.einsum("kin,kjn->kij", weighted, whitened)
     weighted = [weights * y for y in whitened]
     first = jnp.stack([jnp.sum(w, axis=-1) for w in weighted], axis=-1)
     size = len(whitened)
@@ -104,7 +174,7 @@ def _accumulate(prepared: PreparedGaussian, rows: Array, weights: Array) -> tupl
         ],
         axis=-2,
     )
-    return count, first, second
+    return first, second
 
 
 def _finish(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> GaussianStatistics:
@@ -115,25 +185,29 @@ def _finish(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> GaussianStat
     return GaussianStatistics(prepared.mean, count, first, second)
 
 
-def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> Array:
-    mean, lower = parameters
+def scatter_about(mean: Array, statistics: GaussianStatistics) -> Array:
+    """Weighted sum of (x - mean)(x - mean)', (K, D, D), from sums about the reference."""
     reference, count, first, second = statistics
     shift = mean - reference
     cross = first[:, :, None] * shift[:, None, :]
-    scatter = (
-        second
-        - cross
-        - jnp.swapaxes(cross, -1, -2)
-        + count[:, None, None] * shift[:, :, None] * shift[:, None, :]
-    )
+    square = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    return second - cross - jnp.swapaxes(cross, -1, -2) + square
+
+
+def expected_square(lower: Array, scatter: Array) -> Array:
+    """tr(Sigma^{-1} scatter) with Sigma = L L', (K,)."""
     half = jax.lax.linalg.triangular_solve(lower, scatter, left_side=True, lower=True)
     whitened = jax.lax.linalg.triangular_solve(
         lower, jnp.swapaxes(half, -1, -2), left_side=True, lower=True
     )
-    log_determinant = jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
-    dimension = mean.shape[-1]
-    normaliser = count * (dimension * _LOG_TWO_PI / 2 + log_determinant)
-    return -normaliser - jnp.trace(whitened, axis1=-2, axis2=-1) / 2
+    return jnp.trace(whitened, axis1=-2, axis2=-1)
+
+
+def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> Array:
+    mean, lower = parameters
+    half_log_two_pi = mean.shape[-1] * _LOG_TWO_PI / 2
+    normaliser = statistics.count * (half_log_two_pi + half_log_determinant(lower))
+    return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
 
 
 def _moments(parameters: Gaussian) -> tuple[Array, Array]:
@@ -145,13 +219,14 @@ FULL = Family(
     name="multivariate normal",
     parameter_names=("mean", "scale_tril"),
     parameters=_parameters,
-    arrange=jnp.transpose,
-    prepare=_prepare,
+    arrange=lambda value, present: np.swapaxes(value, 0, 1),
+    prepare=prepare,
     log_prob=_log_prob,
     accumulate=_accumulate,
     finish=_finish,
     expected_log_prob=_expected_log_prob,
     moments=_moments,
+    grouped=True,
 )
 
 
@@ -163,8 +238,15 @@ class Columns(NamedTuple):
     scale: Array
 
 
+class ColumnRows(NamedTuple):
+    """Values (D, N), and where they are there (D, N); None where none is missing."""
+
+    values: Array
+    present: Array | None
+
+
 class ColumnStatistics(NamedTuple):
-    """Weighted count (K,), and sums of x - reference and of its square, each (K, D)."""
+    """Total weight, and weighted sums of x - reference and of its square, each (K, D)."""
 
     reference: Array
     count: Array
@@ -172,24 +254,42 @@ class ColumnStatistics(NamedTuple):
     second: Array
 
 
-def _columns_log_prob(parameters: Columns, rows: Array) -> Array:
+def columns_arrange(value: Array, present: Array | None) -> ColumnRows:
+    """Cells by column and row, (D, N), from (N, *event)."""
+    def turn(array: Array) -> Array:
+        return array.reshape(array.shape[0], -1).T
+
+    return ColumnRows(turn(value), None if present is None else turn(present))
+
+
+def _columns_log_prob(parameters: Columns, rows: ColumnRows) -> Array:
     mean, scale = parameters
     inverse = 1 / scale
-    squares = jnp.zeros((mean.shape[0], rows.shape[-1]), rows.dtype)
-    for column in range(rows.shape[0]) if rows.shape[0] <= _UNROLLED_COLUMNS else ():
-        y = (rows[column][None] - mean[:, column, None]) * inverse[:, column, None]
-        squares = squares + y * y
-    if rows.shape[0] > _UNROLLED_COLUMNS:
-        y = (rows[None] - mean[:, :, None]) * inverse[:, :, None]
-        squares = jnp.sum(y * y, axis=1)
-    normaliser = jnp.sum(jnp.log(scale), axis=-1) + mean.shape[-1] * _LOG_TWO_PI / 2
-    return -normaliser[:, None] - squares / 2
+    values, present = rows
+    if values.shape[0] <= _UNROLLED_COLUMNS:
+        squares = jnp.zeros((mean.shape[0], values.shape[-1]), values.dtype)
+        for column in range(values.shape[0]):
+            y = (values[column][None] - mean[:, column, None]) * inverse[:, column, None]
+            squares = squares + (y * y if present is None else y * y * present[column])
+    else:
+        y = (values[None] - mean[:, :, None]) * inverse[:, :, None]
+        squares = jnp.sum(y * y if present is None else y * y * present, axis=1)
+    normalisers = jnp.log(scale) + _LOG_TWO_PI / 2
+    if present is None:
+        return -jnp.sum(normalisers, axis=-1)[:, None] - squares / 2
+    return -normalisers @ present.astype(scale.dtype) - squares / 2
 
 
-def _columns_accumulate(parameters: Columns, rows: Array, weights: Array) -> tuple[Array, ...]:
-    y = (rows[None] - parameters.mean[:, :, None]) / parameters.scale[:, :, None]
-    weighted = y * weights[:, None, :]
-    return jnp.sum(weights, -1), jnp.sum(weighted, -1), jnp.sum(weighted * y, -1)
+def _columns_accumulate(
+    parameters: Columns, rows: ColumnRows, weights: Array, rng_key: Array | None
+) -> tuple[Array, ...]:
+    # missing cells of independent columns say nothing: they are left out, also of draws
+    values, present = rows
+    y = (values[None] - parameters.mean[:, :, None]) / parameters.scale[:, :, None]
+    each = weights[:, None, :] if present is None else weights[:, None, :] * present
+    weighted = y * each
+    count = jnp.broadcast_to(jnp.sum(each, -1), parameters.mean.shape)
+    return count, jnp.sum(weighted, -1), jnp.sum(weighted * y, -1)
 
 
 def _columns_finish(parameters: Columns, sums: tuple[Array, ...]) -> ColumnStatistics:
@@ -202,9 +302,9 @@ def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Arra
     mean, scale = parameters
     reference, count, first, second = statistics
     shift = mean - reference
-    scatter = second - 2 * shift * first + count[:, None] * shift**2
+    scatter = second - 2 * shift * first + count * shift**2
     log_scale = jnp.log(scale) + _LOG_TWO_PI / 2
-    return -jnp.sum(count[:, None] * log_scale + scatter / (2 * scale**2), axis=-1)
+    return -jnp.sum(count * log_scale + scatter / (2 * scale**2), axis=-1)
 
 
 def _columns_moments(parameters: Columns) -> tuple[Array, Array]:
@@ -212,24 +312,23 @@ def _columns_moments(parameters: Columns) -> tuple[Array, Array]:
     return parameters.mean, parameters.scale[:, :, None] ** 2 * identity
 
 
-def _columns_arrange(value: Array) -> Array:
-    return jnp.transpose(value) if jnp.ndim(value) == 2 else jnp.asarray(value)[None]
+def flat_columns(peeled: Peeled, lead: Lead, *names: str) -> list[Array]:
+    """Parameters of independent cells, each broadcast to the event and flattened to (K, D)."""
+    found = [lead(getattr(peeled.base, name), peeled.reinterpreted) for name in names]
+    shape = (found[0].shape[0], *peeled.event_shape)
+    return [jnp.broadcast_to(array, shape).reshape(shape[0], -1) for array in found]
 
 
 def _columns_parameters(peeled: Peeled, lead: Lead) -> Columns:
-    columns = peeled.reinterpreted
-    both = [lead(array, columns) for array in (peeled.base.loc, peeled.base.scale)]
-    if columns == 0:
-        both = [array[:, None] for array in both]
-    return Columns(*jnp.broadcast_arrays(*both))
+    return Columns(*flat_columns(peeled, lead, "loc", "scale"))
 
 
 COLUMNS = Family(
     name="independent normal columns",
     parameter_names=("mean", "scale"),
     parameters=_columns_parameters,
-    arrange=_columns_arrange,
-    prepare=lambda parameters: parameters,
+    arrange=columns_arrange,
+    prepare=lambda parameters, pattern: parameters,
     log_prob=_columns_log_prob,
     accumulate=_columns_accumulate,
     finish=_columns_finish,
@@ -242,9 +341,5 @@ def _choose_full(peeled: Peeled) -> Family | None:
     return FULL if peeled.reinterpreted == 0 else None
 
 
-def _choose_columns(peeled: Peeled) -> Family | None:
-    return COLUMNS if peeled.reinterpreted <= 1 else None
-
-
 register(dist.MultivariateNormal, _choose_full)
-register(dist.Normal, _choose_columns)
+register(dist.Normal, lambda peeled: COLUMNS)

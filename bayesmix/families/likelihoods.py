@@ -5,15 +5,23 @@ lead with the K components; rows come last, so that the same products serve any 
 
     parameters(peeled, lead)             -> parameters, a NamedTuple of arrays (K, ...); `lead(array,
                                             event_ndim)` brings one to (K, *event)
-    arrange(value)                       -> rows, an array (..., N)
-    prepare(parameters)                  -> what the two kernels below reuse for every block of rows
-    log_prob(prepared, rows)             -> (K, n)
-    accumulate(prepared, rows, weights)  -> raw sums; weights (K, n)
+    arrange(value, present)              -> rows, a pytree of arrays (..., N); value is (N, *event) with
+                                            any feasible number in missing cells, present the same shape
+                                            (False where missing), or None where nothing is missing
+    prepare(parameters, pattern)         -> what the two kernels below reuse for every block of rows
+    log_prob(prepared, rows)             -> (K, n), missing cells integrated out
+    accumulate(prepared, rows, weights, rng_key)
+                                         -> raw sums; weights (K, n). Hidden parts of a row (missing
+                                            cells, a scale) are expected where rng_key is None, else
+                                            drawn (weights are then zeros and ones)
     finish(prepared, sums)               -> statistics
-    expected_log_prob(parameters, stats) -> (K,), sum_i r_ik log p(x_i | k)
+    expected_log_prob(parameters, stats) -> (K,), sum_i r_ik log p(x_i | k), up to a constant
     moments(parameters)                  -> mean (K, D), covariance (K, D, D)
 
 `expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q.
+
+Where `grouped`, the kernels need all rows of a block to have the same cells missing: `pattern` (D,) is
+True where a cell is there. Other families get None for it, and find missing cells in their rows.
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
 """
 
@@ -33,13 +41,14 @@ class Family(NamedTuple):
     name: str
     parameter_names: tuple[str, ...]
     parameters: Callable[..., Any]
-    arrange: Callable[[Any], Any]
-    prepare: Callable[[Any], Any]
+    arrange: Callable[[Any, Any], Any]
+    prepare: Callable[[Any, Any], Any]
     log_prob: Callable[[Any, Any], Any]
-    accumulate: Callable[[Any, Any, Any], Any]
+    accumulate: Callable[[Any, Any, Any, Any], Any]
     finish: Callable[[Any, Any], Any]
     expected_log_prob: Callable[[Any, Any], Any]
     moments: Callable[[Any], Any]
+    grouped: bool = False
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}
@@ -52,7 +61,7 @@ def register(distribution_type: type, choose: Callable[[Peeled], Family | None])
     cover that case (then the rows themselves are the statistics: right, but at a cost in N).
 
     >>> import numpyro.distributions as dist
-    >>> lookup(Peeled(dist.Poisson(1.0), 0)) is None
+    >>> lookup(Peeled(dist.Laplace(0.0, 1.0), 0)) is None
     True
     """
     _FAMILIES[distribution_type] = choose

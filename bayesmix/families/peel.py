@@ -8,26 +8,28 @@ import numpyro.distributions as dist
 
 
 class Peeled(NamedTuple):
-    """The distribution below its wrappers, and how many of its batch axes belong to one event."""
+    """The distribution below its wrappers, how many of its batch axes belong to one event, and the
+    shape of the whole event (to which parameters may still have to be broadcast)."""
 
     base: Any
     reinterpreted: int
+    event_shape: tuple[int, ...] = ()
 
 
 def peel(distribution: Any) -> Peeled:
-    """Remove `expand` and `to_event` wrappers.
+    """Remove `expand`, `to_event` and `mask` wrappers.
 
     >>> import jax.numpy as jnp
     >>> import numpyro.distributions as dist
     >>> peel(dist.Normal(jnp.zeros((3, 1, 2)), 1.0).to_event(1).expand([3, 7])).reinterpreted
     1
     """
-    reinterpreted = 0
+    reinterpreted, event_shape = 0, tuple(distribution.event_shape)
     while True:
-        if isinstance(distribution, dist.ExpandedDistribution):
+        if isinstance(distribution, dist.ExpandedDistribution | dist.MaskedDistribution):
             distribution = distribution.base_dist
         elif isinstance(distribution, dist.Independent):
             reinterpreted += distribution.reinterpreted_batch_ndims
             distribution = distribution.base_dist
         else:
-            return Peeled(distribution, reinterpreted)
+            return Peeled(distribution, reinterpreted, event_shape)

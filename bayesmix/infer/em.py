@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,38 +13,27 @@ from numpyro.distributions import constraints
 from tqdm.auto import tqdm
 
 from ..families.forms import BetaForm, DirichletForm, base_support
-from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
+from .loop import EMState, Fixed, Settings, advance, last_look, new_state
 from .result import EMResult, gather_modes
-from .starts import Seeding, kmeans_plus_plus, starting_values
+from .starts import (
+    ALIKE_STEPS,
+    Seeding,
+    SeedingRows,
+    kmeans_plus_plus,
+    rough_values,
+    seeding_rows,
+    starting_statistics,
+)
 from .status import Status
-from .steps import maximise_blocks, objective_and_statistics
+from .steps import objective_and_statistics
 
 _CHUNK = 100
 _EMPTY = 1e-6
-
-
-class EMState(NamedTuple):
-    """One fit in progress: values and statistics at `step`, its objective and its trace (max_steps,)."""
-
-    step: Array
-    values: Values
-    statistics: row_pass.Statistics
-    objective: Array
-    gain: Array
-    trace: Array
-    status: Array
-    proper: Array
-
-
-class Settings(NamedTuple):
-    """Numbers that may change between calls without a new compilation."""
-
-    tolerance: Array
-    until: Array
 
 
 class EM:
@@ -141,16 +129,19 @@ class EM:
         if isinstance(rng_key, int):
             rng_key = random.key(rng_key)
         compiled = self._compile(arguments)
-        compiled.plan.check(arguments)
-        given = _given_values(compiled.plan, init or {}, restarts)
-        if set(given) < set(compiled.plan.reading.parameter_names):
-            started = compiled.start(arguments.arrays, random.split(rng_key, restarts))
-            given = {**started, **given}
-        values = given
-        state = compiled.first(arguments.arrays, values)
-        state = self._advance(compiled, arguments, state)
-        symmetric, derived = compiled.last(arguments.arrays, state)
-        return self._result(compiled.plan, arguments, state, np.asarray(symmetric), derived)
+        found = compiled.plan
+        observed = found.observe(arguments, fitting=True)
+        blocks = found.arrange(observed)
+        given = _given_values(found, init or {}, restarts)
+        if set(given) == set(found.reading.parameter_names):
+            state, partitioned = compiled.given(arguments.arrays, blocks, given)
+        else:
+            rows = seeding_rows(found, blocks, observed)
+            keys = random.split(rng_key, restarts)
+            state, partitioned = compiled.start(arguments.arrays, rows, keys)
+        state = self._advance(compiled, arguments, blocks, state, Fixed(partitioned, given))
+        symmetric, derived = compiled.last(arguments.arrays, blocks, state)
+        return self._result(found, arguments, state, np.asarray(symmetric), derived)
 
     def _compile(self, arguments: Arguments) -> _Compiled:
         if arguments.layout not in self._compiled:
@@ -160,7 +151,14 @@ class EM:
             )
         return self._compiled[arguments.layout]
 
-    def _advance(self, compiled: _Compiled, arguments: Arguments, state: EMState) -> EMState:
+    def _advance(
+        self,
+        compiled: _Compiled,
+        arguments: Arguments,
+        blocks: Blocks,
+        state: EMState,
+        fixed: Fixed,
+    ) -> EMState:
         """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
         tolerance = jnp.asarray(self.tolerance)
         with tqdm(
@@ -168,7 +166,8 @@ class EM:
         ) as bar:
             for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
                 limit = jnp.asarray(min(until, self.max_steps))
-                state = compiled.advance(arguments.arrays, state, Settings(tolerance, limit))
+                settings = Settings(tolerance, limit)
+                state = compiled.advance(arguments.arrays, blocks, state, fixed, settings)
                 bar.update(min(until, self.max_steps) - bar.n)
                 running = np.asarray(state.status) == Status.RUNNING
                 if not running.any():
@@ -209,7 +208,7 @@ class EM:
 
 
 class _Compiled:
-    """The four compiled functions of a fit, for one layout of arguments."""
+    """The compiled functions of a fit, for one layout of arguments."""
 
     def __init__(self, found: Plan, layout: Layout, max_steps: int, seeding: Seeding) -> None:
         self.plan = found
@@ -217,113 +216,31 @@ class _Compiled:
         def call(arrays: tuple[Array, ...]) -> Arguments:
             return Arguments(arrays, layout)
 
-        self.start = compile_lightly(
-            lambda arrays, keys: starting_values(found, call(arrays), keys, seeding)
-        )
-        self.first = jax.jit(lambda arrays, values: _first(found, call(arrays), values, max_steps))
+        def start(arrays: Any, rows: SeedingRows, keys: Array) -> tuple[EMState, Any]:
+            rough = rough_values(found)
+            made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
+            values = {n: jnp.broadcast_to(v, (len(keys), *v.shape)) for n, v in rough.items()}
+            return new_state(found, values, made.alike, max_steps, ALIKE_STEPS), made.partitioned
+
+        def given(arrays: Any, blocks: Blocks, values: Values) -> tuple[EMState, Any]:
+            one = jax.tree.map(lambda x: x[0], values)
+            shapes = jax.eval_shape(
+                lambda: objective_and_statistics(found, call(arrays), blocks, one)[1]
+            )
+            restarts = jax.tree.leaves(values)[0].shape[0]
+            nothing = jax.tree.map(lambda s: jnp.ones((restarts, *s.shape), s.dtype), shapes)
+            return new_state(found, values, nothing, max_steps, 0), nothing
+
+        self.start = compile_lightly(start)
+        self.given = compile_lightly(given)
         self.advance = jax.jit(
-            lambda arrays, state, settings: _advance(found, call(arrays), state, settings)
+            lambda arrays, blocks, states, fixed, settings: advance(
+                found, call(arrays), blocks, states, fixed, settings
+            )
         )
-        self.last = compile_lightly(lambda arrays, state: _last(found, call(arrays), state))
-
-
-def _first(found: Plan, arguments: Arguments, values: Values, max_steps: int) -> EMState:
-    blocks = found.blocks_of_rows(arguments)
-
-    def one(values: Values) -> EMState:
-        objective, statistics = objective_and_statistics(found, arguments, blocks, values)
-        trace = jnp.full(max_steps + 1, jnp.nan, objective.dtype).at[0].set(objective)
-        status = jnp.where(jnp.isfinite(objective), Status.RUNNING, Status.NOT_FINITE)
-        closed = max(1, sum(block.form is not None for block in found.blocks))
-        return EMState(
-            step=jnp.asarray(0),
-            values=values,
-            statistics=statistics,
-            objective=objective,
-            gain=jnp.full_like(objective, jnp.inf),
-            trace=trace,
-            status=status,
-            proper=jnp.ones(closed, bool),
+        self.last = compile_lightly(
+            lambda arrays, blocks, states: last_look(found, call(arrays), blocks, states)
         )
-
-    return jax.vmap(one)(values)
-
-
-def _advance(found: Plan, arguments: Arguments, states: EMState, settings: Settings) -> EMState:
-    blocks = found.blocks_of_rows(arguments)
-    precision = jnp.finfo(states.objective.dtype).eps
-    rounding = 64 * precision
-
-    def running(state: EMState) -> Array:
-        return (state.status == Status.RUNNING) & (state.step < settings.until)
-
-    def step(state: EMState) -> EMState:
-        values, proper = maximise_blocks(found, arguments, state.statistics, state.values)
-        objective, statistics = objective_and_statistics(found, arguments, blocks, values)
-        gain = objective - state.objective
-        noise = rounding * (jnp.abs(objective) + blocks.num_rows)
-        target = jnp.maximum(settings.tolerance * (1 + jnp.abs(objective)), noise)
-        # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
-        ratio = jnp.clip(gain / state.gain, 0.0, 1.0)
-        to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
-        settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
-        last = state.step + 1 >= state.trace.shape[0] - 1
-        finite = jnp.isfinite(objective)
-        fell = gain < -noise
-        # with nearly collinear columns rounding is worse than the noise of a sum
-        loss = jnp.maximum(noise, jnp.sqrt(precision) * (jnp.abs(objective) + blocks.num_rows))
-        status = jnp.select(
-            [~finite, gain < -loss, fell, settled, last],
-            [
-                Status.NOT_FINITE,
-                Status.OBJECTIVE_FELL,
-                Status.ROUNDING,
-                Status.CONVERGED,
-                Status.OUT_OF_STEPS,
-            ],
-            Status.RUNNING,
-        )
-        moved = EMState(
-            step=state.step + 1,
-            values=values,
-            statistics=statistics,
-            objective=objective,
-            gain=gain,
-            trace=state.trace.at[state.step + 1].set(objective),
-            status=status,
-            proper=proper,
-        )
-        # a step that failed is not taken: only its status is kept
-        stays = state._replace(status=status, proper=proper)
-        return jax.tree.map(partial(jnp.where, finite & ~fell), moved, stays)
-
-    def one(state: EMState) -> EMState:
-        return jax.lax.while_loop(running, step, state)
-
-    return jax.vmap(one)(states)
-
-
-def _last(found: Plan, arguments: Arguments, states: EMState) -> tuple[Array, Values]:
-    """Whether all components explain every row alike; and deterministic sites at the end."""
-    few = found.blocks_of_rows(arguments)
-    few = few._replace(
-        rows={name: value[:1] for name, value in few.rows.items()},
-        mask=few.mask[:1],
-        num_rows=min(few.num_rows, few.mask.shape[1]),
-    )
-
-    def one(values: Values) -> tuple[Array, Values]:
-        evaluation = found.evaluate(arguments, values)
-        table = row_pass.log_joint_table(found.families, evaluation, few)
-        latent = evaluation.latent[:, None] if evaluation.latent.ndim == 1 else evaluation.latent
-        table = table - latent[:, : table.shape[1]]
-        apart = jnp.max(jnp.max(table, axis=0) - jnp.min(table, axis=0))
-        return apart, evaluation.deterministic
-
-    apart, derived = jax.vmap(one)(states.values)
-    tiny = 1e3 * jnp.finfo(apart.dtype).eps
-    symmetric = (found.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
-    return symmetric, derived
 
 
 def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:

@@ -12,12 +12,13 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, split
+from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.blocks import Blocks
 from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
-from .starts import starting_values
+from .starts import SeedingRows, seeding_rows, starting_values
 
 
 class GibbsState(NamedTuple):
@@ -112,21 +113,23 @@ class ConjugateGibbs(MCMCKernel):
         arguments = split(model_args, model_kwargs or {})
         found = self._plan(arguments)
         _check_closed(found)
-        found.check(arguments)
+        observed = found.observe(arguments, fitting=True)
+        blocks = found.arrange(observed)
         one, many, given = self._starts.setdefault(
             arguments.layout, _starting_functions(found, arguments.layout, self.keep_latents)
         )
         start = one if is_prng_key(rng_key) else many
         if init_params is None:
-            return start(arguments.arrays, rng_key)
+            rows = seeding_rows(found, blocks, observed)
+            return start(arguments.arrays, blocks, rng_key, rows)
         missing = set(found.reading.parameter_names) - set(init_params)
         if missing:
             raise ProgramError(
                 f"init_params lacks {', '.join(sorted(missing))}; give every parameter, or none"
             )
         values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
-        given = given if is_prng_key(rng_key) else jax.vmap(given, (None, 0, 0))
-        return given(arguments.arrays, rng_key, values)
+        given = given if is_prng_key(rng_key) else jax.vmap(given, (None, None, 0, 0))
+        return given(arguments.arrays, blocks, rng_key, values)
 
     def sample(
         self, state: GibbsState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
@@ -134,10 +137,11 @@ class ConjugateGibbs(MCMCKernel):
         """One sweep: labels given parameters, then parameters given labels."""
         arguments = split(model_args, model_kwargs or {})
         found = self._plan(arguments)
+        blocks = found.blocks_of_rows(arguments)
 
         def sweep(state: GibbsState) -> GibbsState:
             label_key, block_key, next_key = random.split(state.rng_key, 3)
-            drawn = _draw_labels(found, arguments, state.z, label_key)
+            drawn = _draw_labels(found, arguments, blocks, state.z, label_key)
             values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
             labels = drawn.rows if self.keep_latents else ()
             return GibbsState(values, labels, drawn.log_likelihood, next_key)
@@ -154,28 +158,27 @@ class ConjugateGibbs(MCMCKernel):
 def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tuple[Any, Any, Any]:
     """Compiled starts: for one key, for a batch of keys, and from given values."""
 
-    def given(arrays: tuple[Array, ...], key: Array, values: Values) -> GibbsState:
+    def given(arrays: Any, blocks: Blocks, key: Array, values: Values) -> GibbsState:
         draw_key, next_key = random.split(key)
-        drawn = _draw_labels(found, Arguments(arrays, layout), values, draw_key)
+        drawn = _draw_labels(found, Arguments(arrays, layout), blocks, values, draw_key)
         labels = drawn.rows if keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key)
 
-    def many(arrays: tuple[Array, ...], keys: Array) -> GibbsState:
+    def many(arrays: Any, blocks: Blocks, keys: Array, rows: SeedingRows) -> GibbsState:
         halves = jax.vmap(random.split)(keys)
-        values = starting_values(found, Arguments(arrays, layout), halves[:, 0])
-        return jax.vmap(given, (None, 0, 0))(arrays, halves[:, 1], values)
+        values = starting_values(found, Arguments(arrays, layout), rows, halves[:, 0])
+        return jax.vmap(given, (None, None, 0, 0))(arrays, blocks, halves[:, 1], values)
 
-    def one(arrays: tuple[Array, ...], key: Array) -> GibbsState:
-        return jax.tree.map(lambda x: x[0], many(arrays, key[None]))
+    def one(arrays: Any, blocks: Blocks, key: Array, rows: SeedingRows) -> GibbsState:
+        return jax.tree.map(lambda x: x[0], many(arrays, blocks, key[None], rows))
 
-    return jax.jit(one), jax.jit(many), jax.jit(given)
+    return compile_lightly(one), compile_lightly(many), compile_lightly(given)
 
 
 def _draw_labels(
-    found: Plan, arguments: Arguments, values: Values, rng_key: Array
+    found: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
 ) -> row_pass.Pass:
     evaluation = found.evaluate(arguments, values)
-    blocks = found.blocks_of_rows(arguments)
     return row_pass.passes(found.families, evaluation, blocks, row_pass.draw, rng_key)
 
 

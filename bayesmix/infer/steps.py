@@ -8,6 +8,7 @@ from jax import Array
 
 from ..program import rows as row_pass
 from ..program.arguments import Arguments
+from ..program.blocks import Blocks
 from ..program.conjugacy import maximise
 from ..program.evaluate import Values
 from ..program.plan import Plan
@@ -36,7 +37,7 @@ def maximise_blocks(
 
 
 def objective_and_statistics(
-    plan: Plan, arguments: Arguments, blocks: row_pass.Blocks, values: Values
+    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values
 ) -> tuple[Array, row_pass.Statistics]:
     """The E step: log likelihood plus log prior, and the expected statistics."""
     evaluation = plan.evaluate(arguments, values)

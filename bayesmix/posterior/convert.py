@@ -141,13 +141,13 @@ def gather(
         "posterior": posterior,
         "log_likelihood": {site: grouped(log_likelihood)},
         "sample_stats": {"lp": lp, **_statistics(extra)},
-        "observed_data": {name: np.asarray(v) for name, v in _observed(plan, arguments).items()},
+        "observed_data": _observed(plan, arguments),
     }
     rows, label = reading.rows.name, plan.label_dim
     names = {name: list(plan.dims(name)) for name in posterior}
     names[site] = [rows]
     size = int(np.prod(lead)) * log_likelihood.shape[1]
-    if _wanted(latents, size * reading.num_components, "latents"):
+    if reading.latent and _wanted(latents, size * reading.num_components, "latents"):
         probability = f"{reading.latent.name}_probability"
         groups["latents"] = {probability: grouped(label_probabilities(plan, arguments, flat))}
         names[probability] = [rows, label]
@@ -201,10 +201,13 @@ def _columns(site: Any, coords: Mapping[str, Sequence[Any]]) -> list[str]:
     return [f"{site.name}_dim_{axis}" for axis in range(1, len(sizes) + 1)]
 
 
-def _observed(plan: Plan, arguments: Arguments) -> dict[str, Any]:
-    from ..program.reading import read
-
-    return read(plan.program, arguments)[1]
+def _observed(plan: Plan, arguments: Arguments) -> dict[str, np.ndarray]:
+    observed = plan.observe(arguments)
+    values = {}
+    for name, value in observed.values.items():
+        there = observed.present[name]
+        values[name] = value if there is None else np.where(there, value, np.nan)
+    return values
 
 
 def _statistics(extra: Mapping[str, Any]) -> dict[str, np.ndarray]:

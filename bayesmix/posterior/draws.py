@@ -14,58 +14,60 @@ import numpy as np
 from jax import Array, random
 from numpyro.handlers import seed, substitute, trace, uncondition
 
+from ..families.likelihoods import Family
 from ..program.arguments import Arguments
+from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 
 _CHUNK = 16
 
 
-def _over_draws(
-    function: Callable[[tuple[Array, ...], Any], Any], arguments: Arguments, draws: Any
-) -> Any:
+def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
+    """`function(draw, *given)` for every draw; `given` is passed to the compiled function."""
     count = jax.tree.leaves(draws)[0].shape[0]
 
     @jax.jit
-    def run(arrays: tuple[Array, ...], draws: Any) -> Any:
-        one = lambda draw: function(arrays, draw)
-        return jax.lax.map(one, draws, batch_size=min(_CHUNK, count))
+    def run(draws: Any, *given: Any) -> Any:
+        return jax.lax.map(
+            lambda draw: function(draw, *given), draws, batch_size=min(_CHUNK, count)
+        )
 
-    return jax.tree.map(np.asarray, run(arguments.arrays, draws))
+    return jax.tree.map(np.asarray, run(draws, *given))
 
 
 def row_log_likelihood(plan: Plan, arguments: Arguments, draws: Values) -> np.ndarray:
     """log p(x_i | theta_s) with the latent summed out, (S, N)."""
 
-    def one(arrays: tuple[Array, ...], values: Values) -> Array:
-        table = plan.log_joint_table(arguments._replace(arrays=arrays), values)
+    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> Array:
+        table = plan.log_joint_table(arguments._replace(arrays=arrays), blocks, values)
         return jax.nn.logsumexp(table, axis=0)
 
-    return _over_draws(one, arguments, draws)
+    return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
 
 
 def label_probabilities(plan: Plan, arguments: Arguments, draws: Values) -> np.ndarray:
     """p(z_i = k | x_i, theta_s), (S, N, K)."""
 
-    def one(arrays: tuple[Array, ...], values: Values) -> Array:
-        table = plan.log_joint_table(arguments._replace(arrays=arrays), values)
+    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> Array:
+        table = plan.log_joint_table(arguments._replace(arrays=arrays), blocks, values)
         return jax.nn.softmax(table, axis=0).T
 
-    return _over_draws(one, arguments, draws)
+    return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
 
 
 def prior_and_derived(
     plan: Plan, arguments: Arguments, draws: Values
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
     """log p(theta_s) (S,), deterministic sites, and mean and covariance of each component by site."""
-    known = {name: family for name, family in plan.families.items() if family is not None}
+    known = {name: family for name, family in plan.families.items() if isinstance(family, Family)}
 
-    def one(arrays: tuple[Array, ...], values: Values) -> Any:
+    def one(values: Values, arrays: tuple[Array, ...]) -> Any:
         evaluation = plan.evaluate(arguments._replace(arrays=arrays), values)
         moments = {n: f.moments(evaluation.components[n]) for n, f in known.items()}
         return plan.log_prior(evaluation), evaluation.deterministic, moments
 
-    return _over_draws(one, arguments, draws)
+    return _over_draws(one, draws, arguments.arrays)
 
 
 def replicate(
@@ -75,14 +77,14 @@ def replicate(
     names = tuple(site.name for site in plan.reading.observed)
     count = jax.tree.leaves(draws)[0].shape[0]
 
-    def one(arrays: tuple[Array, ...], drawn: Any) -> Values:
+    def one(drawn: Any, arrays: tuple[Array, ...]) -> Values:
         values, key = drawn
         args, kwargs = arguments.call(arrays)
         program = uncondition(substitute(plan.program, data=values))
         sites = trace(seed(program, key)).get_trace(*args, **kwargs)
         return {name: sites[name]["value"] for name in names}
 
-    return _over_draws(one, arguments, (draws, random.split(rng_key, count)))
+    return _over_draws(one, (draws, random.split(rng_key, count)), arguments.arrays)
 
 
 def average_log_density(log_likelihood: np.ndarray) -> np.ndarray:

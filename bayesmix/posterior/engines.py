@@ -16,8 +16,8 @@ from numpyro.infer import MCMC, NUTS
 from ..infer.em import EM
 from ..infer.gibbs import ConjugateGibbs
 from ..infer.result import EMResult, align
-from ..infer.starts import starting_values
-from ..program.arguments import Arguments
+from ..infer.starts import seeding_rows, starting_values
+from ..program.arguments import Arguments, compile_lightly
 from ..program.labels import permute_labels
 from ..program.plan import Plan, plan_arguments
 from ..program.transforms import marginalize, without_priors
@@ -123,9 +123,11 @@ def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
 def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
-    values = jax.jit(lambda arrays: starting_values(plan, arguments._replace(arrays=arrays), keys))(
-        arguments.arrays
-    )
+    observed = plan.observe(arguments, fitting=True)
+    rows = seeding_rows(plan, plan.arrange(observed), observed)
+    values = compile_lightly(
+        lambda arrays, rows: starting_values(plan, arguments._replace(arrays=arrays), rows, keys)
+    )(arguments.arrays, rows)
     free = {
         site.name: jax.vmap(biject_to(site.support).inv)(values[site.name])
         for site in plan.reading.parameters
@@ -212,8 +214,10 @@ def summarise(
     """A sampler's answer from its draws before and after relabelling."""
     before = _arrays(raw, "posterior")
     after = _arrays(idata, "posterior")
-    probability = _arrays(idata, "latents")[f"{plan.reading.latent.name}_probability"]
-    responsibilities = probability.mean(axis=(0, 1))
+    responsibilities = np.ones((plan.reading.rows.size, 1))
+    if plan.reading.latent:
+        probability = _arrays(idata, "latents")[f"{plan.reading.latent.name}_probability"]
+        responsibilities = probability.mean(axis=(0, 1))
     flat = flatten({n: after[n] for n in plan.reading.parameter_names})
     every = max(1, len(next(iter(flat.values()))) // _LARGEST_RELATIVE_DRAWS)
     means, covariances = _moments(plan, arguments, {n: v[::every] for n, v in flat.items()})

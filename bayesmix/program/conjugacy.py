@@ -71,15 +71,26 @@ class Recognition(NamedTuple):
 
 
 def recognise(
-    sites: tuple[Site, ...], factors: Factors, points: Values, statistics: Any
-) -> Recognition:
+    sites: tuple[Site, ...],
+    factors: Factors,
+    points: Values,
+    statistics: Any,
+    step: float = 1.0,
+) -> Recognition | None:
     """Find every block, from two or more random parameter values and statistics.
 
     `factors(values, statistics)` gives each factor of the expected log joint. `points` and `statistics`
-    lead with an axis of probes. The program is compiled once, for a batch of points.
+    lead with an axis of probes. The program is compiled once, for a batch of points. None where no
+    probe is finite. `step` is how far real values are moved.
     """
     names = list(jax.eval_shape(factors, *_probe(0, points, statistics)))
     heights = _batched(factors, names, statistics)
+    # a support may have corners that a probe falls into, but not all of them
+    seen = [
+        heights({n: v[[probe]] for n, v in points.items()}, probe) for probe in range(_NUM_PROBES)
+    ]
+    if not any(np.isfinite(found).all() for found in seen):
+        return None
     rng = np.random.default_rng(0)
     chosen: dict[str, Form] = {}
     certificates: dict[str, tuple[float, str]] = {}
@@ -89,7 +100,7 @@ def recognise(
             worst = max(
                 _departure(site.name, design, probe, points, heights, names)
                 for probe in range(_NUM_PROBES)
-                for design in designs(form, points[site.name][probe], rng)
+                for design in designs(form, points[site.name][probe], rng, step)
             )
             certificates[site.name] = min(certificates[site.name], worst)
             if worst[0] < 1:
@@ -260,18 +271,15 @@ def _slice(log_joint: LogJoint, values: Values, name: str) -> Callable[[Array], 
     return lambda value: log_joint({**values, name: value})
 
 
-def random_points(sites: tuple[Site, ...], rng_key: Array) -> Values:
-    """Well-scaled random values of every site, leading with an axis of probes."""
-
-    def one(key: Array) -> Values:
-        keys = random.split(key, len(sites))
-        return {site.name: _random_value(site, k) for site, k in zip(sites, keys, strict=True)}
-
-    return jax.vmap(one)(random.split(rng_key, _NUM_PROBES))
+def random_noise(sites: tuple[Site, ...], rng: np.random.Generator) -> Values:
+    """Standard normal noise for :func:`random_points`, leading with an axis of probes."""
+    return {site.name: 0.7 * rng.normal(size=(_NUM_PROBES, *_free_shape(site))) for site in sites}
 
 
-def _random_value(site: Site, rng_key: Array) -> Array:
-    """Normal steps through the bijection of the site's support."""
-    bijection = biject_to(site.support)
-    shape = bijection.inverse_shape(site.shape)
-    return bijection(random.normal(rng_key, shape) * 0.7)
+def random_points(sites: tuple[Site, ...], noise: Values) -> Values:
+    """Well-scaled random values of every site: noise through the bijection of the site's support."""
+    return {site.name: jax.vmap(biject_to(site.support))(noise[site.name]) for site in sites}
+
+
+def _free_shape(site: Site) -> tuple[int, ...]:
+    return biject_to(site.support).inverse_shape(site.shape)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..families.augmented import RowFamily
+
 if TYPE_CHECKING:
     from .conjugacy import Conditional
     from .plan import Plan
@@ -18,11 +20,11 @@ def explain(plan: Plan) -> str:
     """The whole explanation: sites and roles, links, conditionals, engines, labels."""
     reading = plan.reading
     latent, rows = reading.latent, reading.rows
+    taken = f"{reading.num_components} value" + ("s" if reading.num_components > 1 else "")
     lines = [
         f"program: {getattr(plan.program, '__name__', 'a NumPyro program')}",
-        f"  plate '{rows.name}' of {rows.size} rows was probed; latent '{latent.name}' "
-        f"({latent.family}) takes {reading.num_components} value"
-        + ("s" if reading.num_components > 1 else ""),
+        f"  plate '{rows.name}' of {rows.size} rows was probed; "
+        + (f"latent '{latent.name}' ({latent.family}) takes {taken}" if latent else "no latent"),
         "",
         "sites",
     ]
@@ -30,7 +32,9 @@ def explain(plan: Plan) -> str:
     for site in reading.parameters:
         dims = ", ".join(plan.dims(site.name)) or "-"
         table.append((site.name, "parameter", _shape(site.shape), site.family, dims))
-    table.append((latent.name, "latent, summed out", "one per row", latent.family, rows.name))
+    if latent:
+        table.append((latent.name, "latent, summed out", "one per row", latent.family, rows.name))
+    table += [(name, "told", "-", "-", "-") for name in reading.fixed]
     for site in reading.observed:
         table.append(
             (site.name, "observed", _shape(("N", *site.shape[1:])), site.family, rows.name)
@@ -68,6 +72,8 @@ def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _links(plan: Plan, name: str) -> list[str]:
     family = plan.families[name]
+    if isinstance(family, RowFamily):
+        return [f"{name}: {family.name}; every M step visits all rows"]
     if family is None:
         return [
             f"{name}: its density depends on the row or has no registered statistics, "

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpyro.distributions as dist
-from jax import Array, random
+from jax import Array
+from numpyro.distributions.distribution import validation_enabled
 
-from ..families.forms import base_support
-from ..families.likelihoods import Family
+from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, compile_lightly, split, take_rows
-from .conjugacy import Conditional, random_points, recognise
-from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of
-from .labels import Labels, find_labels
-from .links import describe_links
-from .reading import (
-    Program,
-    ProgramError,
-    Reading,
-    check_data,
-    observed_values,
-    read,
-)
+from .arguments import Arguments, Layout, split
+from .blocks import Blocks, Observed, arrange
+from .conjugacy import Conditional
+from .errors import ProgramError
+from .evaluate import Evaluation, Values, evaluate
+from .labels import Labels
+from .locals import collapse
+from .observed import check_cells, check_enough, tidy
+from .probe import few_rows, probe
+from .reading import Look, Program, Reading, look, observe, read
 
 _PROBE_ROWS = 32
 
@@ -46,57 +41,69 @@ class Plan:
         labels: axes that carry component labels, and whether the prior is exchangeable.
         links: for each observed site, how its mean and covariance follow from the parameters.
         by_row: whether some factor differs from row to row, so that no K statistics suffice.
+        step: how far from the middle of the supports ordinary values are (fits start there).
 
     `print(plan)` explains the program.
     """
 
     program: Program
     reading: Reading
-    families: dict[str, Family | None]
+    families: dict[str, Statistic]
     blocks: tuple[Conditional, ...]
     certificates: dict[str, tuple[float, str]]
     labels: Labels
     links: dict[str, tuple[str, str]]
     by_row: bool
+    step: float = 1.0
+    _looks: dict[Layout, Look] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_looks": {}}  # compiled functions stay here
 
     # ------------------------------------------------------------------ densities, all to be jitted
     def evaluate(self, arguments: Arguments, values: Values) -> Evaluation:
         """Every factor of the log joint at parameter `values`."""
         return evaluate(self.program, self.reading, self.families, arguments, values)
 
-    def blocks_of_rows(self, arguments: Arguments) -> row_pass.Blocks:
-        """The observed rows, arranged once for any number of passes."""
-        names = tuple(self.families)
-        observed = observed_values(self.program, arguments, names)
-        return self.arrange(observed)
+    def observe(self, arguments: Arguments, fitting: bool = False) -> Observed:
+        """What a call says of its rows, checked; on the host. More is asked of rows to be fitted.
 
-    def check(self, arguments: Arguments) -> None:
-        """Raise :class:`ProgramError` where the observed values of a call hold NaN or infinities."""
-        known = [a for a in arguments.arrays if not isinstance(a, jax.core.Tracer)]
-        if all(np.all(np.isfinite(np.asarray(a))) for a in known if _is_float(a)):
-            return
-        reading, observed = read(self.program, arguments)
-        check_data(reading, observed)
+        Raises :class:`ProgramError` naming site, rows and columns that cannot be taken.
+        """
+        if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
+            return observe(self.program, self.reading, arguments)
+        with jax.core.eval_context():
+            known = (self.reading.latent.name,) if self.reading.latent else ()
+            if arguments.layout not in self._looks:
+                self._looks[arguments.layout] = look(self.program, arguments, known)
+            observed = tidy(*self._looks[arguments.layout](arguments.arrays))
+            check_cells(self.reading, self.families, observed)
+            if fitting:
+                check_enough(self.reading, observed)
+            return observed
 
-    def arrange(self, observed: Values) -> row_pass.Blocks:
-        """Observed values of each site as blocks of rows."""
-        return row_pass.arrange(
-            self.families, observed, self.reading.num_components, whole=self.by_row
-        )
+    def blocks_of_rows(self, arguments: Arguments) -> Blocks:
+        """The observed rows, arranged once for any number of passes; not to be called under jit, unless
+        the arrays are being traced (then nothing may be missing)."""
+        return self.arrange(self.observe(arguments))
+
+    def arrange(self, observed: Observed) -> Blocks:
+        """Observed rows as blocks."""
+        return arrange(self.families, observed, self.reading.num_components, whole=self.by_row)
 
     def log_prior(self, evaluation: Evaluation) -> Array:
         """log p(theta), in the constrained space (no Jacobian)."""
         return sum(evaluation.prior.values(), jnp.zeros(()))
 
-    def log_likelihood(self, arguments: Arguments, values: Values) -> Array:
-        """sum_i log p(x_i | theta) with the latent summed out, a scalar."""
+    def log_likelihood(self, arguments: Arguments, blocks: Blocks, values: Values) -> Array:
+        """sum_i w_i log p(x_i | theta) with the latent summed out, a scalar."""
         evaluation = self.evaluate(arguments, values)
-        return row_pass.log_likelihood(self.families, evaluation, self.blocks_of_rows(arguments))
+        return row_pass.log_likelihood(self.families, evaluation, blocks)
 
-    def log_joint_table(self, arguments: Arguments, values: Values) -> Array:
+    def log_joint_table(self, arguments: Arguments, blocks: Blocks, values: Values) -> Array:
         """log p(x_i, z_i = k | theta) for every row, shape (K, N)."""
         evaluation = self.evaluate(arguments, values)
-        return row_pass.log_joint_table(self.families, evaluation, self.blocks_of_rows(arguments))
+        return row_pass.log_joint_table(self.families, evaluation, blocks)
 
     def expected_log_joint(
         self, arguments: Arguments, statistics: row_pass.Statistics
@@ -191,187 +198,18 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         )
     with jax.core.eval_context():
         reading, observed = read(program, arguments)
-        check_data(reading, observed)
+        check_enough(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
-        with jax.enable_x64(True), dist.distribution.validation_enabled(False):
-            found = _probe(program, reading, _few_rows(arguments, reading))
-            if (
-                found is None
-            ):  # a column may be constant over the few rows, and a prior scaled by it
-                found = _probe(program, reading, arguments)
+        with jax.enable_x64(True), validation_enabled(False):
+            reading = collapse(program, reading, arguments)
+            found = probe(program, *few_rows(program, arguments, reading, observed))
+            if found is None:
+                # a column may be constant over the few rows, and a prior scaled by it
+                found = probe(program, arguments, reading, observed)
         if found is None:
             raise ProgramError(
                 "the log joint of the program is not finite at ordinary parameter values; look for a "
                 "prior scaled by a constant column, or a matrix that is not positive definite"
             )
-        return found
-
-
-def _is_float(array: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(array), jnp.floating)
-
-
-def _few_rows(arguments: Arguments, reading: Reading) -> Arguments:
-    """The call on some of the rows, spread over all, and in double precision: structure does not depend
-    on how many there are."""
-    wide = tuple(
-        a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
-        for a in (jnp.asarray(np.asarray(a)) for a in arguments.arrays)
-    )
-    arguments = arguments._replace(arrays=wide)
-    size = reading.rows.size
-    keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
-    if size <= 2 * keep:
-        return arguments
-    chosen = np.sort(np.random.default_rng(0).permutation(size)[:keep])
-    return take_rows(arguments, size, chosen)
-
-
-def _probe(program: Program, full: Reading, arguments: Arguments) -> Plan | None:
-    reading, observed = read(program, arguments)
-    arrays = arguments.arrays
-
-    def call(arrays: tuple[Array, ...]) -> Arguments:
-        return arguments._replace(arrays=arrays)
-
-    families: dict[str, Family | None] = {}
-
-    def evaluated(values: Values, arrays: tuple[Array, ...] = arrays) -> Evaluation:
-        return evaluate(program, reading, families, call(arrays), values)
-
-    def prepare(arrays: tuple[Array, ...], rng_key: Array) -> tuple[Values, Any]:
-        """Random points and statistics; on the way, each observed site's family."""
-        points = random_points(reading.parameters, rng_key)
-        first = jax.tree.map(lambda x: x[0], points)
-        sites = enumerated_trace(program, reading, call(arrays), first)
-        families.update({s.name: family_of(sites[s.name], reading) for s in reading.observed})
-        values = {s.name: sites[s.name]["value"] for s in reading.observed}
-
-        def statistics(point: Values, key: Array) -> row_pass.Statistics:
-            return _random_statistics(families, evaluated(point, arrays), values, reading, key)
-
-        keys = random.split(rng_key, len(jax.tree.leaves(points)[0]))
-        return points, jax.vmap(statistics)(points, keys)
-
-    try:
-        points, statistics = jax.tree.map(
-            np.asarray, compile_lightly(prepare)(arrays, random.key(2))
-        )
-    except ProgramError:
-        raise
-    except Exception as error:
-        raise ProgramError(
-            f"the program does not run with latent '{reading.latent.name}' enumerated "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); index tables with it along a "
-            "leading axis (mean[z]), or with Vindex when there is more than one index"
-        ) from error
-
-    def factors(values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
-        evaluation = evaluated(values)
-        found = {f"the prior of {name}": value for name, value in evaluation.prior.items()}
-        expected = row_pass.expected_factors(families, evaluation, statistics)
-        for name, value in expected.items():
-            found[f"the likelihood of {name or reading.latent.name}"] = value
-        return found
-
-    if not _finite(factors, points, statistics):
-        return None
-    recognition = recognise(reading.parameters, factors, points, statistics)
-    point = {name: value[0] for name, value in points.items()}
-    return Plan(
-        program=program,
-        reading=full,
-        families=families,
-        blocks=recognition.blocks,
-        certificates=recognition.certificates,
-        labels=_labels(reading, families, evaluated, observed, point),
-        links=_links(families, evaluated, point, reading),
-        by_row=_by_row(families, evaluated, point),
-    )
-
-
-def _finite(factors: Any, points: Values, statistics: Any) -> bool:
-    """Is some probe finite in every factor? (A support may have corners that probes fall into.)"""
-    found = compile_lightly(jax.vmap(factors))(points, statistics)
-    return bool(np.isfinite(np.stack([np.asarray(v) for v in found.values()])).all(axis=0).any())
-
-
-def _by_row(
-    families: dict[str, Family | None],
-    evaluated: Callable[[Values], Evaluation],
-    point: Values,
-) -> bool:
-    latent = jax.eval_shape(evaluated, point).latent
-    return latent.ndim > 1 or any(family is None for family in families.values())
-
-
-def _random_statistics(
-    families: dict[str, Family | None],
-    evaluation: Evaluation,
-    observed: Values,
-    reading: Reading,
-    rng_key: Array,
-) -> row_pass.Statistics:
-    """Valid statistics at unit scale: random weights over random rows."""
-    weight_key, row_key = random.split(rng_key)
-    size, count = reading.num_components, reading.rows.size
-    weights = random.uniform(weight_key, (size, count), minval=0.05)
-    moments = {}
-    for i, site in enumerate(reading.observed):
-        name, family = site.name, families[site.name]
-        if family is None:
-            continue
-        arranged = family.arrange(jnp.asarray(observed[name]))
-        real = base_support(site.support)
-        if real == dist.constraints.real or real == dist.constraints.real_vector:
-            arranged = random.normal(random.fold_in(row_key, i), arranged.shape)
-        prepared = family.prepare(evaluation.components[name])
-        moments[name] = family.finish(prepared, family.accumulate(prepared, arranged, weights))
-    return row_pass.Statistics(jnp.sum(weights, axis=1), moments, weights)
-
-
-def _labels(
-    reading: Reading,
-    families: dict[str, Family | None],
-    evaluated: Callable[[Values], Evaluation],
-    observed: Values,
-    point: Values,
-) -> Labels:
-    blocks = row_pass.arrange(families, observed, reading.num_components, whole=True)
-
-    @compile_lightly
-    def look(values: Values) -> tuple[Array, Array, Array, Values]:
-        evaluation = evaluated(values)
-        latent = evaluation.latent
-        joint = row_pass.log_joint_table(families, evaluation, blocks)
-        latent = latent[:, None] if latent.ndim == 1 else latent
-        log_prior = sum(evaluation.prior.values(), jnp.zeros(()))
-        latent = jnp.broadcast_to(latent, joint.shape)
-        return latent, joint - latent, log_prior, evaluation.deterministic
-
-    def derive(values: Values) -> Values:
-        return {name: np.asarray(value) for name, value in look(values)[3].items()}
-
-    values = {site.name: point[site.name] for site in reading.parameters}
-    unit = dist.constraints.unit_interval
-    shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
-    return find_labels(lambda v: look(v)[:2], lambda v: look(v)[2], derive, values, shares)
-
-
-def _links(
-    families: dict[str, Family | None],
-    evaluated: Callable[[Values], Evaluation],
-    point: Values,
-    reading: Reading,
-) -> dict[str, tuple[str, str]]:
-    known = {name: family for name, family in families.items() if family is not None}
-
-    @compile_lightly
-    def moments(values: Values) -> dict[str, tuple[Array, Array]]:
-        components = evaluated(values).components
-        return {name: family.moments(components[name]) for name, family in known.items()}
-
-    def one(name: str) -> tuple[str, str]:
-        return describe_links(lambda values: moments(values)[name], point, reading.latent.name)
-
-    return {name: one(name) for name in known}
+        check_cells(reading, found.families, observed)
+        return Plan(program, reading, *found)

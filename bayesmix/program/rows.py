@@ -17,30 +17,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family
+from .blocks import Blocks
 from .evaluate import Evaluation
-
-# entries of one block's (K, D, n) temporary; a block should stay in a core's cache
-_BLOCK_ENTRIES = 1 << 15
-_SMALLEST_BLOCK = 128
-_UNBLOCKED_ROWS = 1024
 
 
 class Statistics(NamedTuple):
     """Expected sufficient statistics: component counts (K,), each family's sums, and, where some site
-    needs the rows themselves, the responsibilities (K, N)."""
+    needs the rows themselves, the responsibilities (K, N) and its row family's hidden values."""
 
     counts: Array
     moments: dict[str, Any]
     responsibilities: Array | None
-
-
-class Blocks(NamedTuple):
-    """Observed rows of each site with a family, arranged (blocks, ..., n); the mask is 0 on padding."""
-
-    rows: dict[str, Array]
-    mask: Array
-    num_rows: int
+    hidden: dict[str, Any]
 
 
 class Pass(NamedTuple):
@@ -51,90 +41,115 @@ class Pass(NamedTuple):
     rows: Any
 
 
-Part = Callable[[Array, Array], tuple[Array, Any]]
+class Weighed(NamedTuple):
+    """What a part makes of a table: weights (K, n), what is to be kept of each row, and the key with
+    which hidden parts of the rows are drawn (None: they are expected)."""
+
+    weights: Array
+    said: Any
+    hidden_key: Array | None
 
 
-def expect(table: Array, rng_key: Array) -> tuple[Array, Any]:
+Part = Callable[[Array, Array], Weighed]
+
+
+def expect(table: Array, rng_key: Array) -> Weighed:
     """Responsibilities r_ik = p(z_i = k | x_i) from a log joint table (K, n)."""
-    return jax.nn.softmax(table, axis=0), None
+    return Weighed(jax.nn.softmax(table, axis=0), None, None)
 
 
-def draw(table: Array, rng_key: Array) -> tuple[Array, Array]:
+def draw(table: Array, rng_key: Array) -> Weighed:
     """One label per row from its posterior, as weights (K, n) of zeros and ones, and as labels (n,)."""
+    label_key, hidden_key = random.split(rng_key)
     shifted = jnp.exp(table - jnp.max(table, axis=0))
     cumulative = jnp.cumsum(shifted, axis=0)
-    uniform = random.uniform(rng_key, table.shape[1:], table.dtype)
+    uniform = random.uniform(label_key, table.shape[1:], table.dtype)
     labels = jnp.sum(cumulative < uniform * cumulative[-1], axis=0)
     weights = jnp.arange(table.shape[0])[:, None] == labels
-    return weights.astype(table.dtype), labels.astype(jnp.int32)
+    return Weighed(weights.astype(table.dtype), labels.astype(jnp.int32), hidden_key)
 
 
-def arrange(
-    families: dict[str, Family | None],
-    observed: dict[str, Array],
-    num_components: int,
-    whole: bool = False,
-) -> Blocks:
-    """Store the observed rows as blocks, once per fit; as one block where `whole`."""
-    arranged = {name: family.arrange(observed[name]) for name, family in families.items() if family}
-    sizes = [jnp.shape(value) for value in arranged.values()]
-    num_rows = next(iter(observed.values())).shape[0]
-    if whole or any(family is None for family in families.values()):
-        block = num_rows  # a factor that needs all its rows at once: no blocks
-    else:
-        width = max((shape[0] for shape in sizes), default=1)
-        block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // (width * num_components))
-    if num_rows <= max(block, _UNBLOCKED_ROWS):
-        block = num_rows
-    count = -(-num_rows // block)
-    padding = count * block - num_rows
+class _Tables(NamedTuple):
+    """What the table of one block is made from: prepared families, and tables by row, in blocks."""
 
-    def cut(value: Array) -> Array:
-        padded = jnp.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, padding)], mode="edge")
-        return jnp.moveaxis(padded.reshape(*value.shape[:-1], count, block), -2, 0)
+    prepared: dict[str, Any]
+    latent: Array  # (K,), or (B, K, n)
+    by_row: dict[str, Array]
 
-    dtype = jnp.result_type(float)
-    mask = jnp.arange(count * block).reshape(count, block) < num_rows
-    return Blocks({n: cut(v) for n, v in arranged.items()}, mask.astype(dtype), num_rows)
+
+def _tables(families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks) -> _Tables:
+    prepared, by_row = {}, {}
+    for name, family in families.items():
+        parameters = evaluation.components[name]
+        if family is None:
+            by_row[name] = blocks.distribute(parameters)
+        elif isinstance(family, RowFamily):
+            by_row[name] = blocks.distribute(parameters.log_prob)
+        elif name in blocks.patterns:
+            several = jax.vmap(family.prepare, (None, 0))
+            prepared[name] = several(parameters, blocks.patterns[name])
+        else:
+            prepared[name] = family.prepare(parameters, None)
+    latent = evaluation.latent
+    return _Tables(prepared, latent if latent.ndim == 1 else blocks.distribute(latent), by_row)
+
+
+class _Block(NamedTuple):
+    """One block: its rows, its own tables, its pattern and labels."""
+
+    rows: dict[str, Any]
+    latent: Array | None
+    by_row: dict[str, Array]
+    pattern: Array | None
+    labels: Array | None
+
+
+def _every_block(tables: _Tables, blocks: Blocks) -> _Block:
+    latent = tables.latent if tables.latent.ndim > 1 else None
+    return _Block(blocks.rows, latent, tables.by_row, blocks.pattern, blocks.labels)
+
+
+def _at_pattern(tables: _Tables, block: _Block, blocks: Blocks) -> dict[str, Any]:
+    """Prepared families for one block: those with patterns, at the block's own."""
+    return {
+        name: jax.tree.map(lambda x: x[block.pattern], value) if name in blocks.patterns else value
+        for name, value in tables.prepared.items()
+    }
 
 
 def _table(
-    families: dict[str, Family | None],
-    evaluation: Evaluation,
-    prepared: dict[str, Any],
-    rows: dict[str, Array],
+    families: dict[str, Statistic], prepared: dict[str, Any], tables: _Tables, block: _Block
 ) -> Array:
-    """log p(z_i = k) + log p(x_i | z_i = k) for one block, (K, n)."""
-    latent = evaluation.latent
-    table = latent[:, None] if latent.ndim == 1 else latent
+    """log p(z_i = k) + log p(x_i | z_i = k) for one block, (K, n); -inf where a known label says no."""
+    table = tables.latent[:, None] if block.latent is None else block.latent
     for name, family in families.items():
-        if family is None:
-            table = table + evaluation.components[name]
+        if isinstance(family, Family):
+            table = table + family.log_prob(prepared[name], block.rows[name])
         else:
-            table = table + family.log_prob(prepared[name], rows[name])
-    return table
-
-
-def _prepare(families: dict[str, Family | None], evaluation: Evaluation) -> dict[str, Any]:
-    return {n: f.prepare(evaluation.components[n]) for n, f in families.items() if f}
+            table = table + block.by_row[name]
+    if block.labels is None:
+        return table
+    other = (block.labels >= 0) & (jnp.arange(table.shape[0])[:, None] != block.labels)
+    return jnp.where(other, -jnp.inf, table)
 
 
 def log_joint_table(
-    families: dict[str, Family | None], evaluation: Evaluation, blocks: Blocks
+    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
 ) -> Array:
     """log p(x_i, z_i = k) for every row, (K, N)."""
-    prepared = _prepare(families, evaluation)
-    tables = (
-        jax.lax.map(lambda rows: _table(families, evaluation, prepared, rows), blocks.rows)
-        if blocks.rows
-        else _table(families, evaluation, prepared, {})[None]
-    )
-    full = jnp.moveaxis(tables, 0, 1)
-    return full.reshape(full.shape[0], -1)[:, : blocks.num_rows]
+    tables = _tables(families, evaluation, blocks)
+
+    def one(block: _Block) -> Array:
+        return _table(families, _at_pattern(tables, block, blocks), tables, block)
+
+    every = _every_block(tables, blocks)
+    if blocks.weight.shape[0] == 1:
+        return blocks.restore(one(jax.tree.map(lambda x: x[0], every))[None])
+    return blocks.restore(jax.lax.map(one, every))
 
 
 def passes(
-    families: dict[str, Family | None],
+    families: dict[str, Statistic],
     evaluation: Evaluation,
     blocks: Blocks,
     part: Part,
@@ -142,79 +157,115 @@ def passes(
 ) -> Pass:
     """One pass over all rows with a part that turns each block's log joint table into weights.
 
-    The log likelihood is exact whatever the part: sum_i log sum_k p(x_i, z_i = k).
+    The log likelihood is exact whatever the part: sum_i w_i log sum_k p(x_i, z_i = k).
     """
-    keys = random.split(rng_key, blocks.mask.shape[0])
-    prepared = _prepare(families, evaluation)
+    keys = random.split(rng_key, blocks.weight.shape[0])
 
-    def weigh(rows: dict[str, Array], key: Array) -> tuple[Array, Array, Any]:
-        table = _table(families, evaluation, prepared, rows)
-        weights, said = part(table, key)
-        return jax.nn.logsumexp(table, axis=0), weights, said
+    def weigh(table: Callable[[], Array], key: Array) -> tuple[Array, Weighed]:
+        found = table()
+        return jax.nn.logsumexp(found, axis=0), part(found, key)
 
-    return _accumulate(families, evaluation, prepared, blocks, weigh, keys)
+    found = _accumulate(families, evaluation, blocks, weigh, keys)
+    drawn_key = random.fold_in(rng_key, 1) if part is draw else None
+    hidden = hidden_values(families, evaluation, drawn_key)
+    return found._replace(statistics=found.statistics._replace(hidden=hidden))
+
+
+def hidden_values(
+    families: dict[str, Statistic], evaluation: Evaluation, rng_key: Array | None
+) -> dict[str, Any]:
+    """Each row family's hidden values given the data, expected or drawn."""
+    found = {}
+    for i, (name, family) in enumerate(families.items()):
+        if isinstance(family, RowFamily):
+            factor = evaluation.components[name]
+            key = None if rng_key is None else random.fold_in(rng_key, i)
+            found[name] = family.expect(factor.parameters, factor.value, key)
+    return found
+
+
+def clear(families: dict[str, Statistic], evaluation: Evaluation) -> Array:
+    """Can every row family's parameters be told from its distribution?"""
+    told = [
+        family.clear(evaluation.components[name].parameters)
+        for name, family in families.items()
+        if isinstance(family, RowFamily)
+    ]
+    return jnp.all(jnp.stack(told)) if told else jnp.asarray(True)
 
 
 def weighted_statistics(
-    families: dict[str, Family | None], evaluation: Evaluation, blocks: Blocks, weights: Array
+    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks, weights: Array
 ) -> Statistics:
-    """Statistics under given responsibilities, (blocks, K, n) as the rows are arranged."""
-    prepared = _prepare(families, evaluation)
+    """Statistics under given responsibilities (K, N)."""
 
-    def weigh(rows: dict[str, Array], given: Array) -> tuple[Array, Array, Any]:
-        return jnp.zeros(given.shape[1:], given.dtype), given, None
+    def weigh(table: Callable[[], Array], given: Array) -> tuple[Array, Weighed]:
+        return jnp.zeros(given.shape[1:], given.dtype), Weighed(given, None, None)
 
-    return _accumulate(families, evaluation, prepared, blocks, weigh, weights).statistics
+    given = blocks.distribute(weights)
+    found = _accumulate(families, evaluation, blocks, weigh, given).statistics
+    return found._replace(hidden=hidden_values(families, evaluation, None))
 
 
 def _accumulate(
-    families: dict[str, Family | None],
+    families: dict[str, Statistic],
     evaluation: Evaluation,
-    prepared: dict[str, Any],
     blocks: Blocks,
-    weigh: Callable[[dict[str, Array], Array], tuple[Array, Array, Any]],
+    weigh: Callable[[Callable[[], Array], Array], tuple[Array, Weighed]],
     given: Array,
 ) -> Pass:
-    """Add up statistics over blocks; `weigh(rows, given[block])` gives the log evidence of each row,
-    the weights (K, n), and whatever is to be kept of each row."""
-    keep_all = any(family is None for family in families.values()) or evaluation.latent.ndim > 1
+    """Add up statistics over blocks; `weigh(table, given[block])` gives the log evidence of each row
+    and the weights of its components."""
+    by_row = any(not isinstance(family, Family) for family in families.values())
+    keep_all = by_row or evaluation.latent.ndim > 1
+    tables = _tables(families, evaluation, blocks)
 
-    def visit(rows: dict[str, Array], mask: Array, told: Array) -> Any:
-        log_evidence, weights, said = weigh(rows, told)
-        weights = weights * mask
+    def visit(block: _Block, row_weight: Array, told: Array) -> Any:
+        prepared = _at_pattern(tables, block, blocks)
+        log_evidence, found = weigh(lambda: _table(families, prepared, tables, block), told)
+        weights = found.weights * row_weight
+        keys = _keys(found.hidden_key, len(families))
         moments = {
-            name: family.accumulate(prepared[name], rows[name], weights)
-            for name, family in families.items()
-            if family
+            name: family.accumulate(prepared[name], block.rows[name], weights, key)
+            for (name, family), key in zip(families.items(), keys, strict=True)
+            if isinstance(family, Family)
         }
-        sums = (jnp.sum(log_evidence * mask), jnp.sum(weights, axis=1), moments)
-        return sums, (weights if keep_all else None, said)
+        # padding and rows of no weight may hold anything
+        evidence = jnp.sum(jnp.where(row_weight > 0, log_evidence, 0.0) * row_weight)
+        sums = (evidence, jnp.sum(weights, axis=1), moments)
+        return sums, (weights if keep_all else None, found.said)
 
-    if blocks.mask.shape[0] == 1:
-        only = {name: value[0] for name, value in blocks.rows.items()}
-        sums, (weights, said) = visit(only, blocks.mask[0], given[0])
+    every = (_every_block(tables, blocks), blocks.weight, given)
+    if blocks.weight.shape[0] == 1:
+        sums, kept = visit(*jax.tree.map(lambda x: x[0], every))
+        kept = jax.tree.map(lambda x: x[None], kept)
     else:
 
         def step(total: Any, block: Any) -> tuple[Any, Any]:
             sums, out = visit(*block)
             return jax.tree.map(jnp.add, total, sums), out
 
-        every = (blocks.rows, blocks.mask, given)
-        first = jax.tree.map(lambda x: x[0], every)
-        shapes = jax.eval_shape(visit, *first)[0]
+        shapes = jax.eval_shape(visit, *jax.tree.map(lambda x: x[0], every))[0]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        sums, (weights, said) = jax.lax.scan(step, zeros, every)
-        if keep_all:
-            weights = jnp.moveaxis(weights, 0, 1).reshape(weights.shape[1], -1)
-            weights = weights[:, : blocks.num_rows]
-        said = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[: blocks.num_rows], said)
+        sums, kept = jax.lax.scan(step, zeros, every)
+    weights, said = jax.tree.map(blocks.restore, kept)
     log_likelihood, counts, raw = sums
     moments = {
-        name: family.finish(prepared[name], raw[name])
+        name: family.finish(_any_pattern(tables, name, blocks), raw[name])
         for name, family in families.items()
-        if family
+        if isinstance(family, Family)
     }
-    return Pass(log_likelihood, Statistics(counts, moments, weights), said)
+    return Pass(log_likelihood, Statistics(counts, moments, weights, {}), said)
+
+
+def _keys(rng_key: Array | None, count: int) -> list[Array | None]:
+    return [None] * count if rng_key is None else list(random.split(rng_key, count))
+
+
+def _any_pattern(tables: _Tables, name: str, blocks: Blocks) -> Any:
+    """A prepared family as far as it is the same for all patterns."""
+    prepared = tables.prepared[name]
+    return jax.tree.map(lambda x: x[0], prepared) if name in blocks.patterns else prepared
 
 
 def _weighted(counts: Array, log_density: Array) -> Array:
@@ -223,7 +274,7 @@ def _weighted(counts: Array, log_density: Array) -> Array:
 
 
 def expected_factors(
-    families: dict[str, Family | None], evaluation: Evaluation, statistics: Statistics
+    families: dict[str, Statistic], evaluation: Evaluation, statistics: Statistics
 ) -> dict[str, Array]:
     """Every factor of the expected complete log likelihood, by site: the parts of Q(theta)."""
     latent = evaluation.latent
@@ -233,15 +284,17 @@ def expected_factors(
         parameters = evaluation.components[name]
         if family is None:
             factors[name] = _weighted(statistics.responsibilities, parameters)
+        elif isinstance(family, RowFamily):
+            hidden = statistics.hidden[name]
+            expected = family.expected_log_prob(parameters.parameters, hidden, parameters.value)
+            factors[name] = _weighted(statistics.responsibilities * parameters.present, expected)
         else:
             expected = family.expected_log_prob(parameters, statistics.moments[name])
             factors[name] = jnp.sum(expected)
     return factors
 
 
-def log_likelihood(
-    families: dict[str, Family | None], evaluation: Evaluation, blocks: Blocks
-) -> Array:
+def log_likelihood(families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks) -> Array:
     """sum_i log p(x_i | theta), differentiable through statistics instead of through the rows.
 
     The tangent is Q's tangent at the current statistics (Fisher's identity), so a gradient costs what

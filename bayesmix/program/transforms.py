@@ -6,12 +6,15 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
 from . import rows as row_pass
-from .arguments import Layout, split
+from .arguments import Arguments, Layout, split
+from .blocks import Blocks
 from .plan import Plan, plan_arguments
 from .reading import Program
 
@@ -65,10 +68,11 @@ class Marginal:
         self.program = program.program if isinstance(program, Plan) else program
         self._given = program if isinstance(program, Plan) else None
         self._plans: dict[Layout, Plan] = {}
+        self._factors: dict[Layout, Any] = {}
         self.__name__ = f"{getattr(self.program, '__name__', 'program')}, latent summed out"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}, "_given": None}
+        return {**self.__dict__, "_plans": {}, "_factors": {}, "_given": None}
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
@@ -84,15 +88,24 @@ class Marginal:
         found = self.plan(*args, **kwargs)
         arguments = split(args, kwargs)
         with _Isolated():
-            found.check(arguments)
+            blocks = found.blocks_of_rows(arguments)
         visible = _Parameters(found)
         with visible:
             self.program(*args, **kwargs)
         with _Isolated():
-            evaluation = found.evaluate(arguments, visible.values)
-            blocks = found.blocks_of_rows(arguments)
-            value = row_pass.log_likelihood(found.families, evaluation, blocks)
+            value = self._factor(found, arguments)(arguments.arrays, blocks, visible.values)
         numpyro.factor("log_likelihood", value)
+
+    def _factor(self, found: Plan, arguments: Arguments) -> Any:
+        """The rows' log density as one compiled function: samplers also call programs outside jit."""
+        if arguments.layout not in self._factors:
+
+            def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
+                evaluation = found.evaluate(arguments._replace(arrays=arrays), values)
+                return row_pass.log_likelihood(found.families, evaluation, blocks)
+
+            self._factors[arguments.layout] = jax.jit(factor)
+        return self._factors[arguments.layout]
 
 
 class _Isolated(Messenger):
@@ -108,7 +121,9 @@ class _Parameters(Messenger):
     def __init__(self, found: Plan) -> None:
         reading = found.reading
         self.names = {site.name for site in reading.parameters}
-        self.hidden = {reading.latent.name, *(site.name for site in reading.observed)}
+        self.hidden = {site.name for site in reading.observed}
+        self.hidden |= {reading.latent.name} if reading.latent else set()
+        self.hidden |= {site.name for site in reading.locals}
         self.rows = reading.rows.name
         self.values: dict[str, Any] = {}
         self.derived: dict[str, Any] = {}
@@ -121,7 +136,11 @@ class _Parameters(Messenger):
             msg["stop"] = True
             if msg["value"] is None:
                 # any value in the support will do: what follows from it is hidden as well
-                msg["value"] = msg["fn"].enumerate_support(expand=True)[0]
+                fn = msg["fn"]
+                if fn.has_enumerate_support:
+                    msg["value"] = fn.enumerate_support(expand=True)[0]
+                else:
+                    msg["value"] = fn.support.feasible_like(jnp.zeros(fn.shape()))
         elif msg["type"] == "deterministic" and in_rows:
             msg["stop"] = True
 

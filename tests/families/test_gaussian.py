@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 
 from bayesmix.families.gaussian import COLUMNS, FULL, Columns, Gaussian
 from bayesmix.program import rows as row_pass
+from bayesmix.program.blocks import Observed, arrange
 from bayesmix.program.evaluate import Evaluation
 
 
@@ -31,7 +32,7 @@ def full(mean, covariance) -> Gaussian:
 @pytest.mark.parametrize("D", [1, 2, 3, 4, 7])
 def test_full_log_prob_equals_scipy(D):
     x, _, mean, covariance = problem(D)
-    table = FULL.log_prob(FULL.prepare(full(mean, covariance)), FULL.arrange(jnp.asarray(x)))
+    table = FULL.log_prob(FULL.prepare(full(mean, covariance), None), FULL.arrange(x, None))
     theirs = [multivariate_normal(m, c).logpdf(x) for m, c in zip(mean, covariance)]
     np.testing.assert_allclose(table, theirs, rtol=1e-10, atol=1e-10)
 
@@ -41,7 +42,7 @@ def test_columns_log_prob_equals_scipy(D):
     x, _, mean, covariance = problem(D)
     scale = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
     parameters = Columns(jnp.asarray(mean), jnp.asarray(scale))
-    table = COLUMNS.log_prob(COLUMNS.prepare(parameters), COLUMNS.arrange(jnp.asarray(x)))
+    table = COLUMNS.log_prob(COLUMNS.prepare(parameters, None), COLUMNS.arrange(x, None))
     theirs = [norm(m, s).logpdf(x).sum(axis=1) for m, s in zip(mean, scale)]
     np.testing.assert_allclose(table, theirs, rtol=1e-10, atol=1e-10)
 
@@ -49,8 +50,9 @@ def test_columns_log_prob_equals_scipy(D):
 @functools.partial(jax.jit, static_argnums=0)
 def compiled_statistics(index, parameters, x, weights):
     family = (FULL, COLUMNS)[index]
-    prepared = family.prepare(parameters)
-    return family.finish(prepared, family.accumulate(prepared, family.arrange(x), weights))
+    prepared = family.prepare(parameters, None)
+    sums = family.accumulate(prepared, family.arrange(x, None), weights, None)
+    return family.finish(prepared, sums)
 
 
 def statistics_of(family, parameters, x, weights):
@@ -73,7 +75,9 @@ def test_statistics_are_weighted_sums_and_q_is_their_expectation(kind, D):
 
     found = statistics_of(family, make(mean, covariance), x, weights)
     centred = x[None] - mean[:, None]
-    np.testing.assert_allclose(found.count, weights.sum(axis=1), rtol=1e-12)
+    count = weights.sum(axis=1)
+    count = count if kind == "full" else np.repeat(count[:, None], D, axis=1)
+    np.testing.assert_allclose(found.count, count, rtol=1e-12)
     np.testing.assert_allclose(
         found.first, np.einsum("kn,knd->kd", weights, centred), rtol=1e-10, atol=1e-12
     )
@@ -83,7 +87,7 @@ def test_statistics_are_weighted_sums_and_q_is_their_expectation(kind, D):
     np.testing.assert_allclose(found.second, second, rtol=1e-10, atol=1e-12)
     # at parameters other than those of the E step
     new = make(new_mean, new_covariance)
-    table = family.log_prob(family.prepare(new), family.arrange(jnp.asarray(x)))
+    table = family.log_prob(family.prepare(new, None), family.arrange(x, None))
     expected = np.sum(weights * np.asarray(table), axis=1)
     np.testing.assert_allclose(family.expected_log_prob(new, found), expected, rtol=1e-10)
 
@@ -136,21 +140,27 @@ def evaluation_of(mean, covariance) -> Evaluation:
     )
 
 
+FAMILIES = {"x": FULL}
+
+
+def blocks_of(x, K: int = 3):
+    return arrange(FAMILIES, Observed({"x": x}, {"x": None}), K)
+
+
 @jax.jit
-def one_pass(x, mean, covariance):
-    families = {"x": FULL}
-    blocks = row_pass.arrange(families, {"x": x}, len(mean))
+def one_pass(blocks, mean, covariance):
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(families, found, blocks, row_pass.expect, jax.random.key(0))
-    return blocks, result, row_pass.log_joint_table(families, found, blocks)
+    result = row_pass.passes(FAMILIES, found, blocks, row_pass.expect, jax.random.key(0))
+    return result, row_pass.log_joint_table(FAMILIES, found, blocks)
 
 
 @pytest.mark.parametrize("N", [1, 1024, 1025, 5461, 5462, 12000])
 def test_blocks_and_padding_change_nothing(N):
     x, _, mean, covariance = problem(2, N=N)
-    blocks, result, table = one_pass(x, mean, covariance)
-    assert (blocks.mask.shape[0] == 1) == (N <= max(1024, (1 << 15) // 6))
-    assert float(blocks.mask.sum()) == N == blocks.num_rows
+    blocks = blocks_of(x)
+    result, table = one_pass(blocks, mean, covariance)
+    assert (blocks.weight.shape[0] == 1) == (N <= max(1024, (1 << 15) // 6))
+    assert float(blocks.weight.sum()) == N == blocks.num_rows
     log_weights = np.log(np.arange(1.0, 4.0) / 6)
     joint = np.stack([multivariate_normal(m, c).logpdf(x) for m, c in zip(mean, covariance)])
     joint = joint.reshape(3, N) + log_weights[:, None]
@@ -167,10 +177,8 @@ def test_blocks_and_padding_change_nothing(N):
 @pytest.mark.parametrize("N", [7, 3000])
 def test_drawn_labels_are_the_weights_that_were_added_up(N):
     x, _, mean, covariance = problem(2, N=N, scale=2.0)
-    families = {"x": FULL}
-    blocks = row_pass.arrange(families, {"x": jnp.asarray(x)}, 3)
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(families, found, blocks, row_pass.draw, jax.random.key(1))
+    result = row_pass.passes(FAMILIES, found, blocks_of(x), row_pass.draw, jax.random.key(1))
     labels = np.asarray(result.rows)
     assert labels.shape == (N,)
     np.testing.assert_array_equal(result.statistics.counts, np.bincount(labels, minlength=3))
@@ -179,9 +187,10 @@ def test_drawn_labels_are_the_weights_that_were_added_up(N):
 def test_draws_follow_the_responsibilities():
     table = jnp.log(jnp.array([[0.2], [0.5], [0.3]])) + 700.0
     wide = jnp.broadcast_to(table, (3, 40_000))
-    _, labels = row_pass.draw(wide, jax.random.key(2))
+    labels = row_pass.draw(wide, jax.random.key(2)).said
     share = np.bincount(np.asarray(labels), minlength=3) / 40_000
     np.testing.assert_allclose(share, [0.2, 0.5, 0.3], atol=4 * 0.5 / 200)
     certain = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf], [-1e5, -1e5, 0.0]])
-    _, labels = row_pass.draw(certain, jax.random.key(3))
-    assert labels.tolist() == [1, 0, 2]
+    drawn = row_pass.draw(certain, jax.random.key(3))
+    assert drawn.said.tolist() == [1, 0, 2]
+    np.testing.assert_array_equal(drawn.weights, np.eye(3)[[1, 0, 2]].T)

@@ -1,0 +1,184 @@
+"""Observed rows, arranged once for any number of passes: blocks, weights, missing cells, known labels.
+
+Arranging is done on the host, from real data. Where some family needs it (a full covariance), rows are
+grouped so that all rows of a block have the same cells missing: the cost of missing data then grows with
+the number of patterns, not with the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..families.augmented import Statistic
+from ..families.likelihoods import Family
+
+# entries of one block's (K, D, n) temporary; a block should stay in a core's cache
+_BLOCK_ENTRIES = 1 << 15
+_SMALLEST_BLOCK = 128
+_UNBLOCKED_ROWS = 1024
+
+
+class Observed(NamedTuple):
+    """What a call says of its rows, rows first.
+
+    values: each observed site's value (N, *event), with some feasible number in missing cells;
+    present: the same shape, False where missing, or None where the site is complete;
+    weight: (N,), or None where every row counts once; labels: the index of a row's known latent value,
+    -1 where it is not known, or None where no label is known.
+    """
+
+    values: dict[str, Any]
+    present: dict[str, Any]
+    weight: Any = None
+    labels: Any = None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return int(next(iter(self.values.values())).shape[0])
+
+    def take(self, index: Any) -> Observed:
+        """Some of the rows."""
+        return jax.tree.map(lambda array: array[index], self)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of each site with a family, arranged (B, ..., n).
+
+    weight: (B, n), 0 on padding; index: (B, n), each place's row, `num_rows` on padding, or None where
+    rows keep their order; pattern: (B,), which of the `patterns` (P, D) of each grouped site a block
+    has, or None where nothing is missing in those; labels: (B, n), known labels or -1; by_row: whether
+    some factor comes as a table of all rows.
+    """
+
+    rows: dict[str, Any]
+    weight: Array
+    index: Array | None
+    pattern: Array | None
+    patterns: dict[str, Array]
+    labels: Array | None
+    num_rows: int = field(metadata={"static": True})
+
+    def restore(self, value: Array) -> Array:
+        """Values by block (B, ..., n) as values by row (..., N), in the order of the data."""
+        value = jnp.moveaxis(value, 0, -2)
+        flat = value.reshape(*value.shape[:-2], -1)
+        if self.index is None:
+            return flat[..., : self.num_rows]
+        empty = jnp.zeros((*flat.shape[:-1], self.num_rows), flat.dtype)
+        return empty.at[..., self.index.reshape(-1)].set(flat, mode="drop")
+
+    def distribute(self, value: Array) -> Array:
+        """Values by row (..., N) as values by block (B, ..., n); zero or arbitrary on padding."""
+        count, size = self.weight.shape
+        if self.index is None:
+            padding = count * size - self.num_rows
+            flat = jnp.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, padding)])
+        else:
+            flat = jnp.take(value, self.index.reshape(-1), axis=-1, mode="clip")
+        return jnp.moveaxis(flat.reshape(*value.shape[:-1], count, size), -2, 0)
+
+    def first(self) -> Blocks:
+        """The first block alone, its rows in place."""
+        cut = jax.tree.map(lambda x: x[:1], replace(self, index=None, patterns={}))
+        size = self.weight.shape[1]
+        return replace(cut, patterns=self.patterns, num_rows=min(self.num_rows, size))
+
+
+def arrange(
+    families: dict[str, Statistic],
+    observed: Observed,
+    num_components: int,
+    whole: bool = False,
+) -> Blocks:
+    """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one."""
+    arrays = jnp if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed)) else np
+    arranged = {
+        name: family.arrange(arrays.asarray(observed.values[name]), observed.present[name])
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    num_rows = observed.num_rows
+    size = _block_size(arranged, num_rows, num_components, whole)
+    grouped = _patterns(families, observed)
+    patterns: dict[str, np.ndarray] = {}
+    pattern = index = None
+    if grouped is None:
+        places = -(-num_rows // size) * size
+        taken = np.minimum(np.arange(places), num_rows - 1)
+        there = np.arange(places) < num_rows
+    else:
+        patterns, of_row = grouped
+        taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK))
+        size = taken.size // pattern.size
+        there = taken < num_rows
+        index = taken.reshape(-1, size)
+        taken = np.minimum(taken, num_rows - 1)
+    in_place = grouped is None and taken.size == num_rows
+
+    def cut(value: Any) -> Any:
+        chosen = value if in_place else value[..., taken]
+        return arrays.moveaxis(chosen.reshape(*value.shape[:-1], -1, size), -2, 0)
+
+    dtype = np.dtype(jnp.result_type(float))
+    weight = there.astype(dtype)
+    if observed.weight is not None:
+        weight = weight * arrays.asarray(observed.weight, dtype)[taken]
+    blocks = Blocks(
+        rows=jax.tree.map(cut, arranged),
+        weight=weight.reshape(-1, size),
+        index=index,
+        pattern=pattern,
+        patterns=patterns,
+        labels=None if observed.labels is None else cut(observed.labels),
+        num_rows=num_rows,
+    )
+    return jax.tree.map(jnp.asarray, blocks)
+
+
+def _block_size(arranged: dict[str, Any], num_rows: int, num_components: int, whole: bool) -> int:
+    leaves = jax.tree.leaves(arranged)
+    width = max((leaf.shape[0] for leaf in leaves if leaf.ndim > 1), default=1)
+    block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // (width * num_components))
+    return num_rows if whole or num_rows <= max(block, _UNBLOCKED_ROWS) else block
+
+
+def _patterns(
+    families: dict[str, Statistic], observed: Observed
+) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
+    """Which cells are there: every distinct combination (P, D) by grouped site, and each row's own."""
+    names = [
+        name
+        for name, family in families.items()
+        if isinstance(family, Family) and family.grouped and observed.present[name] is not None
+    ]
+    if not names:
+        return None
+    tables = [np.asarray(observed.present[name]).reshape(observed.num_rows, -1) for name in names]
+    joined = np.concatenate(tables, axis=1)
+    distinct, of_row = np.unique(joined, axis=0, return_inverse=True)
+    ends = np.cumsum([table.shape[1] for table in tables])[:-1]
+    parts = np.split(distinct, ends, axis=1)
+    return dict(zip(names, parts, strict=True)), of_row.reshape(-1)
+
+
+def _grouped_places(of_row: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by place, pattern after pattern, each padded to whole blocks; and each block's pattern."""
+    counts = np.bincount(of_row)
+    # blocks no longer than the longest pattern needs, so that few rows cost little
+    size = int(min(size, counts.max()))
+    order = np.argsort(of_row, kind="stable")
+    blocks = -(-counts // size)
+    starts = np.concatenate([[0], np.cumsum(blocks)[:-1]]) * size
+    within = np.arange(of_row.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    places = np.full(int(blocks.sum()) * size, of_row.size)
+    places[np.repeat(starts, counts) + within] = order
+    return places, np.repeat(np.arange(counts.size), blocks)

@@ -1,0 +1,268 @@
+"""Probing a program at random points: families, closed forms, label axes, links.
+
+Structure does not depend on the data: a few rows, random well-scaled parameter values and random
+statistics show it, and everything found is certified where it is found.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from ..families.augmented import Statistic
+from ..families.forms import base_support
+from ..families.likelihoods import Family
+from . import rows as row_pass
+from .arguments import Arguments, compile_lightly, take_rows
+from .blocks import Observed, arrange
+from .conjugacy import Conditional, Recognition, random_noise, random_points, recognise
+from .errors import ProgramError
+from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
+from .labels import Labels, find_labels
+from .links import describe_links
+from .reading import Program, Reading, read
+
+_PROBE_ROWS = 32
+_STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
+
+
+class Found(NamedTuple):
+    """What probing shows; see the attributes of a plan."""
+
+    families: dict[str, Statistic]
+    blocks: tuple[Conditional, ...]
+    certificates: dict[str, tuple[float, str]]
+    labels: Labels
+    links: dict[str, tuple[str, str]]
+    by_row: bool
+    step: float
+
+
+class _Look(NamedTuple):
+    """A program at the rows that are probed, with a choice of families."""
+
+    program: Program
+    reading: Reading
+    arguments: Arguments
+    families: dict[str, Statistic]
+
+    def evaluate(self, values: Values, arrays: tuple[Array, ...] | None = None) -> Evaluation:
+        arrays = self.arguments.arrays if arrays is None else arrays
+        told = self.arguments._replace(arrays=arrays)
+        return evaluate(self.program, self.reading, self.families, told, values)
+
+    def factors(self, values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
+        """Every factor of the expected log joint, by a name for the reader of the plan."""
+        evaluation = self.evaluate(values)
+        found = {f"the prior of {name}": value for name, value in evaluation.prior.items()}
+        latent = self.reading.latent.name if self.reading.latent else "the latent"
+        expected = row_pass.expected_factors(self.families, evaluation, statistics)
+        for name, value in expected.items():
+            found[f"the likelihood of {name or latent}"] = value
+        return found
+
+
+def few_rows(
+    program: Program, arguments: Arguments, reading: Reading, observed: Observed
+) -> tuple[Arguments, Reading, Observed]:
+    """The call on some of the rows, spread over all, and in double precision: structure does not depend
+    on how many there are."""
+    wide = tuple(
+        a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a
+        for a in (np.asarray(a) for a in arguments.arrays)
+    )
+    arguments = arguments._replace(arrays=wide)
+    size = reading.rows.size
+    keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
+    if size <= 2 * keep:
+        return arguments, reading, observed
+    some = np.random.default_rng(0).permutation(size)[:keep]
+    # every column needs a row where it is not missing
+    firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
+    few = take_rows(arguments, size, np.unique(np.concatenate([some, *firsts])))
+    told, seen = read(program, few, reading)
+    return few, told._replace(collapsed=reading.collapsed), seen
+
+
+def probe(
+    program: Program, arguments: Arguments, reading: Reading, observed: Observed
+) -> Found | None:
+    """Look at a program at these rows; None where its log joint is not finite at any random point."""
+    rng = np.random.default_rng(2)
+    noise = random_noise(reading.parameters, rng)
+    random_rows = _random_rows(reading, observed, rng, len(next(iter(noise.values()))))
+    plain, by_rows = _families(program, reading, arguments)
+    look = _Look(program, reading, arguments, plain)
+    found = _recognise(look, noise, random_rows)
+    if found is None:
+        return None
+    if by_rows and any(block.form is None for block in found[0].blocks):
+        # hidden values of the rows may give a closed form to sites that have none
+        other = look._replace(families={**plain, **by_rows})
+        augmented = _recognise(other, noise, random_rows)
+        if augmented is not None and _num_closed(augmented[0]) > _num_closed(found[0]):
+            look, found = other, augmented
+    recognition, points, step = found
+    point = {name: value[0] for name, value in points.items()}
+    statistics = any(not isinstance(family, Family) for family in look.families.values())
+    return Found(
+        families=look.families,
+        blocks=recognition.blocks,
+        certificates=recognition.certificates,
+        labels=_labels(look, observed, point),
+        links=_links(look, point),
+        by_row=statistics or jax.eval_shape(look.evaluate, point).latent.ndim > 1,
+        step=step,
+    )
+
+
+def _num_closed(recognition: Recognition) -> int:
+    return sum(len(block.sites) for block in recognition.blocks if block.form is not None)
+
+
+def _families(
+    program: Program, reading: Reading, arguments: Arguments
+) -> tuple[dict[str, Statistic], dict[str, Statistic]]:
+    """Each observed site's family or None; and the row families that could stand for the latter."""
+    plain: dict[str, Statistic] = {}
+    by_rows: dict[str, Statistic] = {}
+
+    def look(arrays: tuple[Array, ...], values: Values) -> None:
+        sites = enumerated_trace(program, reading, arguments._replace(arrays=arrays), values)
+        for site in reading.observed:
+            plain[site.name] = family_of(sites[site.name], reading)
+            if plain[site.name] is None and (family := row_family_of(sites[site.name], reading)):
+                by_rows[site.name] = family
+
+    shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
+    try:
+        jax.eval_shape(look, arguments.arrays, shapes)
+    except ProgramError:
+        raise
+    except Exception as error:
+        where = (
+            f"with latent '{reading.latent.name}' enumerated" if reading.latent else "on its own"
+        )
+        raise ProgramError(
+            f"the program does not run {where} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); index tables with the latent "
+            "along a leading axis (mean[z]), or with Vindex when there is more than one index"
+        ) from error
+    return plain, by_rows
+
+
+def _recognise(
+    look: _Look, noise: Values, rows: _Noise
+) -> tuple[Recognition, Values, float] | None:
+    """Closed forms under this choice of families, the random points at which they were found, and how
+    far these are from the middle of the supports."""
+
+    @compile_lightly
+    def prepare(
+        arrays: tuple[Array, ...], step: Array, noise: Values, rows: _Noise
+    ) -> tuple[Values, Any, Array]:
+        points = random_points(look.reading.parameters, jax.tree.map(lambda x: step * x, noise))
+
+        def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array]:
+            evaluation = look.evaluate(point, arrays)
+            made = _random_statistics(look.families, evaluation, rows)
+            return made, row_pass.clear(look.families, evaluation)
+
+        made, clear = jax.vmap(statistics)(points, rows)
+        return points, made, jnp.all(clear)
+
+    # with columns of large numbers ordinary coefficients saturate a row family
+    for step in _STEPS:
+        made = prepare(look.arguments.arrays, step, noise, rows)
+        points, statistics, clear = jax.tree.map(np.asarray, made)
+        if clear:
+            break
+    found = recognise(look.reading.parameters, look.factors, points, statistics, step)
+    return None if found is None else (found, points, step)
+
+
+class _Noise(NamedTuple):
+    """Random responsibilities (K, N), and random rows by observed site; leading with probes."""
+
+    weights: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def _random_rows(
+    reading: Reading, observed: Observed, rng: np.random.Generator, probes: int
+) -> _Noise:
+    """Random weights over random rows: real ones at unit scale, others as observed."""
+    size, count = reading.num_components, reading.rows.size
+    weights = rng.uniform(0.05, 1.0, (probes, size, count))
+    values = {}
+    for site in reading.observed:
+        value = np.asarray(observed.values[site.name])
+        shape = (probes, *value.shape)
+        real = base_support(site.support)
+        if real == dist.constraints.real or real == dist.constraints.real_vector:
+            values[site.name] = rng.normal(size=shape)
+        else:
+            values[site.name] = np.broadcast_to(value, shape)
+    return _Noise(weights, values)
+
+
+def _random_statistics(
+    families: dict[str, Statistic], evaluation: Evaluation, noise: _Noise
+) -> row_pass.Statistics:
+    moments = {}
+    for name, family in families.items():
+        if isinstance(family, Family):
+            prepared = family.prepare(evaluation.components[name], None)
+            rows = family.arrange(noise.values[name], None)
+            sums = family.accumulate(prepared, rows, noise.weights, None)
+            moments[name] = family.finish(prepared, sums)
+    hidden = row_pass.hidden_values(families, evaluation, None)
+    return row_pass.Statistics(jnp.sum(noise.weights, axis=1), moments, noise.weights, hidden)
+
+
+def _labels(look: _Look, observed: Observed, point: Values) -> Labels:
+    reading, families = look.reading, look.families
+    # labels are a matter of the program: cells that happen to be missing do not come into it
+    complete = Observed(observed.values, dict.fromkeys(observed.values))
+    blocks = arrange(families, complete, reading.num_components, whole=True)
+
+    @compile_lightly
+    def table(values: Values) -> tuple[Array, Array, Array, Values]:
+        evaluation = look.evaluate(values)
+        latent = evaluation.latent
+        joint = row_pass.log_joint_table(families, evaluation, blocks)
+        latent = latent[:, None] if latent.ndim == 1 else latent
+        log_prior = sum(evaluation.prior.values(), jnp.zeros(()))
+        latent = jnp.broadcast_to(latent, joint.shape)
+        return latent, joint - latent, log_prior, evaluation.deterministic
+
+    def derive(values: Values) -> Values:
+        return {name: np.asarray(value) for name, value in table(values)[3].items()}
+
+    values = {site.name: point[site.name] for site in reading.parameters}
+    unit = dist.constraints.unit_interval
+    shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
+    return find_labels(lambda v: table(v)[:2], lambda v: table(v)[2], derive, values, shares)
+
+
+def _links(look: _Look, point: Values) -> dict[str, tuple[str, str]]:
+    known = {n: family for n, family in look.families.items() if isinstance(family, Family)}
+    if not known:
+        return {}
+    label = look.reading.latent.name if look.reading.latent else ""
+
+    @compile_lightly
+    def moments(values: Values) -> dict[str, tuple[Array, Array]]:
+        components = look.evaluate(values).components
+        return {name: family.moments(components[name]) for name, family in known.items()}
+
+    def at(name: str, values: Values) -> tuple[Array, Array]:
+        return moments(values)[name]
+
+    return {name: describe_links(partial(at, name), point, label) for name in known}
