@@ -13,6 +13,7 @@ from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
+from .posterior.imputation import multiple_imputations  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "label_switching",
     "marginalize",
+    "multiple_imputations",
     "plan",
     "relabel",
     "summary",

@@ -8,13 +8,17 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from bayesmix import EMResult, Plan
-from bayesmix.program.arguments import Arguments
+from bayesmix.program.arguments import Arguments, compile_lightly
+from bayesmix.program.blocks import Blocks
+from bayesmix.program.conjugacy import random_noise, random_points
 
 
-def log_posterior(plan: Plan, arguments: Arguments, values: dict[str, Any]) -> jax.Array:
+def log_posterior(
+    plan: Plan, arguments: Arguments, blocks: Blocks, values: dict[str, Any]
+) -> jax.Array:
     """Log posterior up to a constant, in the constrained space."""
     prior = plan.log_prior(plan.evaluate(arguments, values))
-    return plan.log_likelihood(arguments, values) + prior
+    return plan.log_likelihood(arguments, blocks, values) + prior
 
 
 def slopes(fit: EMResult) -> dict[str, np.ndarray]:
@@ -25,12 +29,13 @@ def slopes(fit: EMResult) -> dict[str, np.ndarray]:
     """
     bijections = {site.name: biject_to(site.support) for site in fit.plan.reading.parameters}
 
-    def height(free: dict[str, Any], arrays: Any) -> jax.Array:
+    def height(free: dict[str, Any], arrays: Any, blocks: Blocks) -> jax.Array:
         values = {name: bijection(free[name]) for name, bijection in bijections.items()}
-        return log_posterior(fit.plan, fit.arguments._replace(arrays=arrays), values)
+        return log_posterior(fit.plan, fit.arguments._replace(arrays=arrays), blocks, values)
 
     free = {name: b.inv(jnp.asarray(fit.parameters[name])) for name, b in bijections.items()}
-    found = jax.jit(jax.grad(height))(free, fit.arguments.arrays)
+    blocks = fit.plan.blocks_of_rows(fit.arguments)
+    found = compile_lightly(jax.grad(height))(free, fit.arguments.arrays, blocks)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
@@ -39,3 +44,9 @@ def assert_never_falls(trace: np.ndarray, num_rows: int = 0) -> None:
     assert np.isfinite(trace).all()
     rounding = 64 * np.finfo(trace.dtype).eps * (np.abs(trace[1:]) + num_rows)
     assert (np.diff(trace) >= -rounding).all(), np.diff(trace).min()
+
+
+def random_values(plan: Plan, seed: int) -> dict[str, jax.Array]:
+    """Random values of the parameters, leading with an axis of three."""
+    noise = random_noise(plan.reading.parameters, np.random.default_rng(seed))
+    return random_points(plan.reading.parameters, noise)

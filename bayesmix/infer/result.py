@@ -1,17 +1,32 @@
-"""What a fit returns, and the distinct modes among its restarts."""
+"""What a fit returns and what can be asked of it, and the distinct modes among its restarts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array, random
 from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp, softmax
 
 from ..program.arguments import Arguments, split
+from ..program.blocks import Observed
+from ..program.errors import ProgramError
 from ..program.labels import permute_labels
 from ..program.plan import Plan
+from . import predict
+from .moments import (
+    Moments,
+    component_means,
+    conditional_means,
+    conditional_moments,
+    mixture_moments,
+)
 from .status import Status
 
 _SAME_OBJECTIVE = 1e-6
@@ -28,9 +43,21 @@ class Mode:
     parameters: dict[str, np.ndarray]
 
 
+class OutlierScores(NamedTuple):
+    """How unusual rows are: `score`, minus log p(x_i), and `share` of the fitted rows that are at least
+    as unusual, both (N,)."""
+
+    score: np.ndarray
+    share: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class EMResult:
-    """The best of the starts, and what became of the others.
+    """The best of the starts, what became of the others, and what follows from the fit.
+
+    Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
+    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. A call
+    with arguments of shapes seen before compiles nothing.
 
     Attributes:
         parameters: site name to value, at the best start. A mode of the density in the constrained
@@ -42,6 +69,31 @@ class EMResult:
             it. Starts that did not converge are listed too, each with its own status.
         restart_objectives, restart_statuses, restart_steps: one entry per start.
         plan: the plan that was used.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
+        >>> import bayesmix
+        >>> def program(x, K=2):
+        ...     weights = numpyro.sample("weights", dist.Dirichlet(jnp.full(K, 2.0)))
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([K, 2]).to_event(2))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Categorical(weights))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0).to_event(1), obs=x)
+        >>> x = np.array([[-0.2, 4.0], [0.3, 4.1], [9.8, 0.2], [10.1, 0.1]])
+        >>> init = {"mean": np.array([[0.0, 4.0], [10.0, 0.0]])}
+        >>> fit = bayesmix.EM(program).run(jax.random.key(0), x, init=init)
+        >>> fit.moments()["x"].mean.round(1)
+        array([5. , 2.1])
+        >>> new = np.array([[9.0, np.nan], [0.0, 4.0]])
+        >>> fit.labels(new)
+        array([1, 0])
+        >>> fit.impute(new)["x"].round(1)
+        array([[9. , 0.1],
+               [0. , 4. ]])
+        >>> fit.conditional_log_density(new, of={"x": [0]}).shape
+        (2,)
+        >>> fit.sample(jax.random.key(1), np.zeros((5, 2)))["x"].shape
+        (5, 2)
     """
 
     parameters: dict[str, np.ndarray]
@@ -54,31 +106,167 @@ class EMResult:
     restart_steps: np.ndarray
     plan: Plan
     arguments: Arguments
+    _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}  # compiled functions stay here
+
+    # ------------------------------------------------------------------------------------- densities
     def log_joint_table(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """log p(x_i, z_i = k | parameters), (N, K), on the rows of the fit or of other arguments."""
-        arguments = split(args, kwargs) if args or kwargs else self.arguments
-        table = jax.jit(
-            lambda arrays, values: self.plan.log_joint_table(
-                arguments._replace(arrays=arrays), values
-            )
-        )(arguments.arrays, self.parameters)
-        return np.asarray(table).T
+        """log p(x_i, z_i = k | parameters), (N, K)."""
+        return self._table(*self._rows(args, kwargs))
 
     def responsibilities(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """r_ik = p(z_i = k | x_i, parameters), (N, K).
-
-        Without arguments: on the rows of the fit. With the program's arguments: on those rows.
-        """
-        table = self.log_joint_table(*args, **kwargs)
-        shifted = np.exp(table - table.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        """r_ik = p(z_i = k | x_i, parameters), (N, K)."""
+        return softmax(self.log_joint_table(*args, **kwargs), axis=1)
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """log p(x_i | parameters) of each row, the latent summed out, (N,)."""
-        table = self.log_joint_table(*args, **kwargs)
-        top = table.max(axis=1)
-        return top + np.log(np.exp(table - top[:, None]).sum(axis=1))
+        """log p(x_i | parameters) of each row, (N,), over the cells that are there.
+
+        The latent is summed out; in a row whose label is known, it is log p(x_i, z_i | parameters).
+        """
+        return logsumexp(self.log_joint_table(*args, **kwargs), axis=1)
+
+    def conditional_log_density(
+        self, *args: Any, of: Mapping[str, Any], **kwargs: Any
+    ) -> np.ndarray:
+        """log p(x_a | x_b) = log p(x_a, x_b) - log p(x_b) of each row, the latent summed out, (N,).
+
+        Args:
+            *args, **kwargs: the program's arguments; none for the rows of the fit.
+            of: the columns a, by observed site: a list of column numbers, or `slice(None)` for all of
+                them. The columns b are all others, of all sites; cells that are missing are in neither.
+
+        Raises:
+            ProgramError: where a site has no such column, or its density does not come apart into
+                columns (a regression, a multinomial); whole sites can always be named.
+        """
+        arguments, observed = self._rows(args, kwargs)
+        hidden = predict.columns(observed, of)
+        rest = predict.hide(self.plan, arguments, self.parameters, observed, hidden)
+        joint, marginal = (self._log_density(arguments, rows) for rows in (observed, rest))
+        return joint - marginal
+
+    def outlier_scores(self, *args: Any, **kwargs: Any) -> OutlierScores:
+        """How unusual each row is under the fitted density.
+
+        `score` is -log p(x_i), whatever is known of its label. `share` is the share, by weight, of the
+        fitted rows j with -log p(x_j) at least as large; small values are outliers, and of the rows of
+        the fit none is below 1/N. Where cells of row i are missing, row j is judged by the same cells,
+        and rows that lack some of these are left out (NaN, where none remains).
+
+        Source: Lei, Robins & Wasserman (2013), *JASA* 108, 278-287.
+        """
+        arguments, observed = self._rows(args, kwargs)
+        observed = observed._replace(labels=None)
+        score = -self._log_density(arguments, observed)
+        share = np.empty_like(score)
+        missing = {name: there for name, there in observed.present.items() if there is not None}
+        joined = [~np.asarray(there).reshape(len(score), -1) for there in missing.values()]
+        table = np.concatenate([np.zeros((len(score), 0), bool), *joined], axis=1)
+        patterns, which = np.unique(table, axis=0, return_inverse=True)
+        ends = np.cumsum([part.shape[1] for part in joined])[:-1]
+        for number, pattern in enumerate(patterns):
+            hidden = dict(zip(missing, np.split(pattern, ends), strict=True)) if missing else {}
+            here = which.reshape(-1) == number
+            share[here] = predict.share_above(score[here], *self._reference(hidden))
+        return OutlierScores(score, share)
+
+    # ---------------------------------------------------------------------------------------- labels
+    def labels(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """The most probable value of each row's latent, argmax_k r_ik, (N,)."""
+        return np.argmax(self.log_joint_table(*args, **kwargs), axis=1) + self.plan.reading.lowest
+
+    def uncertainty(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        """1 - max_k r_ik, (N,): the probability that :meth:`labels` is wrong, if the fit is right."""
+        responsibilities = np.sort(self.responsibilities(*args, **kwargs), axis=1)
+        return responsibilities[:, :-1].sum(axis=1)  # exact also where one minus it is rounded to 1
+
+    # --------------------------------------------------------------------------------------- moments
+    def moments(self, *args: Any, **kwargs: Any) -> dict[str, Moments]:
+        """Mean (D,) and covariance (D, D) of every observed site, the latent summed out.
+
+        E[x] = sum_k pi_k mu_k = m and Cov[x] = sum_k pi_k (Sigma_k + (mu_k - m)(mu_k - m)'), which is
+        sum_k pi_k (Sigma_k + mu_k mu_k') - m m'. Where pi_k, mu_k or Sigma_k differ from row to row (a
+        gate, a regression), they are those of each row: (N, D) and (N, D, D).
+
+        Raises:
+            ProgramError: where NumPyro has no mean and covariance of a site's distribution.
+
+        Source: McLachlan & Peel (2000), *Finite Mixture Models*, Wiley, section 1.4.
+        """
+        return self._by_row(mixture_moments, self._arguments(args, kwargs), axis=0)
+
+    def prototypes(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """The mean of each component by observed site, (K, D); (K, N, D) where it differs by row.
+
+        Raises:
+            ProgramError: where NumPyro has no mean of a site's distribution.
+        """
+        return self._by_row(component_means, self._arguments(args, kwargs), axis=1)
+
+    # --------------------------------------------------------------------------------- missing cells
+    def impute(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Observed sites with each missing cell at its conditional mean, in the shape of the data.
+
+        E[x_mis | x_obs] = sum_k r_k E[x_mis | x_obs, z = k], with r_k = p(z = k | x_obs); other cells
+        are unchanged. Means of discrete cells need not be whole. For draws instead of means see
+        :func:`bayesmix.posterior.imputation.multiple_imputations`.
+
+        Raises:
+            ProgramError: where a component's conditional mean is not known, or does not exist.
+
+        Source: Little & Rubin (2002), *Statistical Analysis with Missing Data*, Wiley, section 11.2.
+        """
+        arguments, observed = self._rows(args, kwargs)
+        means = self._given_rows(conditional_means, arguments, observed)
+        filled = {}
+        for site in self.plan.reading.observed:
+            value = np.asarray(observed.values[site.name])
+            if site.name in means:
+                there = np.asarray(observed.present[site.name])
+                value = np.where(there, value, means[site.name].reshape(value.shape))
+                _check_finite(site.name, value[~there])
+            filled[site.name] = predict.as_program(site, self.plan.reading, value)
+        return filled
+
+    def conditional_moments(self, *args: Any, **kwargs: Any) -> dict[str, Moments]:
+        """Mean (N, D) and covariance (N, D, D) of each row given its cells that are there, by site.
+
+        Mean as in :meth:`impute`; covariance sum_k r_k (C_k + (m_k - m)(m_k - m)'), where m_k and C_k
+        are those of component k. Cells that are there have their value and covariance 0.
+
+        Raises:
+            ProgramError: as :meth:`impute`.
+        """
+        arguments, observed = self._rows(args, kwargs)
+        moments = self._given_rows(conditional_moments, arguments, observed)
+        found = {}
+        for name, value in observed.values.items():
+            value = np.asarray(value).reshape(observed.num_rows, -1)
+            covariance = np.zeros((*value.shape, value.shape[1]), jnp.result_type(float))
+            if name in moments:
+                there = np.asarray(observed.present[name]).reshape(value.shape)
+                value = np.where(there, value, moments[name].mean)
+                _check_finite(name, value[~there])
+                covariance = moments[name].covariance
+            found[name] = Moments(value, covariance)
+        return found
+
+    # ------------------------------------------------------------------------------- data drawn anew
+    def sample(self, rng_key: Array, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
+        """Data drawn from the program at the fit's parameters: every observed site, and the latent.
+
+        Args:
+            rng_key: a JAX random key (or an integer seed).
+            *args, **kwargs: the program's arguments, whose shapes say how many rows; none for as many
+                as in the fit. What the program observes in its rows is drawn instead.
+
+        Returns:
+            By site, arrays of the shape that the site has in the program.
+        """
+        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        return self._run(predict.draw_rows, self._arguments(args, kwargs), key)
 
     def print_summary(self) -> None:
         """Print the parameters, the objective, the status and the modes."""
@@ -101,6 +289,74 @@ class EMResult:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    # --------------------------------------------------------------------------------------- within
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        return split(args, kwargs) if args or kwargs else self.arguments
+
+    def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Observed]:
+        arguments = self._arguments(args, kwargs)
+        return arguments, self.plan.observe(arguments)
+
+    def _run(self, function: Callable[..., Any], arguments: Arguments, *given: Any) -> Any:
+        """`function(plan, arguments, parameters, *given)`, compiled once for each layout."""
+        plan, layout = self.plan, arguments.layout
+        if (function, layout) not in self._compiled:
+            self._compiled[function, layout] = jax.jit(
+                lambda arrays, *rest: function(plan, Arguments(arrays, layout), *rest)
+            )
+        found = self._compiled[function, layout](arguments.arrays, self.parameters, *given)
+        return jax.tree.map(np.asarray, found)
+
+    def _by_row(self, function: Callable[..., Any], arguments: Arguments, axis: int) -> Any:
+        """`function(plan, arguments, parameters)`; what has an axis of rows in the fit has one here too,
+        though there be one row only."""
+        found = self._run(function, arguments)
+        usual = jax.eval_shape(partial(function, self.plan, self.arguments), self.parameters)
+        return jax.tree.map(
+            lambda one, like: one if one.ndim == like.ndim else np.expand_dims(one, axis),
+            found,
+            usual,
+        )
+
+    def _table(self, arguments: Arguments, observed: Observed) -> np.ndarray:
+        rows = predict.arrange(self.plan, observed)
+        return self._run(predict.log_joint_table, arguments, rows).T
+
+    def _log_density(self, arguments: Arguments, observed: Observed) -> np.ndarray:
+        return logsumexp(self._table(arguments, observed), axis=1)
+
+    def _reference(self, hidden: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and weights of the fitted rows, with these columns integrated out of all of them; rows
+        that lack others are left out."""
+        observed = self.plan.observe(self.arguments)
+        complete = observed._replace(labels=None, present=dict.fromkeys(observed.present))
+        rows = predict.hide(self.plan, self.arguments, self.parameters, complete, hidden)
+        there = np.ones(observed.num_rows, bool)
+        for name, present in observed.present.items():
+            if present is not None:
+                cells = np.asarray(present).reshape(observed.num_rows, -1)
+                there &= np.all(cells | hidden.get(name, False), axis=1)
+        weight = there * (1.0 if observed.weight is None else np.asarray(observed.weight))
+        return -self._log_density(self.arguments, rows), weight
+
+    def _given_rows(
+        self, function: Callable[..., Any], arguments: Arguments, observed: Observed
+    ) -> dict[str, Any]:
+        """A function of rows for the sites that miss something; {} where none does."""
+        names = predict.check_missing(self.plan, arguments, self.parameters, observed)
+        if not names:
+            return {}
+        present = {name: observed.present[name] for name in names}
+        return self._run(function, arguments, predict.arrange(self.plan, observed), present)
+
+
+def _check_finite(name: str, imputed: np.ndarray) -> None:
+    if not np.isfinite(imputed).all():
+        raise ProgramError(
+            f"missing cells of site '{name}' have no mean that is finite; draw them with "
+            "bayesmix.posterior.imputation.multiple_imputations"
+        )
 
 
 def gather_modes(

@@ -11,17 +11,13 @@ from jax import random
 
 from ..infer.gibbs import ConjugateGibbs
 from ..program.arguments import Arguments, split
+from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
 from ..program.transforms import Marginal
 from . import arviz_compat
-from .draws import (
-    flatten,
-    label_probabilities,
-    prior_and_derived,
-    replicate,
-    row_log_likelihood,
-)
+from .draws import at_draws, flatten, replicate
+from .imputation import impute_draws
 
 # entries of one group beyond which it is left out, with a warning, unless asked for
 _LARGEST_GROUP = 60_000_000
@@ -132,24 +128,29 @@ def gather(
     def grouped(array: Any) -> np.ndarray:
         return np.reshape(array, (*lead, *np.shape(array)[1:]))
 
-    log_prior, derived, _ = prior_and_derived(plan, arguments, flat)
-    log_likelihood = row_log_likelihood(plan, arguments, flat)
-    posterior = {**draws, **{name: grouped(value) for name, value in derived.items()}}
+    observed = plan.observe(arguments)
+    num_rows = observed.num_rows
+    size = int(np.prod(lead)) * num_rows
+    wanted = reading.latent is not None and _wanted(
+        latents, size * reading.num_components, "latents"
+    )
+    at = at_draws(plan, arguments, flat, probabilities=wanted)
+    posterior = {**draws, **{name: grouped(value) for name, value in at.deterministic.items()}}
     site = "+".join(s.name for s in reading.observed)
-    lp = grouped(log_prior + log_likelihood.sum(axis=1))
+    weight = np.ones(num_rows) if observed.weight is None else observed.weight
+    lp = grouped(at.log_prior + at.log_likelihood @ weight)
     groups: dict[str, dict[str, Any]] = {
         "posterior": posterior,
-        "log_likelihood": {site: grouped(log_likelihood)},
+        "log_likelihood": {site: grouped(at.log_likelihood)},
         "sample_stats": {"lp": lp, **_statistics(extra)},
-        "observed_data": _observed(plan, arguments),
+        "observed_data": _with_gaps(observed),
     }
     rows, label = reading.rows.name, plan.label_dim
     names = {name: list(plan.dims(name)) for name in posterior}
     names[site] = [rows]
-    size = int(np.prod(lead)) * log_likelihood.shape[1]
-    if reading.latent and _wanted(latents, size * reading.num_components, "latents"):
+    if reading.latent and wanted:
         probability = f"{reading.latent.name}_probability"
-        groups["latents"] = {probability: grouped(label_probabilities(plan, arguments, flat))}
+        groups["latents"] = {probability: grouped(at.probabilities)}
         names[probability] = [rows, label]
         if "latents" in extra and np.ndim(extra["latents"]) == 3:
             groups["latents"][reading.latent.name] = np.asarray(extra["latents"])
@@ -158,6 +159,10 @@ def gather(
     if _wanted(posterior_predictive, size * width, "posterior_predictive"):
         drawn = replicate(plan, arguments, flat, rng_key)
         groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
+    gaps = any(there is not None for there in observed.present.values())
+    if gaps and _wanted(None, size * width, "imputed_data"):
+        filled = impute_draws(plan, arguments, flat, rng_key)
+        groups["imputed_data"] = {name: grouped(value) for name, value in filled.items()}
     attrs = {
         "posterior": {
             "label_dims": label if plan.labels.axes else "",
@@ -166,7 +171,7 @@ def gather(
         }
     }
     counted: dict[str, Sequence[Any]] = {
-        rows: list(range(log_likelihood.shape[1])),
+        rows: list(range(num_rows)),
         label: list(range(reading.num_components)),
     }
     return _assemble(plan, groups, {**counted, **coords}, {**names, **dims}, attrs, site)
@@ -183,7 +188,7 @@ def _assemble(
     """Observed values have more axes than their log likelihood of the same name: name them apart."""
     wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in plan.reading.observed}
     by_value = {**names, **wide}
-    of_values = {"observed_data", "posterior_predictive"}
+    of_values = {"observed_data", "posterior_predictive", "imputed_data"}
     first = {g: v for g, v in groups.items() if g not in of_values}
     idata = arviz_compat.make(first, coords=coords, dims=names, attrs=attrs)
     other = {g: v for g, v in groups.items() if g in of_values}
@@ -201,8 +206,8 @@ def _columns(site: Any, coords: Mapping[str, Sequence[Any]]) -> list[str]:
     return [f"{site.name}_dim_{axis}" for axis in range(1, len(sizes) + 1)]
 
 
-def _observed(plan: Plan, arguments: Arguments) -> dict[str, np.ndarray]:
-    observed = plan.observe(arguments)
+def _with_gaps(observed: Observed) -> dict[str, np.ndarray]:
+    """Observed values, NaN where they are missing."""
     values = {}
     for name, value in observed.values.items():
         there = observed.present[name]

@@ -6,7 +6,7 @@ Draws lead with one axis of S; each function maps over them in chunks under one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.rows import log_joint_table
 
 _CHUNK = 16
 
@@ -26,46 +27,51 @@ _CHUNK = 16
 def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
     """`function(draw, *given)` for every draw; `given` is passed to the compiled function."""
     count = jax.tree.leaves(draws)[0].shape[0]
+    # a remainder would be compiled a second time
+    divisor = max(size for size in range(1, _CHUNK + 1) if count % size == 0)
+    size = divisor if divisor >= _CHUNK // 4 else min(_CHUNK, count)
 
     @jax.jit
     def run(draws: Any, *given: Any) -> Any:
-        return jax.lax.map(
-            lambda draw: function(draw, *given), draws, batch_size=min(_CHUNK, count)
-        )
+        return jax.lax.map(lambda draw: function(draw, *given), draws, batch_size=size)
 
     return jax.tree.map(np.asarray, run(draws, *given))
 
 
-def row_log_likelihood(plan: Plan, arguments: Arguments, draws: Values) -> np.ndarray:
-    """log p(x_i | theta_s) with the latent summed out, (S, N)."""
+class AtDraws(NamedTuple):
+    """What S draws say: log p(theta_s) (S,), deterministic sites, log p(x_i | theta_s) with the latent
+    summed out (S, N), and p(z_i = k | x_i, theta_s) (S, N, K), or None where it was not asked for."""
 
-    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> Array:
-        table = plan.log_joint_table(arguments._replace(arrays=arrays), blocks, values)
-        return jax.nn.logsumexp(table, axis=0)
+    log_prior: np.ndarray
+    deterministic: dict[str, np.ndarray]
+    log_likelihood: np.ndarray
+    probabilities: np.ndarray | None
+
+
+def at_draws(
+    plan: Plan, arguments: Arguments, draws: Values, probabilities: bool = False
+) -> AtDraws:
+    """Densities, deterministic sites and label probabilities at each draw, in one pass."""
+
+    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> AtDraws:
+        evaluation = plan.evaluate(arguments._replace(arrays=arrays), values)
+        table = log_joint_table(plan.families, evaluation, blocks)
+        shares = jax.nn.softmax(table, axis=0).T if probabilities else None
+        evidence = jax.nn.logsumexp(table, axis=0)
+        return AtDraws(plan.log_prior(evaluation), evaluation.deterministic, evidence, shares)
 
     return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
 
 
-def label_probabilities(plan: Plan, arguments: Arguments, draws: Values) -> np.ndarray:
-    """p(z_i = k | x_i, theta_s), (S, N, K)."""
-
-    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> Array:
-        table = plan.log_joint_table(arguments._replace(arrays=arrays), blocks, values)
-        return jax.nn.softmax(table, axis=0).T
-
-    return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
-
-
-def prior_and_derived(
+def component_moments(
     plan: Plan, arguments: Arguments, draws: Values
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
-    """log p(theta_s) (S,), deterministic sites, and mean and covariance of each component by site."""
-    known = {name: family for name, family in plan.families.items() if isinstance(family, Family)}
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Mean (S, K, D) and covariance (S, K, D, D) of each component by observed site with a family."""
+    known = {n: family for n, family in plan.families.items() if isinstance(family, Family)}
 
     def one(values: Values, arrays: tuple[Array, ...]) -> Any:
-        evaluation = plan.evaluate(arguments._replace(arrays=arrays), values)
-        moments = {n: f.moments(evaluation.components[n]) for n, f in known.items()}
-        return plan.log_prior(evaluation), evaluation.deterministic, moments
+        components = plan.evaluate(arguments._replace(arrays=arrays), values).components
+        return {n: family.moments(components[n]) for n, family in known.items()}
 
     return _over_draws(one, draws, arguments.arrays)
 

@@ -23,12 +23,7 @@ from ..program.plan import Plan, plan_arguments
 from ..program.transforms import marginalize, without_priors
 from . import arviz_compat
 from .convert import to_arviz
-from .draws import (
-    average_log_density,
-    flatten,
-    prior_and_derived,
-    row_log_likelihood,
-)
+from .draws import at_draws, average_log_density, component_moments, flatten
 from .labels import LabelSwitching, label_switching, relabel
 
 _REPLICATIONS = 50
@@ -86,7 +81,7 @@ class EngineResult:
             values = {name: value[None] for name, value in self._parameters(plan).items()}
         else:
             values = flatten({name: self.draws[name] for name in plan.reading.parameter_names})
-        return average_log_density(row_log_likelihood(plan, arguments, values))
+        return average_log_density(at_draws(plan, arguments, values).log_likelihood)
 
     def thinned(self, most: int) -> EngineResult:
         """The same with at most about `most` draws, for what is costly per draw."""
@@ -177,7 +172,7 @@ def _moments(
     """Each component's mean and covariance, averaged over draws; None for several observed sites."""
     if len(plan.families) != 1 or plan.by_row:
         return None, None
-    ((means, covariances),) = prior_and_derived(plan, arguments, draws)[2].values()
+    ((means, covariances),) = component_moments(plan, arguments, draws).values()
     return means.mean(axis=0), covariances.mean(axis=0)
 
 

@@ -47,7 +47,9 @@ def _as_array(leaf: Any) -> Any:
                 "an argument of the program holds text or mixed objects; "
                 "pass an array of numbers (for a table, only its numeric columns)"
             )
-        return jnp.asarray(array)
+        # data stay data where a sampler calls the program from inside its own transformations
+        with jax.core.eval_context():
+            return jnp.asarray(array)
     return leaf
 
 

@@ -129,7 +129,7 @@ def arrange(
         return arrays.moveaxis(chosen.reshape(*value.shape[:-1], -1, size), -2, 0)
 
     dtype = np.dtype(jnp.result_type(float))
-    weight = there.astype(dtype)
+    weight = (there & _says_something(observed)[taken]).astype(dtype)
     if observed.weight is not None:
         weight = weight * arrays.asarray(observed.weight, dtype)[taken]
     blocks = Blocks(
@@ -142,6 +142,17 @@ def arrange(
         num_rows=num_rows,
     )
     return jax.tree.map(jnp.asarray, blocks)
+
+
+def _says_something(observed: Observed) -> np.ndarray:
+    """False for rows with nothing in them: their evidence is 1 whatever the parameters, and their
+    responsibilities would only slow EM down."""
+    says = np.zeros(observed.num_rows, bool)
+    for there in observed.present.values():
+        if there is None:
+            return np.ones(observed.num_rows, bool)
+        says |= np.asarray(there).reshape(observed.num_rows, -1).any(axis=1)
+    return says if observed.labels is None else says | (np.asarray(observed.labels) >= 0)
 
 
 def _block_size(arranged: dict[str, Any], num_rows: int, num_components: int, whole: bool) -> int:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .conjugacy import Conditional
     from .plan import Plan
 
-_CLIMBED = "climbed by L-BFGS on Q"
+_CLIMBED = "climbed on Q (Newton)"
 
 
 def explain(plan: Plan) -> str:

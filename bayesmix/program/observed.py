@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
+from ..families.peel import peel
 from .blocks import Observed
 from .errors import ProgramError
 
@@ -33,6 +34,15 @@ class Row(NamedTuple):
     scale: Any
 
 
+RAW = "bayesmix_raw"  # where a reading keeps labels as they were given
+
+
+def is_label(fn: Any) -> bool:
+    """Is a site's value one of finitely many numbers?"""
+    base = peel(fn).base
+    return bool(base.is_discrete and base.has_enumerate_support and fn.event_dim == 0)
+
+
 def rows_of(sites: dict[str, Any], reading: Reading, latent: str | None) -> dict[str, Row]:
     """The observed sites of a plain trace, and the latent, rows first."""
     found = {site.name: _row(sites[site.name], site, reading) for site in reading.observed}
@@ -43,7 +53,8 @@ def rows_of(sites: dict[str, Any], reading: Reading, latent: str | None) -> dict
 
 
 def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
-    value, fn = traced["value"], traced["fn"]
+    fn = traced["fn"]
+    given = value = traced["infer"].get(RAW, traced["value"])
     batch = tuple(jnp.shape(value)[: jnp.ndim(value) - site.event_ndim])
     axis = len(batch) + reading.rows.dim
 
@@ -66,7 +77,7 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
     return Row(
         value=value,
         feasible=fn.support.feasible_like(value[:1]) if batch else value,
-        supported=first(fn.support(traced["value"])) if fixed and jnp.size(value) else None,
+        supported=first(fn.support(given)) if fixed and jnp.size(value) else None,
         mask=mask,
         scale=scale,
     )

@@ -42,6 +42,7 @@ class Plan:
         links: for each observed site, how its mean and covariance follow from the parameters.
         by_row: whether some factor differs from row to row, so that no K statistics suffice.
         step: how far from the middle of the supports ordinary values are (fits start there).
+        gaps: whether the rows that the plan was made from had missing cells or known labels.
 
     `print(plan)` explains the program.
     """
@@ -55,6 +56,7 @@ class Plan:
     links: dict[str, tuple[str, str]]
     by_row: bool
     step: float = 1.0
+    gaps: bool = False
     _looks: dict[Layout, Look] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,4 +214,6 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
                 "prior scaled by a constant column, or a matrix that is not positive definite"
             )
         check_cells(reading, found.families, observed)
-        return Plan(program, reading, *found)
+        present = observed.present.values()
+        gaps = observed.labels is not None or any(there is not None for there in present)
+        return Plan(program, reading, *found, gaps=gaps)

@@ -23,7 +23,7 @@ from ..families.peel import peel
 from .arguments import Arguments, compile_lightly
 from .blocks import Observed
 from .errors import ProgramError
-from .observed import Row, rows_of, tidy, unknown
+from .observed import RAW, Row, is_label, rows_of, tidy, unknown
 
 Program = Callable[..., Any]
 
@@ -227,11 +227,21 @@ _TOLD = "bayesmix_told"
 
 
 class _Told(Messenger):
-    """Mark sites whose values handlers of the program's own (substitute) have already given."""
+    """Mark sites whose values handlers of the program's own (substitute) have already given, and bring
+    given values to what the program can go on with."""
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["value"] is not None and not msg["is_observed"]:
+        if msg["type"] != "sample" or msg["value"] is None:
+            return
+        if not msg["is_observed"]:
             msg["infer"] = {**msg["infer"], _TOLD: True}
+        if isinstance(msg["value"], np.ndarray):
+            # a latent that is being traced cannot index an array of NumPy's
+            msg["value"] = jnp.asarray(msg["value"])
+        if is_label(msg["fn"]) and jnp.issubdtype(jnp.result_type(msg["value"]), jnp.floating):
+            # labels of which some are NaN cannot index
+            msg["infer"] = {**msg["infer"], RAW: msg["value"]}
+            msg["value"] = jnp.nan_to_num(msg["value"]).astype(int)
 
 
 def _feasible(site: dict[str, Any]) -> Any:
@@ -267,7 +277,7 @@ def _describe(name: str, site: dict[str, Any]) -> Site:
     if site["type"] == "sample":
         fn = site["fn"]
         base = peel(fn).base
-        finite = bool(base.is_discrete and base.has_enumerate_support and fn.event_dim == 0)
+        finite = is_label(fn)
         return Site(
             name,
             shape,

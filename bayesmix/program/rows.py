@@ -301,22 +301,29 @@ def log_likelihood(families: dict[str, Statistic], evaluation: Evaluation, block
     the value costs, in N and in memory.
     """
 
+    # everything that may be traced is an argument, so that the function can be differentiated under jit
+
     @jax.custom_jvp
-    def value(parts: tuple[Array, dict[str, Any]]) -> Array:
-        latent, components = parts
-        at = evaluation._replace(latent=latent, components=components)
-        return passes(families, at, blocks, expect, random.key(0)).log_likelihood
+    def value(parts: _Parts, blocks: Blocks) -> Array:
+        return passes(families, _at(parts), blocks, expect, random.key(0)).log_likelihood
 
     @value.defjvp
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (parts,), (moved,) = primals, tangents
-        at = evaluation._replace(latent=parts[0], components=parts[1])
-        result = passes(families, at, blocks, expect, random.key(0))
+        (parts, blocks), (moved, _) = primals, tangents
+        result = passes(families, _at(parts), blocks, expect, random.key(0))
 
-        def expected(parts: tuple[Array, dict[str, Any]]) -> Array:
-            there = evaluation._replace(latent=parts[0], components=parts[1])
-            return sum(expected_factors(families, there, result.statistics).values())
+        def expected(parts: _Parts) -> Array:
+            return sum(expected_factors(families, _at(parts), result.statistics).values())
 
         return result.log_likelihood, jax.jvp(expected, (parts,), (moved,))[1]
 
-    return value((evaluation.latent, evaluation.components))
+    return value((evaluation.latent, evaluation.components), blocks)
+
+
+_Parts = tuple[Array, dict[str, Any]]
+
+
+def _at(parts: _Parts) -> Evaluation:
+    """An evaluation as far as the rows are concerned."""
+    latent, components = parts
+    return Evaluation({}, latent, components, {})

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from numpyro.primitives import Messenger
@@ -98,14 +99,15 @@ class Marginal:
 
     def _factor(self, found: Plan, arguments: Arguments) -> Any:
         """The rows' log density as one compiled function: samplers also call programs outside jit."""
-        if arguments.layout not in self._factors:
+        layout = arguments.layout
+        if layout not in self._factors:
 
             def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
-                evaluation = found.evaluate(arguments._replace(arrays=arrays), values)
+                evaluation = found.evaluate(Arguments(arrays, layout), values)
                 return row_pass.log_likelihood(found.families, evaluation, blocks)
 
-            self._factors[arguments.layout] = jax.jit(factor)
-        return self._factors[arguments.layout]
+            self._factors[layout] = jax.jit(factor)
+        return self._factors[layout]
 
 
 class _Isolated(Messenger):
@@ -131,6 +133,8 @@ class _Parameters(Messenger):
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
+        if isinstance(msg["value"], np.ndarray):
+            msg["value"] = jnp.asarray(msg["value"])  # so that a traced latent can index it
         in_rows = any(frame.name == self.rows for frame in msg.get("cond_indep_stack", ()))
         if msg["name"] in self.hidden:
             msg["stop"] = True

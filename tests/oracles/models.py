@@ -7,7 +7,6 @@ maximum likelihood models. Weights have a flat prior, as mclust's.
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -16,7 +15,7 @@ import numpyro.distributions as dist
 import bayesmix
 from bayesmix import EM, Plan
 from bayesmix.infer.steps import maximise_blocks, objective_and_statistics
-from bayesmix.program.arguments import split
+from bayesmix.program.arguments import compile_lightly, split
 from tests.references import reference
 
 
@@ -110,18 +109,11 @@ def one_step(plan: Plan, arguments: tuple[Any, ...], values: dict[str, Any]):
     """The objective at `values`, and the values after one EM step from there."""
     call = split(arguments, {})
 
-    @jax.jit
-    def step(arrays, values):
+    @compile_lightly
+    def step(arrays, blocks, values):
         told = call._replace(arrays=arrays)
-        blocks = plan.blocks_of_rows(told)
         objective, statistics = objective_and_statistics(plan, told, blocks, values)
         return objective, maximise_blocks(plan, told, statistics, values)[0]
 
-    return step(call.arrays, {name: jnp.asarray(value) for name, value in values.items()})
-
-
-def log_likelihood(plan: Plan, arguments: tuple[Any, ...], values: dict[str, Any]) -> float:
-    """log p(x | values), the labels summed out."""
-    call = split(arguments, {})
-    score = jax.jit(lambda arrays, v: plan.log_likelihood(call._replace(arrays=arrays), v))
-    return float(score(call.arrays, values))
+    told = {name: jnp.asarray(value) for name, value in values.items()}
+    return step(call.arrays, plan.blocks_of_rows(call), told)

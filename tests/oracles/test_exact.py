@@ -104,7 +104,8 @@ def test_gibbs_reproduces_the_exact_posterior_of_the_partition(K, alpha):
 def responsibilities(K: int, arguments, draws):
     """(chains, draws, K, N)."""
     call, plan = split(arguments, {}), plan_of(K)
-    table = jax.jit(jax.vmap(jax.vmap(lambda v: plan.log_joint_table(call, v))))(draws)
+    blocks = plan.blocks_of_rows(call)
+    table = jax.jit(jax.vmap(jax.vmap(lambda v: plan.log_joint_table(call, blocks, v))))(draws)
     return np.asarray(jax.nn.softmax(table, axis=-2))
 
 

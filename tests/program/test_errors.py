@@ -34,11 +34,17 @@ def no_plate(x):
     numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
-def ready_mixture(x):
-    weights, mean = parameters()
-    mixture = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(mean, 1.0))
+def two_plates_of_data(x):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
     with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", mixture, obs=x)
+        numpyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+    with numpyro.plate("others", 2):
+        numpyro.sample("y", dist.Normal(mean, 1.0), obs=x[:2])
+
+
+def no_plate_and_no_latent(x):
+    mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
+    numpyro.sample("x", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=x)
 
 
 def two_plates(x):
@@ -87,21 +93,6 @@ def infinite(x):
         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
-def masked_site(x):
-    weights, mean = parameters()
-    with numpyro.plate("rows", len(x)):
-        z = numpyro.sample("cause", dist.Categorical(weights))
-        numpyro.sample("x", dist.Normal(mean[z], 1.0).mask(x > 0), obs=x)
-
-
-def masked_by_handler(x):
-    weights, mean = parameters()
-    with numpyro.plate("rows", len(x)):
-        z = numpyro.sample("cause", dist.Categorical(weights))
-        with numpyro.handlers.mask(mask=x > 0):
-            numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
-
-
 def masked_by_obs_mask(x):
     weights, mean = parameters()
     with numpyro.plate("rows", len(x)):
@@ -130,6 +121,16 @@ def scaled_latent(x):
     with numpyro.plate("rows", len(x)):
         with numpyro.handlers.scale(scale=3.0):
             z = numpyro.sample("cause", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+
+def negative_weights(x):
+    weights, mean = parameters()
+    with (
+        numpyro.handlers.scale(scale=jnp.array([1.0, 2.0, -1.0, 0.0, 1.0, 1.0])),
+        numpyro.plate("rows", len(x)),
+    ):
+        z = numpyro.sample("cause", dist.Categorical(weights))
         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
@@ -176,19 +177,19 @@ def row_table(x):
     ("program", "words"),
     [
         (no_plate, ["'cause'", "numpyro.plate"]),
-        (ready_mixture, ["no discrete latent", "Categorical"]),
+        (two_plates_of_data, ["'rows'", "'others'", "latent"]),
+        (no_plate_and_no_latent, ["no plate", "numpyro.plate"]),
         (two_plates, ["'cause'", "'columns'", "'rows'"]),
         (local_latent, ["'precision'", "'rows'"]),
         (two_latents, ["'cause'", "'other'"]),
         (other_plate, ["'x'", "'others'", "'cause'", "'rows'"]),
         (subsampled, ["'rows'", "subsample"]),
         (infinite, ["'cause'", "finite support"]),
-        (masked_site, ["'x'", "mask"]),
-        (masked_by_handler, ["'x'", "mask"]),
-        (masked_by_obs_mask, ["x", "mask"]),
-        (scaled, ["'x'", "scale"]),
+        (masked_by_obs_mask, ["'x_unobserved'", "'rows'"]),
+        (scaled, ["'x'", "'cause'", "scale"]),
         (masked_latent, ["'cause'", "mask"]),
-        (scaled_latent, ["'cause'", "scale"]),
+        (scaled_latent, ["'x'", "'cause'", "scale"]),
+        (negative_weights, ["row weights", "row 2", "at least 0"]),
         (nothing_observed, ["'rows'", "obs="]),
         (no_parameter, ["no parameter"]),
         (discrete_parameter, ["'shift'"]),
@@ -210,8 +211,8 @@ def fitted(x, K=2):
         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_are_named(bad):
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+def test_infinite_rows_are_named(bad):
     x = X.copy()
     x[[1, 4]] = bad
     text = refused(fitted, x)
@@ -221,6 +222,43 @@ def test_rows_that_are_not_finite_are_named(bad):
     wide[7, 1] = bad
     text = refused(CASES["niw"].program, wide, 3)
     assert "row 7, column 1" in text
+
+
+def test_columns_that_are_never_observed_are_named():
+    wide = make_data("niw")
+    wide[:, 1] = np.nan
+    text = refused(CASES["niw"].program, wide, 3)
+    assert "'x'" in text and "column 1" in text
+    assert "nothing but missing values" in refused(fitted, np.full(6, np.nan))
+
+
+def waiting_times(x, K=2):
+    with numpyro.plate("component", K):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("cause", dist.DiscreteUniform(0, K - 1))
+        numpyro.sample("x", dist.Exponential(rate[z]), obs=x)
+
+
+def test_values_outside_the_support_are_named():
+    text = refused(waiting_times, X)
+    assert "'x'" in text and "Exponential" in text and "row 1" in text
+    counts = make_data("poisson").astype(float)
+    counts[[2, 5]] = 1.5, np.nan
+    text = refused(CASES["poisson"].program, counts, 3)
+    assert "row 2," in text and "Poisson" in text
+
+
+def labelled(x, labels, K=2):
+    weights, mean = parameters(K)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("cause", dist.Categorical(weights), obs=labels)
+        numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+
+def test_labels_outside_the_values_of_the_latent_are_named():
+    text = refused(labelled, X, np.array([0, 1, 2, -1, -1, 5]))
+    assert "'cause'" in text and "2 values" in text and "rows 2, 5" in text
 
 
 def test_more_components_than_rows():
@@ -245,17 +283,6 @@ def test_text_is_refused(x):
     assert "numbers" in refused(fitted, x)
 
 
-def test_new_rows_that_are_not_finite_are_named_by_em():
-    x = X.copy()
-    x[3] = np.nan
-    em = EM(fitted, max_steps=3, progress_bar=False)
-    with pytest.raises(ProgramError, match="row 3"):
-        em.run(0, x)
-    em.run(0, X)
-    with pytest.raises(ProgramError, match="row 3"):  # the same shapes, already compiled
-        em.run(0, x)
-
-
 @pytest.fixture(scope="module")
 def em() -> EM:
     return EM(bayesmix.plan(fitted, X), max_steps=3, progress_bar=False)
@@ -276,6 +303,18 @@ def test_wrong_initial_values(em, init, words):
         em.run(0, X, init=init)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_new_rows_are_looked_at_by_em_too(em):
+    x = X.copy()
+    x[3] = np.inf
+    with pytest.raises(ProgramError, match="row 3"):
+        em.run(0, x)
+    em.run(0, X)
+    with pytest.raises(ProgramError, match="row 3"):  # the same shapes, already compiled
+        em.run(0, x)
+    with pytest.raises(ProgramError, match="nothing but missing"):
+        em.run(0, np.full(6, np.nan))
 
 
 def test_no_restarts_at_all(em):

@@ -14,13 +14,13 @@ from numpyro.infer.util import log_density
 
 import bayesmix
 from bayesmix.program.arguments import split
-from bayesmix.program.conjugacy import random_points
+from tests.checks import random_values
 from tests.programs import CASES, ENUMERATED, components_of, make_data, plan_of
 
 
 def points_of(name: str):
     """Three random values of the parameters, leading with an axis of three."""
-    return random_points(plan_of(name).reading.parameters, jax.random.key(8))
+    return random_values(plan_of(name), 8)
 
 
 def at(points, i: int):
@@ -66,7 +66,7 @@ def test_value_and_gradient_equal_brute_force_in_one_block_and_in_many(num_rows)
     assert float(one) == pytest.approx(float(two), rel=1e-11)
     assert_close(slope, theirs, 1e-9)
     blocks = plan_of("niw").blocks_of_rows(split((x, 3), {}))
-    assert (blocks.mask.shape[0] > 1) == (num_rows > 5461)
+    assert (blocks.weight.shape[0] > 1) == (num_rows > 5461)
 
 
 def test_the_second_derivative_equals_brute_force():
