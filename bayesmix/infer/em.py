@@ -88,7 +88,7 @@ class EM:
         self.seeding = seeding
         self.progress_bar = progress_bar
         self._given = program if isinstance(program, Plan) else None
-        self._compiled: dict[Layout, _Compiled] = {}
+        self._plans: dict[Layout, Plan] = {}
 
     def run(
         self,
@@ -144,12 +144,12 @@ class EM:
         return self._result(found, arguments, state, np.asarray(symmetric), derived)
 
     def _compile(self, arguments: Arguments) -> _Compiled:
-        if arguments.layout not in self._compiled:
-            found = self._given or plan_arguments(self.program, arguments)
-            self._compiled[arguments.layout] = _Compiled(
-                found, arguments.layout, self.max_steps, self.seeding
-            )
-        return self._compiled[arguments.layout]
+        layout = arguments.layout
+        if layout not in self._plans:
+            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
+        found = self._plans[layout]
+        key = ("EM", layout, self.max_steps, self.seeding)
+        return found.remember(key, lambda: _Compiled(found, layout, self.max_steps, self.seeding))
 
     def _advance(
         self,

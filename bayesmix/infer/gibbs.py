@@ -79,7 +79,6 @@ class ConjugateGibbs(MCMCKernel):
         self.keep_latents = keep_latents
         self._given = program if isinstance(program, Plan) else None
         self._plans: dict[Layout, Plan] = {}
-        self._starts: dict[Layout, Any] = {}
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -88,7 +87,7 @@ class ConjugateGibbs(MCMCKernel):
 
     def __getstate__(self) -> dict[str, Any]:
         # plans hold compiled parts and are read again when needed
-        return {**self.__dict__, "_plans": {}, "_starts": {}, "_given": None}
+        return {**self.__dict__, "_plans": {}, "_given": None}
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
@@ -115,8 +114,9 @@ class ConjugateGibbs(MCMCKernel):
         _check_closed(found)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
-        one, many, given = self._starts.setdefault(
-            arguments.layout, _starting_functions(found, arguments.layout, self.keep_latents)
+        one, many, given = found.remember(
+            ("Gibbs", arguments.layout, self.keep_latents),
+            lambda: _starting_functions(found, arguments.layout, self.keep_latents),
         )
         start = one if is_prng_key(rng_key) else many
         if init_params is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, Layout, split
+from .arguments import Arguments, split
 from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
 from .errors import ProgramError
@@ -22,7 +22,7 @@ from .labels import Labels
 from .locals import collapse
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
-from .reading import Look, Program, Reading, look, observe, read
+from .reading import Program, Reading, look, observe, read
 
 _PROBE_ROWS = 32
 
@@ -57,10 +57,16 @@ class Plan:
     by_row: bool
     step: float = 1.0
     gaps: bool = False
-    _looks: dict[Layout, Look] = field(default_factory=dict, repr=False)
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_looks": {}}  # compiled functions stay here
+        return {**self.__dict__, "_made": {}}  # compiled functions stay here
+
+    def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make()` gave the first time: compiled functions, shared by all engines on this plan."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     # ------------------------------------------------------------------ densities, all to be jitted
     def evaluate(self, arguments: Arguments, values: Values) -> Evaluation:
@@ -76,9 +82,10 @@ class Plan:
             return observe(self.program, self.reading, arguments)
         with jax.core.eval_context():
             known = (self.reading.latent.name,) if self.reading.latent else ()
-            if arguments.layout not in self._looks:
-                self._looks[arguments.layout] = look(self.program, arguments, known)
-            observed = tidy(*self._looks[arguments.layout](arguments.arrays))
+            looking = self.remember(
+                ("look", arguments.layout), lambda: look(self.program, arguments, known)
+            )
+            observed = tidy(*looking(arguments.arrays))
             check_cells(self.reading, self.families, observed)
             if fitting:
                 check_enough(self.reading, observed)
