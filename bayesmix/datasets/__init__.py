@@ -1,8 +1,8 @@
-"""Four small data sets that the mixture literature keeps returning to.
+"""Small data sets that the mixture literature keeps returning to, and some for the zoo's other programs.
 
 >>> from bayesmix import datasets
->>> datasets.names()
-('acidity', 'faithful', 'galaxies', 'iris')
+>>> datasets.names()[:3]
+('acidity', 'airquality', 'bankruptcy')
 >>> faithful = datasets.load("faithful")
 >>> faithful
 Table(faithful: 272 rows, 2 columns: eruptions, waiting)
@@ -26,7 +26,7 @@ class Table:
 
     Attributes:
         name: a short name, used in titles and messages.
-        values: float64 array ``[N, D]``, read-only.
+        values: float64 array ``[N, D]``, read-only; NaN where a cell is missing.
         columns: the D column names.
         labels: the known class of each row, ``[N]`` of str, or ``None``. Never used in a fit.
         source: where the data come from, in words.
@@ -64,6 +64,58 @@ _SHIPPED = {
         "lake-chemistry distributions: approximate Bayesian methods for estimating a "
         "finite-mixture model, Technometrics 34, 441-453."
     ),
+    "airquality": _Shipped(
+        "Daily air quality in New York, May to September 1973: ozone (parts per billion), solar "
+        "radiation (langleys), wind (miles per hour) and temperature (degrees Fahrenheit), of 153 "
+        "days; 44 cells are missing. New York State Department of Conservation and National Weather "
+        "Service; Chambers, Cleveland, Kleiner and Tukey (1983), Graphical Methods for Data "
+        "Analysis, Wadsworth."
+    ),
+    "bankruptcy": _Shipped(
+        "Retained earnings, and earnings before interest and taxes, both over total assets, of 66 "
+        "firms of which half went bankrupt; standardised columns. Altman (1968), Financial ratios, "
+        "discriminant analysis and the prediction of corporate bankruptcy, Journal of Finance 23, "
+        "589-609.",
+        label_column="outcome",
+    ),
+    "birthwt": _Shipped(
+        "189 births: was the child's weight below 2.5 kg (low), and its mother's age, weight "
+        "(pounds), race (1 white, 2 black, 3 other), smoking, premature labours before, hypertension "
+        "and uterine irritability. Baystate Medical Center, Springfield, 1986; Hosmer and Lemeshow "
+        "(1989), Applied Logistic Regression, Wiley, as in Venables and Ripley (1999), Modern "
+        "Applied Statistics with S-PLUS, Springer."
+    ),
+    "carcinoma": _Shipped(
+        "Is there carcinoma on a slide? Verdicts of seven pathologists on 118 slides of the uterine "
+        "cervix. Landis and Koch (1977), An application of hierarchical kappa-type statistics in the "
+        "assessment of majority agreement among multiple observers, Biometrics 33, 363-374; Agresti "
+        "(2002), Categorical Data Analysis, Wiley, p. 542."
+    ),
+    "cheating": _Shipped(
+        "319 undergraduates: did you lie to avoid an exam, lie to avoid a paper, buy a paper or an "
+        "exam, copy from a neighbour (0 no, 1 yes), and the grade point average (0: at most 2.99, 1: "
+        "to 3.25, 2: to 3.50, 3: to 3.75, 4: to 4.00; 4 are missing). Dayton (1998), Latent Class "
+        "Scaling Analysis, Sage, pp. 33 and 85; Dayton and Macready (1988), Journal of the American "
+        "Statistical Association 83, 173-178."
+    ),
+    "deaths": _Shipped(
+        "On how many days of 1910-1912 the London Times announced so many deaths of women of 80 "
+        "years and over: a table of frequencies. Hasselblad (1969), Estimation of finite mixtures of "
+        "distributions from the exponential family, Journal of the American Statistical Association "
+        "64, 1459-1471."
+    ),
+    "ethanol": _Shipped(
+        "A one-cylinder engine run on ethanol, 88 times: nitric oxide in the exhaust (micrograms per "
+        "joule) and the equivalence ratio, the richness of the mixture of air and fuel. Brinkman "
+        "(1981), Ethanol fuel: a single-cylinder engine study of efficiency and exhaust emissions, "
+        "SAE Transactions 90, 1410-1424."
+    ),
+    "failures": _Shipped(
+        "Hours between 205 successive failures of the air conditioning of 14 Boeing 720 aircraft, "
+        "and the aircraft. Proschan (1963), Theoretical explanation of observed decreasing failure "
+        "rate, Technometrics 5, 375-383; the intervals that Scholz and Stephens (1987) took from it, "
+        "K-sample Anderson-Darling tests, Journal of the American Statistical Association 82, 918-924."
+    ),
     "faithful": _Shipped(
         "Old Faithful geyser, Yellowstone: 272 eruptions, their length and the waiting time to "
         "the next one, both in minutes. Azzalini and Bowman (1990), A look at some data on the "
@@ -82,6 +134,13 @@ _SHIPPED = {
         "(1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7, "
         "179-188.",
         label_column="species",
+    ),
+    "patents": _Shipped(
+        "Patents granted to 70 pharmaceutical and biomedical firms in 1976, the log of their spending "
+        "on research and development (millions of dollars), and its ratio to sales. National Bureau "
+        "of Economic Research, in Wang, Cockburn and Puterman (1998), Analysis of patent data: a "
+        "mixed-Poisson-regression-model approach, Journal of Business & Economic Statistics 16, "
+        "27-41."
     ),
 }
 
@@ -108,6 +167,7 @@ def load(name: str) -> Table:
     """A shipped data set by name.
 
     A column of known classes (``species`` of the irises) goes to ``labels``, never to ``values``.
+    An empty cell of the file is missing, and becomes NaN.
 
     Raises:
         ValueError: no data set of that name is shipped.
@@ -129,7 +189,7 @@ def load(name: str) -> Table:
         labels = np.array([row[header.index(label_column)] for row in rows])
     return Table(
         name=name,
-        values=np.array([[float(row[j]) for j in numeric] for row in rows]),
+        values=np.array([[float(row[j] or "nan") for j in numeric] for row in rows]),
         columns=tuple(header[j] for j in numeric),
         labels=labels,
         source=source,

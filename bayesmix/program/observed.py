@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,8 +24,8 @@ class Row(NamedTuple):
     """One site of the rows as the program has it, rows first.
 
     value (N, ..., *event), or None for a latent that nobody observed; supported and mask (N, ...): is
-    the value inside the support, and does it count (None: everywhere); feasible (1, ..., *event): a
-    value of the support; scale: (), (N,) or None.
+    the value inside the support, and does it count (None: everywhere); feasible (1 or N, ..., *event):
+    values of the support; scale: (), (N,) or None.
     """
 
     value: Any
@@ -74,9 +75,13 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
         if scale.ndim:
             scale = first(scale).reshape(batch[axis], -1)[:, 0]
     value = jnp.moveaxis(value, axis, 0) if batch else value
+    if any(jnp.ndim(bound) for bound in bounds):  # totals by row, say
+        feasible = jnp.moveaxis(fn.support.feasible_like(given), axis, 0)
+    else:
+        feasible = fn.support.feasible_like(value[:1]) if batch else value
     return Row(
         value=value,
-        feasible=fn.support.feasible_like(value[:1]) if batch else value,
+        feasible=feasible,
         supported=first(fn.support(given)) if fixed and jnp.size(value) else None,
         mask=mask,
         scale=scale,
@@ -159,13 +164,14 @@ def check_cells(reading: Reading, families: dict[str, Statistic], observed: Obse
         there = observed.present[site.name]
         if there is None or not site.joint or isinstance(families[site.name], Family):
             continue
-        cells = np.asarray(there, bool).reshape(len(there), -1)
-        partly = np.logical_and(np.any(cells, axis=1), ~np.all(cells, axis=1))
+        event = np.shape(there)[np.ndim(there) - site.event_ndim :]
+        cells = np.asarray(there, bool).reshape(len(there), -1, math.prod(event))
+        partly = (cells.any(axis=2) & ~cells.all(axis=2)).any(axis=1)
         if bool(np.any(partly)):
             raise ProgramError(
                 f"some cells of observed site '{site.name}' are missing ({_where(partly)}), and its "
                 "parameters depend on the row, so that they cannot be integrated out; drop these rows, "
-                "or set the whole row to NaN"
+                "or set the whole vector to NaN"
             )
 
 

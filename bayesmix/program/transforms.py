@@ -126,6 +126,7 @@ class _Parameters(Messenger):
         self.hidden = {site.name for site in reading.observed}
         self.hidden |= {reading.latent.name} if reading.latent else set()
         self.hidden |= {site.name for site in reading.locals}
+        self.told = set(reading.fixed)
         self.rows = reading.rows.name
         self.values: dict[str, Any] = {}
         self.derived: dict[str, Any] = {}
@@ -136,6 +137,8 @@ class _Parameters(Messenger):
         if isinstance(msg["value"], np.ndarray):
             msg["value"] = jnp.asarray(msg["value"])  # so that a traced latent can index it
         in_rows = any(frame.name == self.rows for frame in msg.get("cond_indep_stack", ()))
+        if msg["name"] in self.told:
+            msg["is_observed"] = True  # what is substituted inside is no parameter outside
         if msg["name"] in self.hidden:
             msg["stop"] = True
             if msg["value"] is None:

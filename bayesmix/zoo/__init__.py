@@ -1,7 +1,16 @@
 """Ready programs: plain NumPyro, with no privilege over one that a user writes.
 
 Copy one and change it: nothing below the edges of the package knows these functions by name.
-`PROGRAMS` lists them by the short names of the command line.
+
+- tables of numbers: `gaussian_mixture` and five with other covariances, `student_mixture`,
+  `multivariate_normal`, `multivariate_student`, `gaussian_classifier` (some labels known);
+- yes and no, categories, counts, waiting times: `bernoulli_mixture`, `categorical_mixture`,
+  `multinomial_mixture`, `poisson_mixture`, `negative_binomial`, `exponential_mixture`;
+- several kinds of columns: `mixed_mixture`;
+- regressions: `linear_regression_mixture`, `poisson_regression_mixture`,
+  `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`.
+
+`PROGRAMS` lists the Gaussian mixtures by the short names of the command line.
 
 >>> from bayesmix import zoo
 >>> list(zoo.PROGRAMS)
@@ -10,6 +19,14 @@ Copy one and change it: nothing below the edges of the package knows these funct
 
 from collections.abc import Callable
 
+from .counts import (
+    bernoulli_mixture,
+    categorical_mixture,
+    exponential_mixture,
+    multinomial_mixture,
+    negative_binomial,
+    poisson_mixture,
+)
 from .gaussian import (
     gaussian_mixture,
     gaussian_mixture_diagonal,
@@ -18,6 +35,15 @@ from .gaussian import (
     gaussian_mixture_spherical_tied,
     gaussian_mixture_tied,
 )
+from .mixed import mixed_mixture
+from .normal import gaussian_classifier, multivariate_normal
+from .probit import probit_regression, probit_regression_latent
+from .regressions import (
+    linear_regression_mixture,
+    logistic_regression_mixture,
+    poisson_regression_mixture,
+)
+from .student import multivariate_student, student_mixture
 
 PROGRAMS: dict[str, Callable[..., None]] = {
     "full": gaussian_mixture,
@@ -30,10 +56,26 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 
 __all__ = [
     "PROGRAMS",
+    "bernoulli_mixture",
+    "categorical_mixture",
+    "exponential_mixture",
+    "gaussian_classifier",
     "gaussian_mixture",
     "gaussian_mixture_diagonal",
     "gaussian_mixture_diagonal_tied",
     "gaussian_mixture_spherical",
     "gaussian_mixture_spherical_tied",
     "gaussian_mixture_tied",
+    "linear_regression_mixture",
+    "logistic_regression_mixture",
+    "mixed_mixture",
+    "multinomial_mixture",
+    "multivariate_normal",
+    "multivariate_student",
+    "negative_binomial",
+    "poisson_mixture",
+    "poisson_regression_mixture",
+    "probit_regression",
+    "probit_regression_latent",
+    "student_mixture",
 ]

@@ -22,10 +22,10 @@ and of the R package mclust, whose names for the covariance structures the docst
 *Machine Learning: a Probabilistic Perspective* (2012), section 11.4.2.8, takes a diagonal S0
 instead: ``scale=jnp.diag(x.var(0)) / K ** (1 / D)``.
 
-A prior that depends on the data is made anew from whatever rows the program is called on; give the
-arguments to hold it fixed. The weights have no prior in mclust: Dirichlet(1) leaves the mode where
-it is and adds log Gamma(K) to the log density. A constant column makes S0 singular and the log
-density NaN.
+Missing cells are NaN; the defaults are those of the cells that are there. A prior that depends on the
+data is made anew from whatever rows the program is called on; give the arguments to hold it fixed. The
+weights have no prior in mclust: Dirichlet(1) leaves the mode where it is and adds log Gamma(K) to the
+log density. A constant column makes S0 singular and the log density NaN.
 """
 
 from __future__ import annotations
@@ -35,47 +35,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jax import Array
 
-
-def _matrix(x: Any) -> Array:
-    """`x` as a floating-point matrix (N, D)."""
-    x = jnp.asarray(x)
-    if x.ndim != 2:
-        raise ValueError(f"x has shape {x.shape}; give a matrix (N, D), one column as x[:, None]")
-    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
-
-
-def _sample_covariance(x: Array) -> Array:
-    centred = x - x.mean(0)
-    return centred.T @ centred / (x.shape[0] - 1)
-
-
-def _default(given: Any, otherwise: Any) -> Any:
-    return otherwise if given is None else jnp.asarray(given)
-
-
-def _matrix_prior(
-    x: Array, K: int, location: Any, degrees_of_freedom: Any, scale: Any
-) -> tuple[Array, Any, Array]:
-    """m0 (D,), nu0 and S0 (D, D)."""
-    shrunk = _sample_covariance(x) / K ** (2 / x.shape[1])
-    freedom = _default(degrees_of_freedom, x.shape[1] + 2.0)
-    return _default(location, x.mean(0)), freedom, _default(scale, shrunk)
-
-
-def _variance_prior(
-    x: Array, K: int, location: Any, degrees_of_freedom: Any, scale: Any
-) -> tuple[Array, Any, Array]:
-    """m0 (D,), nu0 and s0; the inverse gamma has concentration nu0 / 2 and rate s0 / 2."""
-    shrunk = x.var(0, ddof=1).mean() / K ** (2 / x.shape[1])
-    freedom = _default(degrees_of_freedom, x.shape[1] + 2.0)
-    return _default(location, x.mean(0)), freedom, _default(scale, shrunk)
-
-
-def _weights(concentration: Any, K: int) -> Array:
-    concentration = jnp.broadcast_to(jnp.asarray(concentration, float), (K,))
-    return numpyro.sample("weights", dist.Dirichlet(concentration))
+from .priors import as_matrix, matrix_prior, sample_weights, variance_prior
 
 
 def gaussian_mixture(
@@ -118,9 +79,9 @@ def gaussian_mixture(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, S0 = _matrix_prior(x, K, location, degrees_of_freedom, scale)
-    weights = _weights(concentration, K)
+    x = as_matrix(x)
+    m0, nu0, S0 = matrix_prior(x, K, location, degrees_of_freedom, scale)
+    weights = sample_weights(concentration, K)
     with numpyro.plate("component", K):
         covariance = numpyro.sample("covariance", dist.InverseWishart(nu0, scale_matrix=S0))
         mean = numpyro.sample("mean", dist.MultivariateNormal(m0, covariance / shrinkage))
@@ -169,9 +130,9 @@ def gaussian_mixture_tied(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, S0 = _matrix_prior(x, K, location, degrees_of_freedom, scale)
-    weights = _weights(concentration, K)
+    x = as_matrix(x)
+    m0, nu0, S0 = matrix_prior(x, K, location, degrees_of_freedom, scale)
+    weights = sample_weights(concentration, K)
     covariance = numpyro.sample("covariance", dist.InverseWishart(nu0, scale_matrix=S0))
     with numpyro.plate("component", K):
         mean = numpyro.sample("mean", dist.MultivariateNormal(m0, covariance / shrinkage))
@@ -223,10 +184,10 @@ def gaussian_mixture_diagonal(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, s0 = _variance_prior(x, K, location, degrees_of_freedom, scale)
+    x = as_matrix(x)
+    m0, nu0, s0 = variance_prior(x, K, location, degrees_of_freedom, scale)
     inverse_gamma = dist.InverseGamma(nu0 / 2, jnp.broadcast_to(s0 / 2, x.shape[1:]))
-    weights = _weights(concentration, K)
+    weights = sample_weights(concentration, K)
     with numpyro.plate("component", K):
         variance = numpyro.sample("variance", inverse_gamma.to_event(1))
         spread = jnp.sqrt(variance / shrinkage)
@@ -278,10 +239,10 @@ def gaussian_mixture_diagonal_tied(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, s0 = _variance_prior(x, K, location, degrees_of_freedom, scale)
+    x = as_matrix(x)
+    m0, nu0, s0 = variance_prior(x, K, location, degrees_of_freedom, scale)
     inverse_gamma = dist.InverseGamma(nu0 / 2, jnp.broadcast_to(s0 / 2, x.shape[1:]))
-    weights = _weights(concentration, K)
+    weights = sample_weights(concentration, K)
     variance = numpyro.sample("variance", inverse_gamma.to_event(1))
     with numpyro.plate("component", K):
         spread = jnp.sqrt(variance / shrinkage)
@@ -331,9 +292,9 @@ def gaussian_mixture_spherical(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, s0 = _variance_prior(x, K, location, degrees_of_freedom, scale)
-    weights = _weights(concentration, K)
+    x = as_matrix(x)
+    m0, nu0, s0 = variance_prior(x, K, location, degrees_of_freedom, scale)
+    weights = sample_weights(concentration, K)
     with numpyro.plate("component", K):
         variance = numpyro.sample("variance", dist.InverseGamma(nu0 / 2, s0 / 2))
         spread = jnp.sqrt(variance / shrinkage)[..., None]
@@ -384,9 +345,9 @@ def gaussian_mixture_spherical_tied(
 
     Source: Fraley & Raftery (2007), *Journal of Classification* 24, 155-181.
     """
-    x = _matrix(x)
-    m0, nu0, s0 = _variance_prior(x, K, location, degrees_of_freedom, scale)
-    weights = _weights(concentration, K)
+    x = as_matrix(x)
+    m0, nu0, s0 = variance_prior(x, K, location, degrees_of_freedom, scale)
+    weights = sample_weights(concentration, K)
     variance = numpyro.sample("variance", dist.InverseGamma(nu0 / 2, s0 / 2))
     with numpyro.plate("component", K):
         spread = jnp.sqrt(variance / shrinkage)

@@ -1,5 +1,7 @@
 """The shipped tables are the ones that the reference results were computed on."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,15 @@ from tests.references import reference
 SHAPES = {"acidity": (155, 1), "faithful": (272, 2), "galaxies": (82, 1), "iris": (150, 4)}
 
 
-def test_names_lists_every_shipped_table():
-    assert datasets.names() == tuple(SHAPES)
+def test_names_lists_every_shipped_table_in_order_and_each_says_where_it_is_from():
+    names = datasets.names()
+    assert list(names) == sorted(names)
+    assert set(SHAPES) < set(names)
+    for name in names:
+        table = datasets.load(name)
+        assert table.values.shape == (len(table.values), len(table.columns))
+        assert not np.isinf(table.values).any()
+        assert re.search(r"\b(1[89]|20)\d\d\b", table.source), name
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -56,4 +65,4 @@ def test_a_table_does_not_freeze_the_array_it_was_made_from():
 def test_unknown_name_gets_the_closest_one_and_the_list():
     with pytest.raises(ValueError, match="'Faithfull'; did you mean 'faithful'") as caught:
         datasets.load("Faithfull")
-    assert "acidity, faithful, galaxies, iris" in str(caught.value)
+    assert ", ".join(datasets.names()) in str(caught.value)

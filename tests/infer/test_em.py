@@ -87,8 +87,7 @@ def map_em(rows):
 @pytest.fixture(scope="module")
 def one_step(map_em):
     """The same plan, one step at a time."""
-    plan = next(iter(map_em._compiled.values())).plan if map_em._compiled else map_em._given
-    return EM(plan, max_steps=1, progress_bar=False)
+    return EM(map_em._given, max_steps=1, progress_bar=False)
 
 
 def test_one_map_step_is_murphys_closed_form(one_step, rows, start):
@@ -232,11 +231,12 @@ def test_a_spike_is_called_singular(mle, line):
 def test_a_spike_never_beats_a_proper_fit(mle, line):
     x = line.copy()
     x[:6] = 1.5
-    fit = mle.run(1, x, ALPHA, 2, restarts=12)
-    if any(status is Status.CONVERGED for status in fit.restart_statuses):
-        assert fit.status is Status.CONVERGED
-    for objective, status in zip(fit.restart_objectives, fit.restart_statuses):
-        assert np.isfinite(objective) or not status
+    for key in range(3):
+        fit = mle.run(key, x, ALPHA, 2, restarts=4)
+        if any(status is Status.CONVERGED for status in fit.restart_statuses):
+            assert fit.status is Status.CONVERGED
+        for objective, status in zip(fit.restart_objectives, fit.restart_statuses):
+            assert np.isfinite(objective) or not status
 
 
 def test_a_prior_removes_the_spike(map_scalar, line):
@@ -312,13 +312,20 @@ def test_a_hundred_thousand_rows_in_blocks(mle):
     assert fit.objective[-1] == pytest.approx(np.log(density).sum(), rel=1e-11)
 
 
+@pytest.fixture(scope="module")
+def single(line):
+    with jax.enable_x64(False):
+        rows = line.astype(np.float32), ALPHA.astype(np.float32), 2
+        plan = bayesmix.plan(bayesmix.without_priors(scalar), *rows)
+        return EM(plan, max_steps=800, progress_bar=False)
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_single_precision_is_near_double_and_says_so(mle, line, offset):
+def test_single_precision_is_near_double_and_says_so(mle, single, line, offset):
     x = line + offset
     exact = mle.run(0, x, ALPHA, 2, restarts=4)
     with jax.enable_x64(False):
-        em = EM(bayesmix.without_priors(scalar), max_steps=800, progress_bar=False)
-        fit = em.run(0, x.astype(np.float32), ALPHA.astype(np.float32), 2, restarts=4)
+        fit = single.run(0, x.astype(np.float32), ALPHA.astype(np.float32), 2, restarts=4)
     assert fit.objective.dtype == np.float32
     assert fit.status is Status.CONVERGED
     assert fit.objective[-1] == pytest.approx(exact.objective[-1], rel=1e-5)

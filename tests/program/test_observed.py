@@ -1,4 +1,4 @@
-"""What a call says of its rows: missing cells, weights, masks, known labels, told parameters."""
+"""What a call says of its rows: many patterns of missing cells, no latent, data that are refused."""
 
 import functools
 
@@ -8,10 +8,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from numpyro.handlers import condition, mask, scale, substitute
+from numpyro.handlers import mask, scale
 from numpyro.infer import MCMC
-from numpyro.infer.util import log_density
-from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import bayesmix
@@ -81,40 +79,6 @@ def test_missing_cells_are_integrated_out_whatever_the_order_of_the_rows(N):
     np.testing.assert_allclose(np.asarray(table).T, joint_by_hand(x), rtol=1e-9, atol=1e-9)
 
 
-def test_the_marginal_program_has_the_density_and_the_gradient_of_the_cells_that_are_there():
-    x = data(30)[0]
-    program = bayesmix.marginalize(mixture)
-    values = {name: jnp.asarray(value) for name, value in VALUES.items()}
-
-    def ours(values):
-        return log_density(program, (x,), {}, values)[0]
-
-    def row_density(values, row, k):
-        there = np.flatnonzero(~np.isnan(row))
-        if not there.size:
-            return jnp.zeros(())
-        spread = values["covariance"][k][jnp.ix_(there, there)]
-        return dist.MultivariateNormal(values["mean"][k][there], spread).log_prob(row[there])
-
-    def mixture_of(values, rows):
-        table = [[row_density(values, row, k) for row in rows] for k in range(K)]
-        joint = jnp.asarray(table) + jnp.log(values["weights"])[:, None]
-        return jnp.sum(jax.nn.logsumexp(joint, axis=0))
-
-    def by_hand(values):
-        two = np.zeros((2, D))
-        prior = log_density(program, (two,), {}, values)[0] - mixture_of(values, two)
-        return prior + mixture_of(values, x)
-
-    one, slope = jax.jit(jax.value_and_grad(ours))(values)
-    two, expected = jax.jit(jax.value_and_grad(by_hand))(values)
-    assert float(one) == pytest.approx(float(two), rel=1e-11)
-    for name in values:
-        # an empty row tells nothing, and is left out: seen only off the simplex
-        level = (slope[name] - expected[name]).mean() if name == "weights" else 0.0
-        np.testing.assert_allclose(slope[name] - level, expected[name], rtol=1e-8, atol=1e-8)
-
-
 def test_em_on_missing_cells_climbs_to_a_mode_and_sees_new_rows_one_by_one():
     x, _ = data(50)
     fit = em().run(0, x, restarts=3)
@@ -126,66 +90,6 @@ def test_em_on_missing_cells_climbs_to_a_mode_and_sees_new_rows_one_by_one():
     shares = fit.responsibilities(new)
     for i in (0, 3, 17, 49):
         np.testing.assert_allclose(fit.responsibilities(new[[i]])[0], shares[i], rtol=1e-9)
-
-
-def test_a_weight_of_two_is_a_row_twice():
-    x, _ = data(50)
-    weight = np.where(np.arange(50) < 10, 2.0, 1.0)
-    weighed = em().run(0, x, weight=weight, init=VALUES)
-    repeated = np.concatenate([x, x[:10]])
-    plain = em().run(0, repeated, init=VALUES)
-    np.testing.assert_allclose(weighed.objective, plain.objective, rtol=1e-9)
-    for name in VALUES:
-        np.testing.assert_allclose(weighed.parameters[name], plain.parameters[name], rtol=1e-6)
-
-
-def test_masked_rows_say_nothing():
-    x, _ = data(50)
-    seen = np.arange(50) % 5 > 0
-    masked = em().run(0, x, seen=seen, init=VALUES)
-    dropped = em().run(0, x[seen], init=VALUES)
-    np.testing.assert_allclose(masked.objective, dropped.objective, rtol=1e-9)
-
-
-def test_known_labels_are_kept_by_em_gibbs_and_density():
-    x, labels = data(50)
-    told = np.where(np.arange(50) < 20, labels, -1)
-    plan = bayesmix.plan(mixture, x, told)
-    assert plan.reading.latent.name == "z"
-    arguments = bayesmix.program.arguments.split((x, told), {})
-    joint = joint_by_hand(x)
-    known = np.where((told >= 0)[:, None] & (told[:, None] != np.arange(K)), -np.inf, joint)
-    value = jax.jit(lambda b, v: plan.log_likelihood(arguments, b, v))(
-        plan.blocks_of_rows(arguments), VALUES
-    )
-    assert float(value) == pytest.approx(logsumexp(known, axis=1).sum(), rel=1e-11)
-    fit = EM(plan, progress_bar=False).run(0, x, told)
-    np.testing.assert_array_equal(fit.responsibilities().argmax(axis=1)[:20], labels[:20])
-    assert np.all(fit.responsibilities()[:20].max(axis=1) == 1.0)
-    mcmc = MCMC(bayesmix.ConjugateGibbs(plan), num_warmup=5, num_samples=20, progress_bar=False)
-    mcmc.run(jax.random.key(0), x, told)
-    drawn = np.asarray(mcmc.get_extra_fields()["latents"])
-    assert np.all(drawn[:, :20] == labels[:20])
-    assert not np.all(drawn[:, 20:] == drawn[0, 20:])
-    same = bayesmix.plan(condition(mixture, {"z": told.astype(float)}), x)
-    assert same.reading.latent.name == "z"
-    told[0] = 7
-    with pytest.raises(ProgramError, match=r"row 0.*use -1 or NaN"):
-        bayesmix.plan(mixture, x, told)
-
-
-@pytest.mark.parametrize("handler", [condition, substitute])
-def test_told_parameters_are_factors_and_not_parameters(handler):
-    x, _ = data(50)
-    told = handler(mixture, data={"mean": VALUES["mean"]})
-    fit = EM(told, progress_bar=False).run(0, x)
-    assert set(fit.parameters) == {"weights", "covariance"}
-    assert "told" in str(fit.plan)
-    whole = bayesmix.marginalize(mixture)
-    values = {n: jnp.asarray(v) for n, v in {**fit.parameters, "mean": VALUES["mean"]}.items()}
-    assert fit.objective[-1] == pytest.approx(
-        float(log_density(whole, (x,), {}, values)[0]), rel=1e-10
-    )
 
 
 def plain_normal(x):

@@ -236,6 +236,8 @@ def test_the_programs_have_no_privileges():
     for path in Path(zoo.__file__).parent.glob("[a-z]*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
+                if getattr(node, "level", 0) == 1:
+                    continue  # the zoo's own priors, which are held to the same
                 named = node.names if isinstance(node, ast.Import) else [node]
                 for one in named:
                     top = (one.name if isinstance(one, ast.alias) else one.module).split(".")[0]
