@@ -13,6 +13,7 @@ from numpyro.distributions import biject_to
 from numpyro.handlers import condition, mask, scale, substitute
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density, potential_energy
+from scipy.stats import poisson
 
 import bayesmix
 from bayesmix import EM, ConjugateGibbs, Plan
@@ -232,6 +233,24 @@ def test_a_mask_over_rows_hides_them(how):
     np.testing.assert_allclose(w, (r.sum(axis=0) + 1) / (N + K), atol=1e-5)
     precision = r[seen].sum(axis=0) + 1 / 25
     np.testing.assert_allclose(m, r[seen].T @ x[seen] / precision, atol=1e-5)
+
+
+def masked_counts(x, seen):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 0.2).expand([K]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(jnp.array([0.4, 0.6])))
+        with mask(mask=seen):
+            numpyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+
+def test_what_is_hidden_by_a_mask_may_be_anything():
+    seen = np.arange(N) % 4 > 0
+    x = np.where(seen, np.arange(N) % 7, -999)
+    plan, arguments = bayesmix.plan(masked_counts, x, seen), split((x, seen), {})
+    rate = np.array([2.0, 5.0])
+    table = plan.log_joint_table(arguments, plan.blocks_of_rows(arguments), {"rate": rate})
+    expected = np.where(seen[:, None], poisson(rate).logpmf(x[:, None]), 0.0) + np.log([0.4, 0.6])
+    np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)
 
 
 # ------------------------------------------------------------------------------------------- labels
