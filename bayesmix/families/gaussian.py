@@ -256,6 +256,7 @@ class ColumnStatistics(NamedTuple):
 
 def columns_arrange(value: Array, present: Array | None) -> ColumnRows:
     """Cells by column and row, (D, N), from (N, *event)."""
+
     def turn(array: Array) -> Array:
         return array.reshape(array.shape[0], -1).T
 

@@ -165,7 +165,7 @@ def check_cells(reading: Reading, families: dict[str, Statistic], observed: Obse
         if there is None or not site.joint or isinstance(families[site.name], Family):
             continue
         event = np.shape(there)[np.ndim(there) - site.event_ndim :]
-        cells = np.asarray(there, bool).reshape(len(there), -1, math.prod(event))
+        cells: Any = np.reshape(np.asarray(there, bool), (len(there), -1, math.prod(event)))
         partly = (cells.any(axis=2) & ~cells.all(axis=2)).any(axis=1)
         if bool(np.any(partly)):
             raise ProgramError(

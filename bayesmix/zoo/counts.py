@@ -18,7 +18,6 @@ For maximum likelihood use :func:`bayesmix.without_priors`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ def bernoulli_mixture(x: Any, K: int, *, concentration: Any = 2.0, pseudo: Any =
 def categorical_mixture(
     x: Any,
     K: int,
-    categories: int | Sequence[int],
+    categories: int | tuple[int, ...],
     *,
     concentration: Any = 2.0,
     pseudo: Any = 1.0,

@@ -64,5 +64,5 @@ def test_every_file_is_described():
 
 
 def test_unknown_reference_lists_the_known_ones():
-    with pytest.raises(ValueError, match="there are: .*exact_small_mixtures"):
+    with pytest.raises(ValueError, match=r"there are: .*exact_small_mixtures"):
         reference("nothing")

@@ -58,7 +58,7 @@ def local_latent(x):
     weights, mean = parameters()
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("cause", dist.Categorical(weights))
-        u = numpyro.sample("precision", dist.Gamma(2.0, 2.0))
+        u = numpyro.sample("precision", dist.LogNormal(0.0, 1.0))
         numpyro.sample("x", dist.Normal(mean[z], u**-0.5), obs=x)
 
 
