@@ -322,8 +322,8 @@ def test_gibbs_and_nuts_agree_where_cells_are_missing():
     start = {n: jnp.tile(v, (chains,) + (1,) * v.ndim) for n, v in start_of("full").items()}
     bijections = bijections_of("full")
     free = {n: jax.vmap(b.inv)(start[n]) for n, b in bijections.items()}
-    # the program itself would be run outside jit, operation by operation, each compiled
-    height = functools.partial(potential_energy, bayesmix.marginalize(plan), rows, {})
+    # NUTS would run the program itself outside jit, operation by operation, each compiled
+    height = jax.jit(functools.partial(potential_energy, bayesmix.marginalize(plan), rows, {}))
     settings = {"num_chains": chains, "chain_method": "vectorized", "progress_bar": False}
     gibbs = MCMC(ConjugateGibbs(plan), num_warmup=100, num_samples=1500, **settings)
     gibbs.run(jax.random.key(1), *rows, init_params=start)
