@@ -136,6 +136,12 @@ def compare(
         raise ProgramError(f"held_out is {held_out}; give a share of the rows, from 0 to below 1")
     arguments = split(args, kwargs)
     plan = program if isinstance(program, Plan) else plan_arguments(program, arguments)
+    if len(plan.reading.latents) > 1:
+        several = ", ".join(f"'{name}'" for name in plan.graph.names)
+        raise ProgramError(
+            f"compare lists the components of one latent, and the program has several ({several}); run "
+            "EM, ConjugateGibbs and NUTS on marginalize(program), and read each with to_arviz"
+        )
     settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
     chosen = [name for name in engines if name != "Gibbs" or _closed(plan)]
     train, test = _split_rows(plan, arguments, held_out, seed)
@@ -217,11 +223,11 @@ def _in_one_order(plan: Plan, found: Mapping[str, EngineResult]) -> dict[str, En
     """Components by falling weight in the first of MAP, MLE, Gibbs, NUTS; the others aligned to it."""
     ranked = [name for name in ("MAP-EM", "MLE-EM", "Gibbs", "NUTS") if name in found]
     first = found[ranked[0]]
-    axes = {n: axis for n, axis in plan.labels.axes.items() if n in first.estimate}
-    if not axes or not plan.labels.exchangeable:
+    if not plan.labels.groups or not plan.labels.exchangeable:
         return dict(found)
+    (group,) = plan.labels.groups
     assert first.weights is not None
-    first = reordered(first, axes, np.argsort(-first.weights, kind="stable"))
+    first = reordered(first, group, np.argsort(-first.weights, kind="stable"))
     return {
         name: first if name == ranked[0] else aligned(plan, first, result)
         for name, result in found.items()

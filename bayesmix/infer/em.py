@@ -257,7 +257,7 @@ def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
     improper = [b for b, proper in zip(closed, state.proper[start], strict=True) if not proper]
     if all(isinstance(block.form, DirichletForm | BetaForm) for block in improper):
         return Status.WEIGHT_AT_BOUNDARY
-    if float(state.statistics.counts[start].min()) < _EMPTY:
+    if any(counts[start].min() < _EMPTY for counts in state.statistics.counts.values()):
         return Status.COMPONENT_EMPTY
     return Status.COVARIANCE_SINGULAR
 

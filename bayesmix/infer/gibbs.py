@@ -24,9 +24,10 @@ from .starts import SeedingRows, seeding_rows, starting_values
 class GibbsState(NamedTuple):
     """State of :class:`ConjugateGibbs`.
 
-    z: parameters by site (the field that MCMC collects); latents: the labels drawn with them, (N,), or
-    an empty tuple where they are not kept; log_likelihood: sum_i log p(x_i | z), the labels summed out,
-    at the parameters that the labels were drawn from; rng_key: the next step's key.
+    z: parameters by site (the field that MCMC collects); latents: the labels drawn with them, (N,), by
+    latent where there are several, or an empty tuple where they are not kept; log_likelihood:
+    sum_i log p(x_i), the labels summed out, at the parameters that the labels were drawn from;
+    rng_key: the next step's key.
     """
 
     z: Values
@@ -143,7 +144,7 @@ class ConjugateGibbs(MCMCKernel):
             label_key, block_key, next_key = random.split(state.rng_key, 3)
             drawn = _draw_labels(found, arguments, blocks, state.z, label_key)
             values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
-            labels = drawn.rows if self.keep_latents else ()
+            labels = _named(found, drawn.rows) if self.keep_latents else ()
             return GibbsState(values, labels, drawn.log_likelihood, next_key)
 
         if is_prng_key(state.rng_key):
@@ -161,7 +162,7 @@ def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tupl
     def given(arrays: Any, blocks: Blocks, key: Array, values: Values) -> GibbsState:
         draw_key, next_key = random.split(key)
         drawn = _draw_labels(found, Arguments(arrays, layout), blocks, values, draw_key)
-        labels = drawn.rows if keep_latents else ()
+        labels = _named(found, drawn.rows) if keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key)
 
     def many(arrays: Any, blocks: Blocks, keys: Array, rows: SeedingRows) -> GibbsState:
@@ -179,7 +180,14 @@ def _draw_labels(
     found: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
 ) -> row_pass.Pass:
     evaluation = found.evaluate(arguments, values)
-    return row_pass.passes(found.families, evaluation, blocks, row_pass.draw, rng_key)
+    return row_pass.passes(found.graph, found.families, evaluation, blocks, row_pass.draw, rng_key)
+
+
+def _named(found: Plan, labels: Array) -> Any:
+    """Labels (latents, N) as (N,) where there is one latent, else by latent."""
+    if len(found.graph.names) == 1:
+        return labels[0]
+    return dict(zip(found.graph.names, labels, strict=True))
 
 
 def draw_blocks(

@@ -176,11 +176,13 @@ def last_look(
 
     def one(values: Values) -> tuple[Array, Values]:
         evaluation = found.evaluate(arguments, values)
-        table = row_pass.log_joint_table(found.families, evaluation, few)
-        latent = evaluation.latent[:, None] if evaluation.latent.ndim == 1 else evaluation.latent
-        table = table - latent[:, : table.shape[1]]
-        apart = jnp.max(jnp.max(table, axis=0) - jnp.min(table, axis=0))
-        return apart, evaluation.deterministic
+        factors = row_pass.each_factor(found.families, evaluation, few)
+        spread = [
+            jnp.max(jnp.max(factors[name], axis=0) - jnp.min(factors[name], axis=0))
+            for name in found.families
+            if found.graph.scope(name)
+        ]
+        return jnp.max(jnp.stack(spread)) if spread else jnp.inf, evaluation.deterministic
 
     apart, derived = jax.vmap(one)(states.values)
     tiny = 1e3 * jnp.finfo(apart.dtype).eps

@@ -28,10 +28,10 @@ from ..families.student import PreparedStudent
 from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
-from ..program.evaluate import Evaluation, Values
+from ..program.evaluate import Evaluation, Values, joint_first
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
-from .predict import Rows, log_joint_table, sites_by_component
+from .predict import Rows, posteriors, priors, sites_by_component
 
 
 class Moments(NamedTuple):
@@ -45,9 +45,12 @@ class Moments(NamedTuple):
 def mixture_moments(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Moments]:
     """Mean and covariance of every observed site, the latent summed out; by row where they differ."""
     evaluation = plan.evaluate(arguments, values)
-    probabilities = jnp.exp(evaluation.latent)
+    probabilities = priors(plan, evaluation)
     moments = _component_moments(plan, arguments, values, evaluation)
-    return {name: _mixed(probabilities, *found) for name, found in moments.items()}
+    return {
+        name: _mixed(probabilities[plan.graph.clique_of[name]], *found)
+        for name, found in moments.items()
+    }
 
 
 def component_means(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Array]:
@@ -125,12 +128,11 @@ def _by_component(array: Array, extra: int, traced: dict[str, Any], reading: Rea
     own = fn.event_shape[fn.event_dim - extra :]
     event = (*(size for _, size in inner), *fn.event_shape, *own)
     width = reading.plate_depth + 1
-    last = fn.event_dim + extra
-    full = jnp.reshape(array, (1,) * (width + last - array.ndim) + array.shape)
+    full = joint_first(array, reading, traced["name"], fn.event_dim + extra)
     axes = [0, width + reading.rows.dim, *(width + dim for dim, _ in inner)]
     full = jnp.moveaxis(full, axes, range(len(axes)))  # other plates come next, all of size 1
     full = full.reshape(*full.shape[: len(axes)], *full.shape[width:])
-    full = jnp.broadcast_to(full, (reading.num_components, full.shape[1], *event))
+    full = jnp.broadcast_to(full, (*full.shape[:2], *event))
     flat = full.reshape(*full.shape[:2], -1, *own)
     return flat if flat.shape[1] > 1 else flat[:, 0]
 
@@ -201,11 +203,12 @@ def conditional_moments(
     Cells that are there have their own value, left to the caller, and covariance 0.
     """
     evaluation = plan.evaluate(arguments, values)
-    responsibilities = jax.nn.softmax(log_joint_table(plan, arguments, values, rows), axis=0)
+    shares = posteriors(plan, arguments, values, rows)
     blocks = rows.blocks
     components = None
     found = {}
     for name, there in present.items():
+        responsibilities = shares[plan.graph.clique_of[name]]
         if name in blocks.patterns:
             given = blocks.distribute(responsibilities)
             moments = over_patterns(plan, evaluation, name, blocks, _mixed_completion, given)

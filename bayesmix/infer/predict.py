@@ -20,11 +20,13 @@ from numpyro.primitives import Messenger
 
 from ..families.likelihoods import Family
 from ..families.peel import peel
+from ..program import graph as eliminate
 from ..program import rows as row_pass
 from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
 from ..program.errors import ProgramError
-from ..program.evaluate import RowFactor, Values, enumerated_trace
+from ..program.evaluate import Evaluation, RowFactor, Values, enumerated_trace
+from ..program.graph import Tables
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
 
@@ -47,14 +49,39 @@ def arrange(plan: Plan, observed: Observed) -> Rows:
     return Rows(plan.arrange(observed), counted)
 
 
-def log_joint_table(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Array:
-    """log p(x_i, z_i = k | theta) over the cells that are there, (K, N)."""
+def log_factors(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Tables:
+    """The log factors of each clique of latents over the cells that are there, (K, N)."""
     evaluation = plan.evaluate(arguments, values)
     components = dict(evaluation.components)
     for name, there in rows.counted.items():
         components[name] = _only_where(there, components[name])
     evaluation = evaluation._replace(components=components)
-    return row_pass.log_joint_table(plan.families, evaluation, rows.blocks)
+    return row_pass.log_factors(plan.graph, plan.families, evaluation, rows.blocks)
+
+
+def log_density(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Array:
+    """log p(x_i | theta) over the cells that are there, the latents summed out, (N,)."""
+    return eliminate.sum_out(plan.graph, log_factors(plan, arguments, values, rows))
+
+
+def posteriors(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Tables:
+    """p(joint values of a clique | the cells that are there), (K, N), for each clique."""
+    return eliminate.marginals(plan.graph, log_factors(plan, arguments, values, rows))[1]
+
+
+def priors(plan: Plan, evaluation: Evaluation) -> Tables:
+    """p(joint values of a clique), (K,), or (K, N) where it differs from row to row."""
+    graph = plan.graph
+    tables: list[Any] = [jnp.zeros((graph.size(i), 1)) for i in range(len(graph.cliques))]
+    for name, table in evaluation.latent.items():
+        tables[graph.clique_of[name]] += table.reshape(table.shape[0], -1)
+    found = eliminate.marginals(graph, tuple(tables))[1]
+    return tuple(each if each.shape[1] > 1 else each[:, 0] for each in found)
+
+
+def explain(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> tuple[Array, Array]:
+    """The most probable joint values of the latents, (latents, N) from 0, and log p(x_i, z_i), (N,)."""
+    return eliminate.explain(plan.graph, log_factors(plan, arguments, values, rows))
 
 
 def _only_where(there: Array, factor: Any) -> Any:
@@ -200,18 +227,18 @@ def draw_rows(
 ) -> Values:
     """Observed sites and the latent drawn from the program at `values`, each as the program has it.
 
-    labels: the latent's values counted from 0, (N,); drawn too where None. Sites outside the rows keep
-    the values that the program tells them.
+    labels: the latents' values counted from 0, (latents, N); drawn too where None. Sites outside the
+    rows keep the values that the program tells them.
     """
     reading = plan.reading
     names = tuple(site.name for site in reading.observed)
     given = {}
-    if reading.latent is not None:
-        names = (*names, reading.latent.name)
-        if labels is not None:
-            shape = [1] * len(reading.latent.shape)
+    names = (*names, *(latent.name for latent in reading.latents))
+    if labels is not None:
+        for latent, drawn in zip(reading.latents, labels, strict=True):
+            shape = [1] * len(latent.site.shape)
             shape[reading.rows.dim] = -1
-            given[reading.latent.name] = jnp.reshape(labels + reading.lowest, shape)
+            given[latent.name] = jnp.reshape(drawn + latent.lowest, shape)
     args, kwargs = arguments.call()
     redrawn = _Redraw(substitute(plan.program, data=values), names, given)
     with validation_enabled(False):

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
-from ..program.labels import permute_labels
+from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan
 from . import predict
 from .moments import (
@@ -41,6 +41,13 @@ class Mode:
     count: int
     status: Status
     parameters: dict[str, np.ndarray]
+
+
+class Explanation(NamedTuple):
+    """Joint values of a row's latents by name, each (N,), and their log p(x_i, z_i), (N,)."""
+
+    values: dict[str, np.ndarray]
+    log_joint: np.ndarray
 
 
 class OutlierScores(NamedTuple):
@@ -113,19 +120,36 @@ class EMResult:
 
     # ------------------------------------------------------------------------------------- densities
     def log_joint_table(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """log p(x_i, z_i = k | parameters), (N, K)."""
-        return self._table(*self._rows(args, kwargs))
+        """log p(x_i, z_i = k | parameters), (N, K), of a program with one latent or none.
 
-    def responsibilities(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """r_ik = p(z_i = k | x_i, parameters), (N, K)."""
-        return softmax(self.log_joint_table(*args, **kwargs), axis=1)
+        Raises:
+            ProgramError: where a row has several latents; ask for :meth:`responsibilities`.
+        """
+        if len(self.plan.graph.cliques) > 1:
+            names = ", ".join(f"'{name}'" for name in self.plan.graph.names)
+            raise ProgramError(
+                f"the program has several latents ({names}) and no table of all their joint values; "
+                "ask for responsibilities, or for most_probable"
+            )
+        arguments, observed = self._rows(args, kwargs)
+        rows = predict.arrange(self.plan, observed)
+        return self._run(predict.log_factors, arguments, rows)[0].T
+
+    def responsibilities(self, *args: Any, **kwargs: Any) -> Any:
+        """r_ik = p(z_i = k | x_i, parameters), (N, K); by latent where a row has several."""
+        if len(self.plan.graph.cliques) == 1:
+            return softmax(self.log_joint_table(*args, **kwargs), axis=1)
+        arguments, observed = self._rows(args, kwargs)
+        rows = predict.arrange(self.plan, observed)
+        found, graph = self._run(predict.posteriors, arguments, rows), self.plan.graph
+        return {name: found[graph.own(name)].T for name in graph.names}
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """log p(x_i | parameters) of each row, (N,), over the cells that are there.
 
-        The latent is summed out; in a row whose label is known, it is log p(x_i, z_i | parameters).
+        Latents are summed out; in a row where one is known, it is log p(x_i, z_i | parameters).
         """
-        return logsumexp(self.log_joint_table(*args, **kwargs), axis=1)
+        return self._log_density(*self._rows(args, kwargs))
 
     def conditional_log_density(
         self, *args: Any, of: Mapping[str, Any], **kwargs: Any
@@ -173,14 +197,41 @@ class EMResult:
         return OutlierScores(score, share)
 
     # ---------------------------------------------------------------------------------------- labels
-    def labels(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """The most probable value of each row's latent, argmax_k r_ik, (N,)."""
-        return np.argmax(self.log_joint_table(*args, **kwargs), axis=1) + self.plan.reading.lowest
+    def labels(self, *args: Any, **kwargs: Any) -> Any:
+        """The most probable value of each row's latent, argmax_k r_ik, (N,).
 
-    def uncertainty(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        """1 - max_k r_ik, (N,): the probability that :meth:`labels` is wrong, if the fit is right."""
-        responsibilities = np.sort(self.responsibilities(*args, **kwargs), axis=1)
-        return responsibilities[:, :-1].sum(axis=1)  # exact also where one minus it is rounded to 1
+        Where a row has several, by latent, each by itself; :meth:`most_probable` takes them together.
+        """
+        found = self._by_latent(self.responsibilities(*args, **kwargs))
+        latents = self.plan.reading.latents
+        lowest = {latent.name: latent.lowest for latent in latents}
+        return self._told(
+            {name: np.argmax(each, axis=1) + lowest.get(name, 0) for name, each in found.items()}
+        )
+
+    def uncertainty(self, *args: Any, **kwargs: Any) -> Any:
+        """1 - max_k r_ik, (N,): the probability that :meth:`labels` is wrong, if the fit is right.
+
+        By latent where a row has several.
+        """
+        found = self._by_latent(self.responsibilities(*args, **kwargs))
+        # exact also where one minus the largest is rounded to 1
+        return self._told(
+            {name: np.sort(each, axis=1)[:, :-1].sum(axis=1) for name, each in found.items()}
+        )
+
+    def most_probable(self, *args: Any, **kwargs: Any) -> Explanation:
+        """The joint values of all latents of a row that are most probable given its data.
+
+        argmax_z p(x_i, z | parameters) by max-sum elimination (for a chain, the Viterbi path).
+
+        Source: Dechter (1999), *Artificial Intelligence* 113, section 4 (most probable explanation).
+        """
+        arguments, observed = self._rows(args, kwargs)
+        rows = predict.arrange(self.plan, observed)
+        values, log_joint = self._run(predict.explain, arguments, rows)
+        latents = zip(self.plan.reading.latents, values, strict=True)
+        return Explanation({latent.name: v + latent.lowest for latent, v in latents}, log_joint)
 
     # --------------------------------------------------------------------------------------- moments
     def moments(self, *args: Any, **kwargs: Any) -> dict[str, Moments]:
@@ -199,6 +250,8 @@ class EMResult:
 
     def prototypes(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """The mean of each component by observed site, (K, D); (K, N, D) where it differs by row.
+
+        Where a site depends on several latents, K counts their joint values, the last one fastest.
 
         Raises:
             ProgramError: where NumPyro has no mean of a site's distribution.
@@ -319,12 +372,15 @@ class EMResult:
             usual,
         )
 
-    def _table(self, arguments: Arguments, observed: Observed) -> np.ndarray:
-        rows = predict.arrange(self.plan, observed)
-        return self._run(predict.log_joint_table, arguments, rows).T
-
     def _log_density(self, arguments: Arguments, observed: Observed) -> np.ndarray:
-        return logsumexp(self._table(arguments, observed), axis=1)
+        return self._run(predict.log_density, arguments, predict.arrange(self.plan, observed))
+
+    def _by_latent(self, found: Any) -> dict[str, np.ndarray]:
+        return found if isinstance(found, dict) else {"": found}
+
+    def _told(self, found: dict[str, np.ndarray]) -> Any:
+        """As it was: an array where there is at most one latent."""
+        return found.get("", found)
 
     def _reference(self, hidden: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and weights of the fitted rows, with these columns integrated out of all of them; rows
@@ -381,29 +437,41 @@ def gather_modes(
 
 
 def align(
-    plan: Plan, reference: dict[str, np.ndarray], values: dict[str, np.ndarray]
+    group: LabelGroup, reference: dict[str, np.ndarray], values: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """The order of labels, (K,), that brings `values` closest to `reference` (linear assignment)."""
-    size = plan.reading.num_components
-    axes = {name: axis for name, axis in plan.labels.axes.items() if name in reference}
-    if not axes:
-        return np.arange(size)
-    one, other = (_by_component(source, axes, size) for source in (reference, values))
+    """The order of a group's labels, (K,), that brings `values` closest to `reference` (linear
+    assignment)."""
+    axes = {name: axes for name, axes in group.axes.items() if name in reference}
+    one, other = (_by_component(source, axes, group.size) for source in (reference, values))
     scale = np.std(np.concatenate([one, other]), axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     cost = np.sum(((one[:, None] - other[None]) / scale) ** 2, axis=-1, dtype=float)
     return linear_sum_assignment(np.nan_to_num(cost, nan=1e300, posinf=1e300))[1]
 
 
-def _by_component(values: dict[str, np.ndarray], axes: dict[str, int], size: int) -> np.ndarray:
-    parts = [np.moveaxis(values[name], axis, 0).reshape(size, -1) for name, axis in axes.items()]
+def _by_component(
+    values: dict[str, np.ndarray], axes: dict[str, tuple[int, ...]], size: int
+) -> np.ndarray:
+    """What each label has along its own axes, (K, ...), whatever the order along further label axes."""
+    parts = [np.zeros((size, 0))]
+    for name, (first, *others) in axes.items():
+        own = np.sort(values[name], axis=others[0]) if others else values[name]
+        parts.append(np.moveaxis(own, first, 0).reshape(size, -1))
     return np.concatenate(parts, axis=1)
+
+
+def aligned(
+    plan: Plan, reference: dict[str, np.ndarray], values: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """`values` with every group's labels in the order that is closest to `reference`."""
+    for group in plan.labels.groups:
+        values = permute_labels(values, group.axes, align(group, reference, values))
+    return values
 
 
 def _same(plan: Plan, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     """Equal to within a small share of the spread between components, after alignment."""
-    axes = {name: axis for name, axis in plan.labels.axes.items() if name in one}
-    moved = permute_labels(other, axes, align(plan, one, other))
+    moved = aligned(plan, one, other)
     for name, value in one.items():
         gap = np.max(np.abs(value - np.asarray(moved[name])), initial=0.0)
         if not gap <= _SAME_PARAMETERS * (np.ptp(value) if value.size else 0.0) + 1e-3 * np.max(

@@ -20,6 +20,7 @@ from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
 from ..program.conjugacy import random_noise, random_points
 from ..program.evaluate import Values
+from ..program.graph import independent
 from ..program.plan import Plan
 from .steps import maximise_blocks
 
@@ -64,31 +65,74 @@ class Starting(NamedTuple):
 
 
 class SeedingRows(NamedTuple):
-    """The rows that seeds are chosen among: points (M, D), and the same rows as blocks."""
+    """The rows that seeds are chosen among, as blocks; the points (M, D) that latents with the same
+    labels are started from, M rows for each of them in turn; and known labels by latent."""
 
-    points: Array
+    points: tuple[Array, ...]
     blocks: Blocks
+    known: dict[str, Array]
 
 
 def seeding_rows(plan: Plan, blocks: Blocks, observed: Observed) -> SeedingRows:
     """At most a few thousand rows, spread over all; made on the host, once per fit."""
-    if observed.num_rows <= _SEEDING_ROWS or plan.by_row:
-        return SeedingRows(jnp.asarray(_points(observed)), blocks)
-    rng = np.random.default_rng(observed.num_rows)
-    few = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
-    return SeedingRows(jnp.asarray(_points(few)), plan.arrange(few))
+    if observed.num_rows > _SEEDING_ROWS and not plan.by_row:
+        rng = np.random.default_rng(observed.num_rows)
+        observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
+        blocks = plan.arrange(observed)
+    points = tuple(jnp.asarray(_seen_from(plan, group, observed)) for group in _together(plan))
+    known = {name: jnp.asarray(labels) for name, labels in (observed.labels or {}).items()}
+    return SeedingRows(points, blocks, known)
 
 
-def _points(observed: Observed) -> np.ndarray:
-    """Observed sites side by side, (N, D), each column centred and scaled; missing cells at the mean."""
-    columns = []
-    for name, value in observed.values.items():
-        column = np.asarray(value, float).reshape(len(value), -1)
+def _together(plan: Plan) -> list[tuple[str, ...]]:
+    """Latents that are started together: those with the same labels, whose data look alike."""
+    found, left = [], list(plan.graph.names)
+    while left:
+        group = plan.labels.group_of(left[0])
+        names = group.latents if group and _alike(plan, group.latents) else (left[0],)
+        found.append(names)
+        left = [name for name in left if name not in names]
+    return found
+
+
+def _children(plan: Plan, latent: str) -> list[str]:
+    """Observed sites that depend on a latent."""
+    place = plan.graph.names.index(latent)
+    return [site.name for site in plan.reading.observed if place in plan.graph.scope(site.name)]
+
+
+def _alike(plan: Plan, latents: tuple[str, ...]) -> bool:
+    shapes = {site.name: site.shape for site in plan.reading.observed}
+    seen = {tuple(shapes[name] for name in _children(plan, latent)) for latent in latents}
+    return len(seen) == 1
+
+
+def _seen_from(plan: Plan, latents: tuple[str, ...], observed: Observed) -> np.ndarray:
+    """What depends on each of these latents, one below the other; all data where nothing does."""
+    parts = []
+    for latent in latents:
+        names = _children(plan, latent) or [site.name for site in plan.reading.observed]
+        parts.append(_points(observed, names))
+    return _scaled(np.concatenate(parts))
+
+
+def _points(observed: Observed, names: list[str]) -> np.ndarray:
+    """Observed sites side by side, (N, D), NaN where they are missing."""
+    columns = [np.zeros((observed.num_rows, 0))]
+    for name in names:
+        column = np.asarray(observed.values[name], float).reshape(observed.num_rows, -1)
         present = observed.present[name]
         if present is not None:
             column = np.where(np.asarray(present).reshape(column.shape), column, np.nan)
         columns.append(column)
-    points = np.concatenate(columns, axis=1)
+    for labels in (observed.labels or {}).values() if not names else ():
+        columns.append(np.where(labels < 0, np.nan, labels)[:, None])
+    return np.concatenate(columns, axis=1)
+
+
+def _scaled(points: np.ndarray) -> np.ndarray:
+    """Columns centred and scaled; missing cells at the mean."""
+    points = points[:, np.isfinite(points).any(axis=0)]
     points = points - np.nanmean(points, axis=0)
     spread = np.nanstd(points, axis=0)
     points = np.nan_to_num(points / np.where(spread > 0, spread, 1.0))
@@ -111,23 +155,50 @@ def starting_statistics(
     seeding: Seeding = kmeans_plus_plus,
 ) -> Starting:
     """Statistics for each key, leading with an axis of starts; to be called under jit."""
-    size = plan.reading.num_components
-    evaluation = plan.evaluate(arguments, rough)
+    graph, evaluation = plan.graph, plan.evaluate(arguments, rough)
+    together = _together(plan)
 
-    def of(weights: Array) -> row_pass.Statistics:
-        return row_pass.weighted_statistics(plan.families, evaluation, rows.blocks, weights)
+    def of(shares: dict[str, Array]) -> row_pass.Statistics:
+        ordered = [shares[name] for name in graph.names]
+        weights = independent(graph, ordered, rows.blocks.num_rows)
+        return row_pass.weighted_statistics(graph, plan.families, evaluation, rows.blocks, weights)
 
     def one(rng_key: Array) -> row_pass.Statistics:
-        seeds = rows.points[seeding(rng_key, rows.points, size)]
-        squares = jnp.sum((rows.points[None] - seeds[:, None]) ** 2, axis=-1)
-        hard = jax.nn.one_hot(jnp.argmin(squares, axis=0), size, axis=0)
-        return of((1 - SOFTENING) * hard + SOFTENING / size)
+        shares: dict[str, Array] = {}
+        for i, (names, points) in enumerate(zip(together, rows.points, strict=True)):
+            size = graph.sizes[graph.names.index(names[0])]
+            key = rng_key if len(together) == 1 else random.fold_in(rng_key, i)
+            found = _partition(seeding, key, points, size).reshape(size, len(names), -1)
+            shares |= {name: found[:, j] for j, name in enumerate(names)}
+        return of({name: _told(share, rows.known.get(name)) for name, share in shares.items()})
 
     partitioned = jax.vmap(one)(rng_keys)
-    alike = of(jnp.full((size, len(rows.points)), 1.0 / size))
+    count = rows.blocks.num_rows
+    uniform = {
+        n: jnp.full((s, count), 1.0 / s) for n, s in zip(graph.names, graph.sizes, strict=True)
+    }
+    alike = of({name: _told(share, rows.known.get(name)) for name, share in uniform.items()})
     return Starting(
         jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), alike, partitioned), partitioned
     )
+
+
+def _partition(seeding: Seeding, rng_key: Array, points: Array, size: int) -> Array:
+    """Shares (K, M) of points partitioned about seeds, softened; at random where they are all alike."""
+    if points.shape[1] == 0:
+        hard = jax.nn.one_hot(random.randint(rng_key, points.shape[:1], 0, size), size, axis=0)
+    else:
+        seeds = points[seeding(rng_key, points, size)]
+        squares = jnp.sum((points[None] - seeds[:, None]) ** 2, axis=-1)
+        hard = jax.nn.one_hot(jnp.argmin(squares, axis=0), size, axis=0)
+    return (1 - SOFTENING) * hard + SOFTENING / size
+
+
+def _told(share: Array, known: Array | None) -> Array:
+    """Shares (K, M) with known labels in their place."""
+    if known is None:
+        return share
+    return jnp.where(known >= 0, jax.nn.one_hot(known, share.shape[0], axis=0), share)
 
 
 def starting_values(

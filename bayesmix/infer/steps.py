@@ -41,5 +41,7 @@ def objective_and_statistics(
 ) -> tuple[Array, row_pass.Statistics]:
     """The E step: log likelihood plus log prior, and the expected statistics."""
     evaluation = plan.evaluate(arguments, values)
-    found = row_pass.passes(plan.families, evaluation, blocks, row_pass.expect, jax.random.key(0))
+    found = row_pass.passes(
+        plan.graph, plan.families, evaluation, blocks, row_pass.expect, jax.random.key(0)
+    )
     return found.log_likelihood + plan.log_prior(evaluation), found.statistics

@@ -16,7 +16,7 @@ from ..program.errors import ProgramError
 from ..program.plan import Plan
 from ..program.transforms import Marginal
 from . import arviz_compat
-from .draws import at_draws, flatten, replicate
+from .draws import at_draws, flatten, known_latents, replicate
 from .imputation import impute_draws
 
 # entries of one group beyond which it is left out, with a warning, unless asked for
@@ -131,12 +131,12 @@ def gather(
     observed = plan.observe(arguments)
     num_rows = observed.num_rows
     size = int(np.prod(lead)) * num_rows
-    wanted = reading.latent is not None and _wanted(
-        latents, size * reading.num_components, "latents"
-    )
+    values = sum(latent.size for latent in reading.latents)
+    wanted = bool(reading.latents) and _wanted(latents, size * values, "latents")
     at = at_draws(plan, arguments, flat, probabilities=wanted)
     posterior = {**draws, **{name: grouped(value) for name, value in at.deterministic.items()}}
-    site = "+".join(s.name for s in reading.observed)
+    data_sites = [*reading.observed, *known_latents(reading)]
+    site = "+".join(s.name for s in data_sites)
     weight = np.ones(num_rows) if observed.weight is None else observed.weight
     lp = grouped(at.log_prior + at.log_likelihood @ weight)
     groups: dict[str, dict[str, Any]] = {
@@ -145,17 +145,17 @@ def gather(
         "sample_stats": {"lp": lp, **_statistics(extra)},
         "observed_data": _with_gaps(observed),
     }
-    rows, label = reading.rows.name, plan.label_dim
+    rows = reading.rows.name
     names = {name: list(plan.dims(name)) for name in posterior}
     names[site] = [rows]
-    if reading.latent and wanted:
-        probability = f"{reading.latent.name}_probability"
-        groups["latents"] = {probability: grouped(at.probabilities)}
-        names[probability] = [rows, label]
-        if "latents" in extra and np.ndim(extra["latents"]) == 3:
-            groups["latents"][reading.latent.name] = np.asarray(extra["latents"])
-            names[reading.latent.name] = [rows]
-    width = sum(int(np.prod(s.shape[1:], dtype=int)) for s in reading.observed)
+    labels = {latent.name: plan.label_dim(latent.name) for latent in reading.latents}
+    if wanted:
+        groups["latents"] = {f"{n}_probability": grouped(at.probabilities[n]) for n in labels}
+        names |= {f"{name}_probability": [rows, label] for name, label in labels.items()}
+        drawn_labels = _drawn_labels(plan, extra.get("latents", ()))
+        groups["latents"] |= drawn_labels
+        names |= {name: [rows] for name in drawn_labels}
+    width = sum(int(np.prod(s.shape[1:], dtype=int)) for s in data_sites)
     if _wanted(posterior_predictive, size * width, "posterior_predictive"):
         drawn = replicate(plan, arguments, flat, rng_key)
         groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
@@ -165,16 +165,35 @@ def gather(
         groups["imputed_data"] = {name: grouped(value) for name, value in filled.items()}
     attrs = {
         "posterior": {
-            "label_dims": label if plan.labels.axes else "",
+            "label_dims": ", ".join(_label_dims(plan)),
             "exchangeable": "yes" if plan.labels.exchangeable else "no",
             "relabelled": "no",
         }
     }
-    counted: dict[str, Sequence[Any]] = {
-        rows: list(range(num_rows)),
-        label: list(range(reading.num_components)),
-    }
+    counted: dict[str, Sequence[Any]] = {rows: list(range(num_rows))}
+    for latent in reading.latents:
+        counted[labels[latent.name]] = list(range(latent.size))
+    for dim in _label_dims(plan):
+        first, *tied = dim.split("=")
+        counted |= dict.fromkeys(tied, counted[first])
     return _assemble(plan, groups, {**counted, **coords}, {**names, **dims}, attrs, site)
+
+
+def _drawn_labels(plan: Plan, latents: Any) -> dict[str, np.ndarray]:
+    """Labels that Gibbs kept, by latent, (chain, draw, rows)."""
+    if isinstance(latents, Mapping):
+        return {name: np.asarray(value) for name, value in latents.items()}
+    return {plan.graph.names[0]: np.asarray(latents)} if np.ndim(latents) == 3 else {}
+
+
+def _label_dims(plan: Plan) -> list[str]:
+    """Dimensions of labels, one for each group; further ones that go with it follow an equals sign."""
+    found = []
+    for group in plan.labels.groups:
+        first = plan.label_dim(group.latents[0])
+        deepest = max(len(axes) for axes in group.axes.values())
+        found.append("=".join(first + "_next" * position for position in range(deepest)))
+    return found
 
 
 def _assemble(
@@ -186,7 +205,8 @@ def _assemble(
     site: str,
 ) -> Any:
     """Observed values have more axes than their log likelihood of the same name: name them apart."""
-    wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in plan.reading.observed}
+    sites = [*plan.reading.observed, *known_latents(plan.reading)]
+    wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in sites}
     by_value = {**names, **wide}
     of_values = {"observed_data", "posterior_predictive", "imputed_data"}
     first = {g: v for g, v in groups.items() if g not in of_values}
@@ -212,6 +232,8 @@ def _with_gaps(observed: Observed) -> dict[str, np.ndarray]:
     for name, value in observed.values.items():
         there = observed.present[name]
         values[name] = value if there is None else np.where(there, value, np.nan)
+    for name, labels in (observed.labels or {}).items():
+        values[name] = np.where(labels < 0, np.nan, labels)
     return values
 
 

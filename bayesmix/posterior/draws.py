@@ -18,8 +18,10 @@ from ..families.likelihoods import Family
 from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
+from ..program.graph import marginals
 from ..program.plan import Plan
-from ..program.rows import log_joint_table
+from ..program.reading import Reading, Site
+from ..program.rows import log_factors
 
 _CHUNK = 16
 
@@ -38,14 +40,19 @@ def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
     return jax.tree.map(np.asarray, run(draws, *given))
 
 
+def known_latents(reading: Reading) -> list[Site]:
+    """Latents that the program observes: part of its data, though other sites depend on them."""
+    return [latent.site for latent in reading.latents if latent.observed]
+
+
 class AtDraws(NamedTuple):
     """What S draws say: log p(theta_s) (S,), deterministic sites, log p(x_i | theta_s) with the latent
-    summed out (S, N), and p(z_i = k | x_i, theta_s) (S, N, K), or None where it was not asked for."""
+    summed out (S, N), and p(z_i = k | x_i, theta_s) (S, N, K) by latent, {} where not asked for."""
 
     log_prior: np.ndarray
     deterministic: dict[str, np.ndarray]
     log_likelihood: np.ndarray
-    probabilities: np.ndarray | None
+    probabilities: dict[str, np.ndarray]
 
 
 def at_draws(
@@ -55,10 +62,10 @@ def at_draws(
 
     def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> AtDraws:
         evaluation = plan.evaluate(arguments._replace(arrays=arrays), values)
-        table = log_joint_table(plan.families, evaluation, blocks)
-        shares = jax.nn.softmax(table, axis=0).T if probabilities else None
-        evidence = jax.nn.logsumexp(table, axis=0)
-        return AtDraws(plan.log_prior(evaluation), evaluation.deterministic, evidence, shares)
+        tables = log_factors(plan.graph, plan.families, evaluation, blocks)
+        evidence, shares = marginals(plan.graph, tables)
+        own = {n: shares[plan.graph.own(n)].T for n in plan.graph.names} if probabilities else {}
+        return AtDraws(plan.log_prior(evaluation), evaluation.deterministic, evidence, own)
 
     return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
 
@@ -80,7 +87,8 @@ def replicate(
     plan: Plan, arguments: Arguments, draws: Values, rng_key: Array
 ) -> dict[str, np.ndarray]:
     """Data drawn anew from the program at each draw, by observed site, (S, N, ...)."""
-    names = tuple(site.name for site in plan.reading.observed)
+    reading = plan.reading
+    names = tuple(site.name for site in (*reading.observed, *known_latents(reading)))
     count = jax.tree.leaves(draws)[0].shape[0]
 
     def one(drawn: Any, arrays: tuple[Array, ...]) -> Values:

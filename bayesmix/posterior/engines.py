@@ -18,7 +18,7 @@ from ..infer.gibbs import ConjugateGibbs
 from ..infer.result import EMResult, align
 from ..infer.starts import seeding_rows, starting_values
 from ..program.arguments import Arguments, compile_lightly
-from ..program.labels import permute_labels
+from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
 from ..program.transforms import marginalize, without_priors
 from . import arviz_compat
@@ -258,19 +258,20 @@ def _replicated(raw: Any, plan: Plan) -> np.ndarray | None:
 
 def aligned(plan: Plan, reference: EngineResult, result: EngineResult) -> EngineResult:
     """The same answer with its components in the order that is closest to another engine's."""
-    axes = {n: axis for n, axis in plan.labels.axes.items() if n in result.estimate}
+    (group,) = plan.labels.groups
     parameters = {n: reference.estimate[n] for n in plan.reading.parameter_names}
     own = {n: result.estimate[n] for n in plan.reading.parameter_names}
-    return reordered(result, axes, align(plan, parameters, own))
+    return reordered(result, group, align(group, parameters, own))
 
 
-def reordered(result: EngineResult, axes: dict[str, int], order: np.ndarray) -> EngineResult:
+def reordered(result: EngineResult, group: LabelGroup, order: np.ndarray) -> EngineResult:
     """Put component `order[k]` at label k, everywhere."""
+    axes = {name: each for name, each in group.axes.items() if name in result.estimate}
 
     def pick(array: np.ndarray | None, axis: int) -> np.ndarray | None:
         return None if array is None else np.take(array, order, axis=axis)
 
-    deeper = {name: axis + 2 for name, axis in axes.items()}
+    deeper = {name: tuple(axis + 2 for axis in each) for name, each in axes.items()}
     moved = result.relabelled
     idata = result.idata
     if moved is not None and axes:
@@ -283,9 +284,7 @@ def reordered(result: EngineResult, axes: dict[str, int], order: np.ndarray) -> 
             n: np.asarray(v) for n, v in permute_labels(result.estimate, axes, order).items()
         },
         interval={
-            n: (np.take(low, order, axes[n]), np.take(high, order, axes[n]))
-            if n in axes
-            else (low, high)
+            n: (permute_labels({n: low}, axes, order)[n], permute_labels({n: high}, axes, order)[n])
             for n, (low, high) in result.interval.items()
         },
         responsibilities=responsibilities,

@@ -130,13 +130,14 @@ def _draw_cells(
     """Cells of the named sites drawn given what is there and one draw of the parameters, (N, ...)."""
     label_key, cell_key, program_key = random.split(rng_key, 3)
     evaluation = plan.evaluate(arguments, values)
-    table = predict.log_joint_table(plan, arguments, values, rows)
-    weights, labels, _ = row_pass.draw(table, label_key)
+    tables = predict.log_factors(plan, arguments, values, rows)
+    _, weights, labels, _ = row_pass.draw(plan.graph, tables, label_key)
     drawn = {}
     for i, name in enumerate(names):
         if name in rows.blocks.patterns:
             key = random.fold_in(cell_key, i)
-            drawn[name] = _draw_conditional(plan, evaluation, name, rows, weights, key)
+            own = weights[plan.graph.clique_of[name]]
+            drawn[name] = _draw_conditional(plan, evaluation, name, rows, own, key)
     others = [site for site in plan.reading.observed if site.name in set(names) - set(drawn)]
     if others:
         anew = predict.draw_rows(plan, arguments, values, program_key, labels)

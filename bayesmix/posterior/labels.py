@@ -5,9 +5,11 @@ sit in any of them, so component values averaged over draws mean little until la
 everything that no renaming can change (density, log likelihood, sorted values) is fine as it is.
 
 ``posterior.attrs`` says ``label_dims`` (the dimensions whose index is a label, with commas between
-them), ``exchangeable`` ("yes", "no", "unknown": is the prior the same under every renaming) and
-``relabelled`` ("no" or a method). The group ``latents`` may hold ``<z>_probability`` (chain, draw,
-rows, component) and drawn labels ``<z>`` (chain, draw, rows), which are positions from 0 to K - 1.
+them; one that is always renamed with another, such as the second of a chain's transitions, follows it
+and an equals sign: ``state=state_next``), ``exchangeable`` ("yes", "no", "unknown": is the prior the
+same under every renaming) and ``relabelled`` ("no" or a method). The group ``latents`` may hold
+``<z>_probability`` (chain, draw, rows, component) and drawn labels ``<z>`` (chain, draw, rows), which
+are positions from 0 to K - 1.
 """
 
 from __future__ import annotations
@@ -107,8 +109,9 @@ def label_switching(idata: Any) -> LabelSwitching:
     dims = label_dims(idata)
     nothing = (0,) * posterior.sizes["chain"], False, 1
     within, chains_differ, labellings = switches(idata) if dims else nothing
-    carrying = [name for name, v in posterior.data_vars.items() if set(dims) & set(v.dims)]
-    invariant = compat.diagnostics(_invariant(idata, posterior, dims))
+    every = _every(posterior, dims)
+    carrying = [name for name, v in posterior.data_vars.items() if set(every) & set(v.dims)]
+    invariant = compat.diagnostics(_invariant(idata, posterior, every))
     labelled = compat.diagnostics(posterior[carrying])
     exchangeable = posterior.attrs.get("exchangeable", "unknown")
     relabelled = posterior.attrs.get("relabelled", "no")
@@ -172,7 +175,10 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
             LabelSwitchingWarning,
             stacklevel=2,
         )
-    renamed = {name: _permute(v, permutations) for name, v in posterior.data_vars.items()}
+    every = dict(permutations)
+    for dim, *others in _named(posterior):
+        every |= {other: permutations[dim] for other in others if dim in permutations}
+    renamed = {name: _permute(v, every) for name, v in posterior.data_vars.items()}
     renamed = posterior.assign(renamed).assign_attrs(relabelled="pivot")
     latents = _permute_latents(_latents(idata), permutations, posterior)
     idata = compat.replace_group(idata, "posterior", renamed)
@@ -182,9 +188,20 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
 def label_dims(idata: Any) -> tuple[str, ...]:
     """The dimensions of ``posterior`` and ``latents`` whose index is a component label."""
     posterior = compat.dataset(idata, "posterior")
-    named = [dim.strip() for dim in str(posterior.attrs.get("label_dims", "")).split(",")]
     present = set(posterior.dims) | set(_latents(idata).dims)
-    return tuple(dim for dim in named if dim in present)
+    return tuple(dim for dim, *_ in _named(posterior) if dim in present)
+
+
+def _named(posterior: xr.Dataset) -> list[list[str]]:
+    """Label dimensions, each followed by those that are renamed with it."""
+    text = str(posterior.attrs.get("label_dims", ""))
+    return [[dim.strip() for dim in part.split("=")] for part in text.split(",")]
+
+
+def _every(posterior: xr.Dataset, dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Label dimensions and those that are renamed with them."""
+    tied = [other for dim, *others in _named(posterior) if dim in dims for other in others]
+    return (*dims, *(dim for dim in tied if dim in posterior.dims))
 
 
 def switches(idata: Any) -> tuple[tuple[int, ...], bool, int]:
@@ -242,7 +259,8 @@ def _pivot(idata, posterior, dims, shape, pivot) -> int:
     fit = _log_likelihood(idata)
     if fit is not None and fit.shape == shape and np.isfinite(fit).any():
         return int(np.argmax(np.where(np.isfinite(fit), fit, -np.inf)))
-    found = [v.values.reshape(shape[0] * shape[1], -1) for v in _sorted(posterior, dims).values()]
+    every = _sorted(posterior, _every(posterior, dims)).values()
+    found = [v.values.reshape(shape[0] * shape[1], -1) for v in every]
     table = np.concatenate(found, 1).astype(float)
     table = table[:, np.isfinite(table).all(0)]
     table, scale = table - np.median(table, 0), table.std(0)
@@ -326,7 +344,7 @@ def _parameter_cost(posterior, dim, dims, size, at) -> np.ndarray:
     off the sorted values: in units of its overall spread, entries that tell components apart would
     count no more than noise. Further label dimensions are sorted away first.
     """
-    others = tuple(other for other in dims if other != dim)
+    others = tuple(other for other in _every(posterior, dims) if other != dim)
     found = [
         v.transpose("chain", "draw", dim, ...).values.reshape(-1, np.prod(v.shape[2:]) // size)
         for v in _sorted(posterior, others).values()

@@ -17,6 +17,7 @@ from jax import Array
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
+from .graph import Graph
 
 # entries of one block's (K, D, n) temporary; a block should stay in a core's cache
 _BLOCK_ENTRIES = 1 << 15
@@ -29,8 +30,8 @@ class Observed(NamedTuple):
 
     values: each observed site's value (N, *event), with some feasible number in missing cells;
     present: the same shape, False where missing, or None where the site is complete;
-    weight: (N,), or None where every row counts once; labels: the index of a row's known latent value,
-    -1 where it is not known, or None where no label is known.
+    weight: (N,), or None where every row counts once; labels: for each latent that the program
+    observes the index of a row's value, (N,), -1 where it is not known; or None where there is none.
     """
 
     values: dict[str, Any]
@@ -41,7 +42,7 @@ class Observed(NamedTuple):
     @property
     def num_rows(self) -> int:
         """N."""
-        return int(next(iter(self.values.values())).shape[0])
+        return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
 
     def take(self, index: Any) -> Observed:
         """Some of the rows."""
@@ -55,8 +56,8 @@ class Blocks:
 
     weight: (B, n), 0 on padding; index: (B, n), each place's row, `num_rows` on padding, or None where
     rows keep their order; pattern: (B,), which of the `patterns` (P, D) of each grouped site a block
-    has, or None where nothing is missing in those; labels: (B, n), known labels or -1; by_row: whether
-    some factor comes as a table of all rows.
+    has, or None where nothing is missing in those; labels: (B, n) by observed latent, -1 where not
+    known.
     """
 
     rows: dict[str, Any]
@@ -64,7 +65,7 @@ class Blocks:
     index: Array | None
     pattern: Array | None
     patterns: dict[str, Array]
-    labels: Array | None
+    labels: dict[str, Array] | None
     num_rows: int = field(metadata={"static": True})
 
     def restore(self, value: Array) -> Array:
@@ -96,7 +97,7 @@ class Blocks:
 def arrange(
     families: dict[str, Statistic],
     observed: Observed,
-    num_components: int,
+    graph: Graph,
     whole: bool = False,
 ) -> Blocks:
     """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one."""
@@ -107,7 +108,7 @@ def arrange(
         if isinstance(family, Family)
     }
     num_rows = observed.num_rows
-    size = _block_size(arranged, num_rows, num_components, whole)
+    size = _block_size(arranged, num_rows, graph, whole)
     grouped = _patterns(families, observed)
     patterns: dict[str, np.ndarray] = {}
     pattern = index = None
@@ -138,7 +139,7 @@ def arrange(
         index=index,
         pattern=pattern,
         patterns=patterns,
-        labels=None if observed.labels is None else cut(observed.labels),
+        labels=jax.tree.map(lambda x: cut(arrays.asarray(x)), observed.labels),
         num_rows=num_rows,
     )
     return jax.tree.map(jnp.asarray, blocks)
@@ -152,13 +153,16 @@ def _says_something(observed: Observed) -> np.ndarray:
         if there is None:
             return np.ones(observed.num_rows, bool)
         says |= np.asarray(there).reshape(observed.num_rows, -1).any(axis=1)
-    return says if observed.labels is None else says | (np.asarray(observed.labels) >= 0)
+    for labels in (observed.labels or {}).values():
+        says |= np.asarray(labels) >= 0
+    return says
 
 
-def _block_size(arranged: dict[str, Any], num_rows: int, num_components: int, whole: bool) -> int:
+def _block_size(arranged: dict[str, Any], num_rows: int, graph: Graph, whole: bool) -> int:
     leaves = jax.tree.leaves(arranged)
     width = max((leaf.shape[0] for leaf in leaves if leaf.ndim > 1), default=1)
-    block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // (width * num_components))
+    sizes = [graph.size(clique) for clique in range(len(graph.cliques))]
+    block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // max(width * max(sizes), sum(sizes)))
     return num_rows if whole or num_rows <= max(block, _UNBLOCKED_ROWS) else block
 
 

@@ -1,11 +1,13 @@
 """One pass through a program with its latent enumerated: every factor of the log joint.
 
-The latent takes all K values of its support at once, in a dimension of its own left of the plates, so
-that each site that depends on it comes out with K rows. No funsor is involved.
+A latent takes all values of its support at once, in a dimension left of the plates, so that each site
+that depends on it comes out with K rows. Latents that meet in no factor may share a dimension. No funsor
+is involved.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from ..families.likelihoods import Family, lookup
 from ..families.peel import Peeled, peel
 from .arguments import Arguments
 from .errors import ProgramError
-from .reading import Collapse, Program, Reading
+from .sites import Collapse, Latent, Program, Reading
 
 Values = dict[str, Array]
 
@@ -45,29 +47,31 @@ class RowFactor(NamedTuple):
 class Evaluation(NamedTuple):
     """Factors of the log joint at given parameter values.
 
-    `prior`: log density of each site outside the rows, a scalar; `latent`: log p(z = k), (K,) or (K, N);
-    `components`: for each observed site its family's parameters (K, ...), a row family's factor, or a
-    table of log densities (K, N);
+    `prior`: log density of each site outside the rows, a scalar; `latent`: for each latent the log
+    probability of its values and its parents' jointly, (K,) or (K, N); `components`: for each observed
+    site its family's parameters (K, ...), a row family's factor, or a table of log densities (K, N).
+    K counts the joint values of the latents that the site depends on, in the order of its clique;
     `deterministic`: values of deterministic sites outside the plate of rows.
     """
 
     prior: dict[str, Array]
-    latent: Array
+    latent: dict[str, Array]
     components: dict[str, Any]
     deterministic: dict[str, Array]
 
 
 class _Enumerate(Messenger):
-    """Give the latent its whole support, and deterministic sites the values they are told."""
+    """Give every latent its whole support, and deterministic sites the values they are told."""
 
-    def __init__(self, fn: Any, latent: str | None, depth: int, fixed: Values) -> None:
-        self.latent, self.depth, self.fixed = latent, depth, fixed
+    def __init__(self, fn: Any, latents: tuple[Latent, ...], fixed: Values) -> None:
+        self.dims, self.fixed = {latent.name: latent.dim for latent in latents}, fixed
         super().__init__(fn)
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] == self.latent:
+        if msg["type"] == "sample" and msg["name"] in self.dims:
             support = msg["fn"].enumerate_support(expand=False)
-            msg["value"] = jnp.reshape(support, (-1,) + (1,) * self.depth)
+            right = (1,) * (-self.dims[msg["name"]] - 1)
+            msg["value"] = jnp.reshape(support, (-1, *right))
         elif msg["type"] == "deterministic" and msg["name"] in self.fixed:
             msg["value"] = self.fixed[msg["name"]]
         elif isinstance(msg["value"], np.ndarray):
@@ -78,14 +82,13 @@ class _Enumerate(Messenger):
 def enumerated_trace(
     program: Program, reading: Reading, arguments: Arguments, values: Values
 ) -> dict[str, Any]:
-    """Trace with parameters substituted and the latent enumerated left of all plates."""
+    """Trace with parameters substituted and every latent enumerated, left of all plates."""
     args, kwargs = arguments.call()
     # a latent that is integrated out is looked at where its rule says
     hidden = {c.local: jnp.full(c.shape, c.rule.points[0]) for c in reading.collapsed}
     values = {**hidden, **values}
     inner = seed(substitute(program, data=values), random.key(0))
-    latent = reading.latent.name if reading.latent else None
-    run = _Enumerate(inner, latent, reading.plate_depth, values)
+    run = _Enumerate(inner, reading.latents, values)
     sites = trace(run).get_trace(*args, **kwargs)
     for found in reading.collapsed:
         sites[found.observed] = _integrated(sites, found)
@@ -111,7 +114,36 @@ def _integrated(sites: dict[str, Any], found: Collapse) -> dict[str, Any]:
     return {**site, "fn": marginal.mask(layers._mask) if masked else marginal}
 
 
-def _lead(reading: Reading, inner: tuple[int, ...]) -> Callable[[Array, int], Array]:
+def joint_first(array: Array, reading: Reading, factor: str, own: int = 0) -> Array:
+    """An array with a batch (..., latents' dimensions, plates) and `own` further axes as
+    (K, plates..., own axes...): the joint values of the latents that the factor depends on, in order.
+
+    Axes of latents whose values make no difference may have size 1; they are not expanded where all do.
+    """
+    graph, width = reading.graph, reading.width
+    event = array.shape[array.ndim - own :]
+    batch = array.shape[: array.ndim - own]
+    if len(batch) > width:
+        raise RowDependent
+    array = jnp.reshape(array, (1,) * (width - len(batch)) + array.shape)
+    scope = graph.scope(factor)
+    axes = [width + reading.latents[i].dim for i in scope]
+    plates = array.shape[width - reading.plate_depth : width]
+    sizes = [array.shape[axis] for axis in axes]
+    if math.prod(array.shape[: width - reading.plate_depth]) != math.prod(sizes):
+        raise ProgramError(
+            f"site '{factor}' does not depend on the latents in the way that its density seems to "
+            f"({', '.join(graph.names[i] for i in scope) or 'none'}); index tables with latents along "
+            "leading axes (theta[z, w])"
+        )
+    array = jnp.moveaxis(array, axes, range(len(axes)))
+    array = jnp.reshape(array, (*sizes, *plates, *event))
+    full = tuple(graph.sizes[i] for i in scope)
+    array = jnp.broadcast_to(array, (*full, *plates, *event))
+    return jnp.reshape(array, (math.prod(full), *plates, *event))
+
+
+def _lead(reading: Reading, factor: str, inner: tuple[int, ...]) -> Callable[[Array, int], Array]:
     """A function bringing an array of component parameters to (K, *event).
 
     `inner` are the dimensions of plates inside a row: they count as the first axes of the event.
@@ -119,18 +151,14 @@ def _lead(reading: Reading, inner: tuple[int, ...]) -> Callable[[Array, int], Ar
 
     def lead(array: Array, event_ndim: int) -> Array:
         own = event_ndim - len(inner)
-        shape = (1,) * (own - jnp.ndim(array)) + jnp.shape(array)
-        split = len(shape) - own
-        batch, event = shape[:split], shape[split:]
-        width = reading.plate_depth + 1
-        if len(batch) > width:
+        array = jnp.reshape(array, (1,) * (own - jnp.ndim(array)) + jnp.shape(array))
+        found = joint_first(array, reading, factor, own)
+        depth = reading.plate_depth
+        kept = [1 + depth + dim for dim in inner]
+        others = [axis for axis in range(1, depth + 1) if axis not in kept]
+        if any(found.shape[axis] != 1 for axis in others):
             raise RowDependent
-        batch = (1,) * (width - len(batch)) + batch
-        kept = [width + dim for dim in inner]
-        if any(size != 1 for axis, size in enumerate(batch) if axis and axis not in kept):
-            raise RowDependent
-        flat = jnp.reshape(array, (batch[0], *(batch[axis] for axis in kept), *event))
-        return jnp.broadcast_to(flat, (reading.num_components, *flat.shape[1:]))
+        return jnp.squeeze(found, tuple(others))
 
     return lead
 
@@ -149,18 +177,16 @@ def _peeled(site: dict[str, Any], reading: Reading) -> tuple[Peeled, Callable[..
         reinterpreted=peeled.reinterpreted + len(inner),
         event_shape=(*inner.values(), *peeled.event_shape),
     )
-    return peeled, _lead(reading, tuple(inner))
+    return peeled, _lead(reading, site["name"], tuple(inner))
 
 
-def _table(array: Array, reading: Reading, shape: tuple[int, ...] | None = None) -> Array:
+def _table(array: Array, reading: Reading, factor: str, rows: int | None = None) -> Array:
     """A factor's log densities as (K, N), summed over plates other than the rows."""
-    width = reading.plate_depth + 1
-    batch = (1,) * (width - jnp.ndim(array)) + jnp.shape(array)
-    table = jnp.reshape(array, batch)
-    row_axis = width + reading.rows.dim
-    others = tuple(axis for axis in range(1, width) if axis != row_axis)
-    table = jnp.sum(table, axis=others)
-    return jnp.broadcast_to(table, shape or (reading.num_components, table.shape[1]))
+    joint = joint_first(array, reading, factor)
+    row_axis = joint.ndim + reading.rows.dim
+    others = tuple(axis for axis in range(1, joint.ndim) if axis != row_axis)
+    table = jnp.sum(joint, axis=others)
+    return jnp.broadcast_to(table, (table.shape[0], rows or table.shape[1]))
 
 
 def log_prob_present(fn: Any, value: Array) -> Array:
@@ -231,7 +257,8 @@ def _evaluate(
     observed = {site.name for site in reading.observed}
     shapes = {site.name: site.shape for site in reading.deterministic}
     prior, components, deterministic = {}, {}, {}
-    latent = None if reading.latent else jnp.zeros(1)
+    names = {latent.name for latent in reading.latents}
+    latent: dict[str, Array] = {}
     for name, site in sites.items():
         if site["type"] == "deterministic":
             # one that depends on the latent comes out with K copies: it belongs to rows, not here
@@ -241,31 +268,31 @@ def _evaluate(
             prior[name] = jnp.zeros(())
         elif site["type"] != "sample":
             continue
-        elif reading.latent and name == reading.latent.name:
-            latent = _latent_table(site, reading)
+        elif name in names:
+            latent[name] = _latent_table(site, reading)
         elif name in observed:
             components[name] = _component(site, families[name], reading)
         else:
             log_prob = site["fn"].log_prob(site["value"])
             scale = 1.0 if site["scale"] is None else site["scale"]
             prior[name] = jnp.sum(scale * log_prob)
-    if latent is None and reading.latent:
-        raise ProgramError(
-            f"latent '{reading.latent.name}' was not reached; sample it in every call"
-        )
+    for name in names - set(latent):
+        raise ProgramError(f"latent '{name}' was not reached; sample it in every call")
     return Evaluation(prior, latent, components, deterministic)
 
 
 def _component(site: dict[str, Any], family: Statistic, reading: Reading) -> Any:
     if isinstance(family, Family):
         return family.parameters(*_peeled(site, reading))
-    table = _table(log_prob_present(site["fn"], site["value"]), reading)
+    name = site["name"]
+    table = _table(log_prob_present(site["fn"], site["value"]), reading, name)
     if family is None:
         return table
     value = jnp.ravel(site["value"]).astype(table.dtype)
     missing = jnp.isnan(value)
     parameters = jax.tree.map(
-        lambda array: _table(array, reading, table.shape), family.parameters(peel(site["fn"]).base)
+        lambda array: _table(array, reading, name, table.shape[1]),
+        family.parameters(peel(site["fn"]).base),
     )
     return RowFactor(table, parameters, jnp.where(missing, 0.0, value), ~missing)
 
@@ -275,12 +302,9 @@ def _outside(site: dict[str, Any], reading: Reading) -> bool:
 
 
 def _latent_table(site: dict[str, Any], reading: Reading) -> Array:
-    base = peel(site["fn"]).base
-    log_prob = base.log_prob(site["value"])
-    batch = jnp.shape(log_prob)
-    width = reading.plate_depth + 1
-    batch = (1,) * (width - len(batch)) + batch
-    if all(size == 1 for size in batch[1:]):
-        flat = jnp.reshape(log_prob, (batch[0],))
-        return jnp.broadcast_to(flat, (reading.num_components,))
-    return _table(site["fn"].log_prob(site["value"]), reading)
+    name = site["name"]
+    log_prob = peel(site["fn"]).base.log_prob(site["value"])
+    joint = joint_first(log_prob, reading, name)
+    if math.prod(joint.shape[1:]) == 1:
+        return jnp.reshape(joint, (-1,))
+    return _table(site["fn"].log_prob(site["value"]), reading, name)

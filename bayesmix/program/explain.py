@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from ..families.augmented import RowFamily
 
 if TYPE_CHECKING:
     from .conjugacy import Conditional
+    from .labels import LabelGroup
     from .plan import Plan
+    from .sites import Reading
 
 _CLIMBED = "climbed on Q (Newton)"
 
@@ -19,12 +22,10 @@ _CLIMBED = "climbed on Q (Newton)"
 def explain(plan: Plan) -> str:
     """The whole explanation: sites and roles, links, conditionals, engines, labels."""
     reading = plan.reading
-    latent, rows = reading.latent, reading.rows
-    taken = f"{reading.num_components} value" + ("s" if reading.num_components > 1 else "")
+    rows = reading.rows
     lines = [
         f"program: {getattr(plan.program, '__name__', 'a NumPyro program')}",
-        f"  plate '{rows.name}' of {rows.size} rows was probed; "
-        + (f"latent '{latent.name}' ({latent.family}) takes {taken}" if latent else "no latent"),
+        f"  plate '{rows.name}' of {rows.size} rows was probed; " + _latents(reading),
         "",
         "sites",
     ]
@@ -32,8 +33,9 @@ def explain(plan: Plan) -> str:
     for site in reading.parameters:
         dims = ", ".join(plan.dims(site.name)) or "-"
         table.append((site.name, "parameter", _shape(site.shape), site.family, dims))
-    if latent:
-        table.append((latent.name, "latent, summed out", "one per row", latent.family, rows.name))
+    for latent in reading.latents:
+        role = "latent, known where given" if latent.observed else "latent, summed out"
+        table.append((latent.name, role, "one per row", latent.site.family, rows.name))
     table += [(name, "told", "-", "-", "-") for name in reading.fixed]
     for site in reading.observed:
         table.append(
@@ -52,8 +54,23 @@ def explain(plan: Plan) -> str:
         engines.append((", ".join(block.sites), *_treatment(block)))
     lines += _columns(engines)
     lines += [f"  {reason}" for reason in _reasons(plan)]
-    lines += ["", "labels", f"  {_labels(plan)}"]
+    lines += ["", "labels", *(f"  {text}" for text in _labels(plan))]
     return "\n".join(lines)
+
+
+def _latents(reading: Reading) -> str:
+    if not reading.latents:
+        return "no latent"
+    if reading.latent:
+        latent = reading.latent
+        taken = f"{latent.size} value" + ("s" if latent.size > 1 else "")
+        return f"latent '{latent.name}' ({latent.site.family}) takes {taken}"
+    graph = reading.graph
+    largest = max(math.prod(graph.sizes[i] for i in step.scope) for step in graph.steps)
+    return (
+        f"{len(reading.latents)} latents, summed out one after another "
+        f"(largest table: {largest} numbers a row)"
+    )
 
 
 def _shape(shape: tuple[object, ...]) -> str:
@@ -83,8 +100,8 @@ def _links(plan: Plan, name: str) -> list[str]:
     return [
         f"{name}.mean = {mean}",
         f"{name}.covariance = {covariance}",
-        f"{name}: {family.name}; Q depends on {plan.reading.num_components} sets of statistics, "
-        "not on the rows",
+        f"{name}: {family.name}; Q depends on {plan.graph.size(plan.graph.clique_of[name])} sets of "
+        "statistics, not on the rows",
     ]
 
 
@@ -114,23 +131,28 @@ def _reasons(plan: Plan) -> list[str]:
     return reasons
 
 
-def _labels(plan: Plan) -> str:
+def _labels(plan: Plan) -> list[str]:
     if plan.reading.num_components == 1:
-        return "one component: nothing to switch"
-    if not plan.labels.axes:
-        return "no parameter carries a component label"
-    where = ", ".join(f"{name} (axis {axis})" for name, axis in plan.labels.axes.items())
-    if plan.labels.complements:
-        name = plan.labels.complements[0]
-        return (
-            f"carried by {where}, and by {name} (swapping labels turns it into 1 - {name}); the prior "
+        return ["one component: nothing to switch"]
+    if not plan.labels.groups:
+        return ["no parameter carries a component label"]
+    return [_group(group, len(plan.reading.latents) > 1) for group in plan.labels.groups]
+
+
+def _group(group: LabelGroup, several: bool) -> str:
+    text = f"of {', '.join(group.latents)}: " if several else ""
+    axes = [f"{name} (axis {axis})" for name, each in group.axes.items() for axis in each]
+    text += f"carried by {', '.join(axes)}"
+    if group.complements:
+        name = group.complements[0]
+        return text + (
+            f", and by {name} (swapping labels turns it into 1 - {name}); the prior "
             f"is symmetric, so every mode has 2! copies, and relabelling cannot reach {name}: write the "
             "weights as a Dirichlet over two categories"
         )
-    if plan.labels.exchangeable:
-        factorial = f"{plan.reading.num_components}!"
-        return (
-            f"carried by {where}; the prior is exchangeable, so every mode has {factorial} copies: "
+    if group.exchangeable:
+        return text + (
+            f"; the prior is exchangeable, so every mode has {group.size}! copies: "
             "relabel before reading component parameters"
         )
-    return f"carried by {where}; the prior is not exchangeable: labels have a meaning of their own"
+    return text + "; the prior is not exchangeable: labels have a meaning of their own"

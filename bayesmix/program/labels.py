@@ -1,8 +1,10 @@
-"""Which axes of which sites carry the latent's labels: found by permuting them.
+"""Which axes of which sites carry a latent's labels: found by permuting them.
 
-Moving an axis carries a label where permuting it (with all others that carry labels) permutes the rows
-of the log joint table and changes nothing else. The prior is exchangeable where its density does not
-change either; then the posterior has K! copies of every mode.
+An axis carries a latent's labels where a change at one of its entries moves the tables of the rows at
+that value of the latent and at no other, or where permuting it permutes the latent's own probabilities.
+Latents that share such an axis (the states of a chain) share their labels: they are one group. A group's
+prior is exchangeable where permuting all of its axes changes neither the density of the rows nor that of
+the parameters; then the posterior has K! copies of every mode.
 """
 
 from __future__ import annotations
@@ -12,80 +14,145 @@ from typing import NamedTuple
 
 import numpy as np
 from jax import Array
-from scipy.special import logsumexp
 
 Values = dict[str, Array]
+# a factor's log density, (values of each latent that it depends on..., rows)
+Factors = dict[str, np.ndarray]
 
 
-class Labels(NamedTuple):
-    """Label axes by site (parameters and deterministic sites), and whether the prior is exchangeable.
+class LabelGroup(NamedTuple):
+    """Latents with the same labels, and the axes that carry them, by site (parameters and deterministic
+    sites).
 
-    `exchangeable` is False where permuting the labels changes the prior density, or where some site
-    (a stick-breaking weight, say) cannot be permuted at all. `complements` names probabilities that must
+    `exchangeable` is False where permuting the labels changes the prior density, or where some site (a
+    stick-breaking weight, say) cannot be permuted at all. `complements` names probabilities that must
     change to one minus themselves when two labels are swapped (a Bernoulli latent's).
     """
 
-    axes: dict[str, int]
+    latents: tuple[str, ...]
+    size: int
+    axes: dict[str, tuple[int, ...]]
     exchangeable: bool
     complements: tuple[str, ...] = ()
 
 
-def find_labels(
-    table: Callable[[Values], tuple[Array, Array]],
-    log_prior: Callable[[Values], Array],
-    derive: Callable[[Values], Values],
-    values: Values,
-    probabilities: tuple[str, ...] = (),
-) -> Labels:
-    """Test every axis with K entries.
+class Labels(NamedTuple):
+    """The groups of latents whose labels are carried by axes of parameters."""
 
-    `table(values)` gives (log p(z = k), log p(x_i | z_i = k)), each (K, rows), with any site named in
-    `values`, deterministic ones too, replaced by what it is told; `log_prior` is the density of the
-    parameters and `derive(values)` the deterministic sites. `values` should be random, so that nothing
-    agrees by accident. `probabilities` names the parameters in (0, 1).
+    groups: tuple[LabelGroup, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The first label axis of each site that has one."""
+        first: dict[str, int] = {}
+        for group in self.groups:
+            first |= {name: axes[0] for name, axes in group.axes.items() if name not in first}
+        return first
+
+    @property
+    def exchangeable(self) -> bool:
+        """Is the prior the same under every renaming of every group?"""
+        return all(group.exchangeable for group in self.groups)
+
+    @property
+    def complements(self) -> tuple[str, ...]:
+        """Probabilities that turn into one minus themselves when labels are swapped."""
+        return tuple(name for group in self.groups for name in group.complements)
+
+    def group_of(self, latent: str) -> LabelGroup | None:
+        """The group of a latent; None where no parameter carries its labels."""
+        return next((group for group in self.groups if latent in group.latents), None)
+
+
+class Tested(NamedTuple):
+    """What is permuted, and what it is judged by: `scopes` names the latents of each factor, `factors`
+    gives them at values (deterministic sites too where they are named there), `density` (rows,) and
+    `log_prior` () at parameter values, `derive` the deterministic sites. `own` are the latents."""
+
+    sizes: dict[str, int]
+    scopes: dict[str, tuple[str, ...]]
+    factors: Callable[[Values], Factors]
+    density: Callable[[Values], np.ndarray]
+    log_prior: Callable[[Values], Array]
+    derive: Callable[[Values], Values]
+
+
+def find_labels(tested: Tested, values: Values, probabilities: tuple[str, ...] = ()) -> Labels:
+    """Test every axis that has as many entries as some latent has values.
+
+    `values` should be random, so that nothing agrees by accident. `probabilities` names the parameters
+    in (0, 1).
     """
-    prior_table, row_table = table(values)
-    size = row_table.shape[0]
-    if size == 1:
-        return Labels({}, True)
-    derived = derive(values)
-    found: dict[str, int] = {}
+    derived = tested.derive(values)
+    carried: dict[tuple[str, int], set[str]] = {}
+    before = tested.factors(values)
     for name, value in {**values, **derived}.items():
         for axis, length in enumerate(np.shape(value)):
-            if length == size and name not in found:
-                told = {**values, name: value}
-                if _carries(table, told, name, axis, prior_table, row_table):
-                    found[name] = axis
-    axes = {name: axis for name, axis in found.items() if name in values}
+            told = {**values, name: value}
+            found = _carried(tested, before, told, name, axis) if length > 1 else set()
+            if found:
+                carried[name, axis] = found
+    groups = []
+    for latents in _tied(tested, carried):
+        axes: dict[str, tuple[int, ...]] = {}
+        for (name, axis), found in carried.items():
+            if found & set(latents):
+                axes[name] = (*axes.get(name, ()), axis)
+        groups.append(_group(tested, values, latents, axes, probabilities))
+    return Labels(tuple(groups))
+
+
+def _tied(tested: Tested, carried: dict[tuple[str, int], set[str]]) -> list[tuple[str, ...]]:
+    """Latents that share an axis, together; in the order of the program."""
+    groups: list[set[str]] = []
+    for found in carried.values():
+        apart = [group for group in groups if not group & found]
+        joined = set().union(found, *(group for group in groups if group & found))
+        groups = [*apart, joined]
+    ordered = [tuple(name for name in tested.sizes if name in group) for group in groups]
+    return sorted(ordered, key=lambda group: list(tested.sizes).index(group[0]))
+
+
+def _group(
+    tested: Tested,
+    values: Values,
+    latents: tuple[str, ...],
+    found: dict[str, tuple[int, ...]],
+    probabilities: tuple[str, ...],
+) -> LabelGroup:
+    size = tested.sizes[latents[0]]
+    axes = {name: each for name, each in found.items() if name in values}
+
+    def exchangeable(axes: dict[str, tuple[int, ...]], complements: tuple[str, ...] = ()) -> bool:
+        return _exchangeable(tested, values, size, axes, complements)
+
     # hyperparameters with an entry per component reach the rows only through their children's priors
     hidden = {
-        name: axis
+        name: (axis,)
         for name, value in values.items()
         for axis, length in reversed(list(enumerate(np.shape(value))))
         if length == size and name not in found
     }
     trials = [{}, *({name: axis} for name, axis in hidden.items()), hidden]
     for extra in trials:
-        if _exchangeable(table, log_prior, values, {**axes, **extra}):
-            return Labels({**found, **extra, **_follows(derive, values, {**axes, **extra})}, True)
-    follows = {**found, **_follows(derive, values, axes)}
+        if exchangeable({**axes, **extra}):
+            follows = _follows(tested, values, size, {**axes, **extra})
+            return LabelGroup(latents, size, {**found, **extra, **follows}, True)
+    everything = {**found, **_follows(tested, values, size, axes)}
     for name in probabilities if size == 2 else ():
-        if np.ndim(values[name]) == 0 and _exchangeable(table, log_prior, values, axes, (name,)):
-            return Labels(follows, True, (name,))
-    return Labels(follows, False)
+        if np.ndim(values[name]) == 0 and exchangeable(axes, (name,)):
+            return LabelGroup(latents, size, everything, True, (name,))
+    return LabelGroup(latents, size, everything, False)
 
 
 def _follows(
-    derive: Callable[[Values], Values], values: Values, axes: dict[str, int]
-) -> dict[str, int]:
+    tested: Tested, values: Values, size: int, axes: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
     """Deterministic sites that are permuted along an axis when the parameters are permuted."""
-    if not axes:
-        return {}
-    size = next(np.shape(values[name])[axis] for name, axis in axes.items())
     order = np.roll(np.arange(size), 1)
-    before, after = derive(values), derive(permute_labels(values, axes, order))
+    before, after = tested.derive(values), tested.derive(permute_labels(values, axes, order))
     return {
-        name: axis
+        name: (axis,)
         for name, value in before.items()
         for axis, length in enumerate(np.shape(value))
         if length == size
@@ -94,36 +161,62 @@ def _follows(
     }
 
 
-def _carries(
-    table: Callable[[Values], tuple[Array, Array]],
-    told: Values,
-    name: str,
-    axis: int,
-    prior_table: Array,
-    row_table: Array,
-) -> bool:
-    """Does a change at index j of this axis move row j of the likelihood, and no other row; or does
-    permuting the axis permute the latent's own probabilities?"""
-    size, value = row_table.shape[0], told[name]
-    order = np.roll(np.arange(size), 1)
-    rolled_prior, rolled_rows = table({**told, name: np.take(value, order, axis=axis)})
-    same_rows = _close(rolled_rows, row_table)
-    if same_rows and not _close(rolled_prior, prior_table):
-        return _close(rolled_prior, prior_table[order])
-    if same_rows or not _close(rolled_prior, prior_table):
-        return False
+def _carried(tested: Tested, before: Factors, told: Values, name: str, axis: int) -> set[str]:
+    """The latents whose labels an axis carries: one for each factor that it moves, or else none."""
+    value = told[name]
+    size = np.shape(value)[axis]
+    candidates = [latent for latent, count in tested.sizes.items() if count == size]
+    if not candidates:
+        return set()
 
-    def moved(j: int) -> np.ndarray:
+    def at(order: np.ndarray) -> Factors:
+        return tested.factors({**told, name: np.take(value, order, axis=axis)})
+
+    roll = np.roll(np.arange(size), 1)
+    rolled = at(roll)
+    moved = [factor for factor, table in before.items() if not _close(table, rolled[factor])]
+    if not moved:
+        return set()
+
+    def neighbour(j: int) -> np.ndarray:
         # index j takes a neighbour's value, which keeps it inside the support
         order = np.arange(size)
         order[j] = (j + 1) % size
-        changed = table({**told, name: np.take(value, order, axis=axis)})[1]
-        return np.max(np.abs(np.asarray(changed) - np.asarray(row_table)), axis=1)
+        return order
 
-    changes = np.stack([moved(j) for j in range(size)])
-    own = np.diag(changes)
-    others = changes - np.diag(own)
-    return bool(own.min() > 1e-6 and others.max() <= 1e-9 * (1 + own.max()))
+    changed = [at(neighbour(j)) for j in range(size)]
+    found = set()
+    for factor in moved:
+        table, scope = before[factor], tested.scopes[factor]
+        matching = [
+            latent
+            for latent in candidates
+            if latent in scope
+            and (
+                (
+                    factor in tested.sizes
+                    and _rolls(table, rolled[factor], scope.index(latent), roll)
+                )
+                or _local(table, [each[factor] for each in changed], scope.index(latent))
+            )
+        ]
+        if not matching:
+            return set()
+        found.add(matching[0])
+    return found
+
+
+def _rolls(table: np.ndarray, rolled: np.ndarray, axis: int, order: np.ndarray) -> bool:
+    return _close(np.take(table, order, axis=axis), rolled)
+
+
+def _local(table: np.ndarray, changed: list[np.ndarray], axis: int) -> bool:
+    """Does a change at entry j move this factor at value j of the latent, and nowhere else?"""
+    others = tuple(i for i in range(table.ndim) if i != axis)
+    moves = np.stack([np.max(np.abs(each - table), axis=others) for each in changed])
+    own = np.diag(moves)
+    apart = moves - np.diag(own)
+    return bool(own.min() > 1e-6 and apart.max() <= 1e-9 * (1 + own.max()))
 
 
 def _close(one: Array, two: Array) -> bool:
@@ -131,29 +224,29 @@ def _close(one: Array, two: Array) -> bool:
 
 
 def _exchangeable(
-    table: Callable[[Values], tuple[Array, Array]],
-    log_prior: Callable[[Values], Array],
+    tested: Tested,
     values: Values,
-    axes: dict[str, int],
-    complements: tuple[str, ...] = (),
+    size: int,
+    axes: dict[str, tuple[int, ...]],
+    complements: tuple[str, ...],
 ) -> bool:
     """Do the two permutations that generate all others leave the whole density unchanged?"""
-    size = table(values)[1].shape[0]
     swap = np.arange(size)
     swap[:2] = [1, 0]
     for order in (swap, np.roll(np.arange(size), 1)):
         permuted = permute_labels(values, axes, order)
         permuted |= {name: 1 - values[name] for name in complements}
-        before = logsumexp(np.add(*table(values)), axis=0)
-        after = logsumexp(np.add(*table(permuted)), axis=0)
-        if not (_close(before, after) and _close(log_prior(values), log_prior(permuted))):
+        same = _close(tested.density(values), tested.density(permuted))
+        if not (same and _close(tested.log_prior(values), tested.log_prior(permuted))):
             return False
     return True
 
 
-def permute_labels(values: Values, axes: dict[str, int], order: np.ndarray) -> Values:
-    """Values with component `order[k]` put at label k, along each site's label axis."""
-    return {
-        name: np.take(value, order, axis=axes[name]) if name in axes else value
-        for name, value in values.items()
-    }
+def permute_labels(values: Values, axes: dict[str, tuple[int, ...]], order: np.ndarray) -> Values:
+    """Values with component `order[k]` put at label k, along each site's label axes."""
+    permuted = dict(values)
+    for name, value in values.items():
+        for axis in axes.get(name, ()):
+            value = np.take(value, order, axis=axis)
+        permuted[name] = value
+    return permuted

@@ -17,7 +17,7 @@ from .blocks import Observed
 from .errors import ProgramError
 
 if TYPE_CHECKING:
-    from .reading import Reading, Site
+    from .sites import Latent, Reading, Site
 
 
 class Row(NamedTuple):
@@ -44,12 +44,12 @@ def is_label(fn: Any) -> bool:
     return bool(base.is_discrete and base.has_enumerate_support and fn.event_dim == 0)
 
 
-def rows_of(sites: dict[str, Any], reading: Reading, latent: str | None) -> dict[str, Row]:
-    """The observed sites of a plain trace, and the latent, rows first."""
+def rows_of(sites: dict[str, Any], reading: Reading) -> dict[str, Row]:
+    """The observed sites of a plain trace, and the latents, rows first."""
     found = {site.name: _row(sites[site.name], site, reading) for site in reading.observed}
-    if latent is not None and reading.latent is not None:
-        row = _row(sites[latent], reading.latent, reading)
-        found[latent] = row if sites[latent]["is_observed"] else row._replace(value=None)
+    for latent in reading.latents:
+        row = _row(sites[latent.name], latent.site, reading)
+        found[latent.name] = row if latent.observed else row._replace(value=None)
     return found
 
 
@@ -139,10 +139,10 @@ def check_enough(reading: Reading, observed: Observed) -> None:
     Raises :class:`ProgramError` naming site and columns.
     """
     size = observed.num_rows
-    if reading.num_components > size:
+    most = max((latent.size for latent in reading.latents), default=1)
+    if most > size:
         raise ProgramError(
-            f"{reading.num_components} components need at least as many rows, and there are "
-            f"{size}; lower K"
+            f"{most} components need at least as many rows, and there are {size}; lower K"
         )
     for name, there in observed.present.items():
         never = np.zeros(1, bool) if there is None else ~np.asarray(there).any(axis=0)
@@ -216,25 +216,28 @@ def _weight(rows: dict[str, Row], size: int) -> np.ndarray | None:
     return None if np.all(weight == 1) else weight
 
 
-def _labels(reading: Reading, rows: dict[str, Row]) -> np.ndarray | None:
-    """Known labels as indices into the latent's support; -1 where they are not known."""
-    if reading.latent is None:
-        return None
-    name = reading.latent.name
-    row = rows[name]
-    if row.mask is not None:
-        raise ProgramError(
-            f"latent '{name}' is masked; mask the observed sites alone (a row that says nothing needs "
-            "no more than that)"
-        )
-    if row.value is None:
-        return None
-    hidden = unknown(row.value)
-    index = np.where(hidden, 0, row.value).astype(int) - reading.lowest
-    outside = ~hidden & ((index < 0) | (index >= reading.num_components))
+def _labels(reading: Reading, rows: dict[str, Row]) -> dict[str, np.ndarray] | None:
+    """Known labels by latent, as indices into its values; -1 where they are not known."""
+    found = {}
+    for latent in reading.latents:
+        name, row = latent.name, rows[latent.name]
+        if row.mask is not None:
+            raise ProgramError(
+                f"latent '{name}' is masked; mask the observed sites alone (a row that says nothing "
+                "needs no more than that)"
+            )
+        if row.value is not None:
+            found[name] = _known(latent, row.value)
+    return found or None
+
+
+def _known(latent: Latent, value: np.ndarray) -> np.ndarray:
+    hidden = unknown(value)
+    index = np.where(hidden, 0, value).astype(int) - latent.lowest
+    outside = ~hidden & ((index < 0) | (index >= latent.size))
     if outside.any():
         raise ProgramError(
-            f"known labels of '{name}' are outside its {reading.num_components} values "
+            f"known labels of '{latent.name}' are outside its {latent.size} values "
             f"({_where(outside)}); use -1 or NaN for a label that is not known"
         )
     return np.where(hidden, -1, index)

@@ -18,11 +18,12 @@ from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, evaluate
+from .graph import Graph, Tables
 from .labels import Labels
 from .locals import collapse
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
-from .reading import Program, Reading, look, observe, read
+from .reading import Program, Reading, look, observe, read, structure_of
 
 _PROBE_ROWS = 32
 
@@ -68,6 +69,11 @@ class Plan:
             self._made[key] = make()
         return self._made[key]
 
+    @property
+    def graph(self) -> Graph:
+        """The latents of a row, and which of them each factor depends on."""
+        return self.reading.graph
+
     # ------------------------------------------------------------------ densities, all to be jitted
     def evaluate(self, arguments: Arguments, values: Values) -> Evaluation:
         """Every factor of the log joint at parameter `values`."""
@@ -81,9 +87,9 @@ class Plan:
         if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
             return observe(self.program, self.reading, arguments)
         with jax.core.eval_context():
-            known = (self.reading.latent.name,) if self.reading.latent else ()
+            structure = structure_of(self.reading)
             looking = self.remember(
-                ("look", arguments.layout), lambda: look(self.program, arguments, known)
+                ("look", arguments.layout), lambda: look(self.program, arguments, structure)
             )
             observed = tidy(*looking(arguments.arrays))
             check_cells(self.reading, self.families, observed)
@@ -98,7 +104,7 @@ class Plan:
 
     def arrange(self, observed: Observed) -> Blocks:
         """Observed rows as blocks."""
-        return arrange(self.families, observed, self.reading.num_components, whole=self.by_row)
+        return arrange(self.families, observed, self.graph, whole=self.by_row)
 
     def log_prior(self, evaluation: Evaluation) -> Array:
         """log p(theta), in the constrained space (no Jacobian)."""
@@ -107,12 +113,12 @@ class Plan:
     def log_likelihood(self, arguments: Arguments, blocks: Blocks, values: Values) -> Array:
         """sum_i w_i log p(x_i | theta) with the latent summed out, a scalar."""
         evaluation = self.evaluate(arguments, values)
-        return row_pass.log_likelihood(self.families, evaluation, blocks)
+        return row_pass.log_likelihood(self.graph, self.families, evaluation, blocks)
 
-    def log_joint_table(self, arguments: Arguments, blocks: Blocks, values: Values) -> Array:
-        """log p(x_i, z_i = k | theta) for every row, shape (K, N)."""
+    def log_factors(self, arguments: Arguments, blocks: Blocks, values: Values) -> Tables:
+        """The sum of the log factors of each clique of latents for every row, (K, N)."""
         evaluation = self.evaluate(arguments, values)
-        return row_pass.log_joint_table(self.families, evaluation, blocks)
+        return row_pass.log_factors(self.graph, self.families, evaluation, blocks)
 
     def expected_log_joint(
         self, arguments: Arguments, statistics: row_pass.Statistics
@@ -129,16 +135,18 @@ class Plan:
         return log_joint
 
     # --------------------------------------------------------------------------------- for a reader
-    @property
-    def label_dim(self) -> str:
-        """The name of the dimension that counts components: a plate's, or 'component'."""
+    def label_dim(self, latent: str) -> str:
+        """The name of the dimension that counts a latent's values: a plate's, or 'component'."""
+        group = self.labels.group_of(latent)
+        axes = group.axes if group else {}
         for site in self.reading.parameters:
-            axis = self.labels.axes.get(site.name)
             batch = len(site.shape) - site.event_ndim
             for plate in site.plates:
-                if axis is not None and batch + plate.dim == axis:
+                if batch + plate.dim in axes.get(site.name, ()):
                     return plate.name
-        return "component"
+        if len(self.reading.latents) <= 1:
+            return "component"
+        return f"{group.latents[0] if group else latent}_component"
 
     def dims(self, name: str) -> tuple[str, ...]:
         """Names for each axis of a parameter or deterministic site: plates, labels, then its own."""
@@ -148,8 +156,10 @@ class Plan:
         batch = len(site.shape) - site.event_ndim
         for plate in site.plates:
             names[batch + plate.dim] = plate.name
-        if name in self.labels.axes:
-            names[self.labels.axes[name]] = self.label_dim
+        for group in self.labels.groups:
+            for position, axis in enumerate(group.axes.get(name, ())):
+                label = self.label_dim(group.latents[0])
+                names[axis] = label + ("_next" * position)
         return tuple(names)
 
     def __str__(self) -> str:

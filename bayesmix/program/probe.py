@@ -18,13 +18,14 @@ from jax import Array
 from ..families.augmented import Statistic
 from ..families.forms import base_support
 from ..families.likelihoods import Family
+from . import graph as eliminate
 from . import rows as row_pass
 from .arguments import Arguments, compile_lightly, take_rows
 from .blocks import Observed, arrange
 from .conjugacy import Conditional, Recognition, random_noise, random_points, recognise
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
-from .labels import Labels, find_labels
+from .labels import Labels, Tested, find_labels
 from .links import describe_links
 from .reading import Program, Reading, read
 
@@ -61,10 +62,9 @@ class _Look(NamedTuple):
         """Every factor of the expected log joint, by a name for the reader of the plan."""
         evaluation = self.evaluate(values)
         found = {f"the prior of {name}": value for name, value in evaluation.prior.items()}
-        latent = self.reading.latent.name if self.reading.latent else "the latent"
         expected = row_pass.expected_factors(self.families, evaluation, statistics)
         for name, value in expected.items():
-            found[f"the likelihood of {name or latent}"] = value
+            found[f"the likelihood of {name}"] = value
         return found
 
 
@@ -111,13 +111,14 @@ def probe(
     recognition, points, step = found
     point = {name: value[0] for name, value in points.items()}
     statistics = any(not isinstance(family, Family) for family in look.families.values())
+    latent = jax.eval_shape(look.evaluate, point).latent
     return Found(
         families=look.families,
         blocks=recognition.blocks,
         certificates=recognition.certificates,
         labels=_labels(look, observed, point),
         links=_links(look, point),
-        by_row=statistics or jax.eval_shape(look.evaluate, point).latent.ndim > 1,
+        by_row=statistics or any(table.ndim > 1 for table in latent.values()),
         step=step,
     )
 
@@ -146,9 +147,8 @@ def _families(
     except ProgramError:
         raise
     except Exception as error:
-        where = (
-            f"with latent '{reading.latent.name}' enumerated" if reading.latent else "on its own"
-        )
+        names = ", ".join(f"'{latent.name}'" for latent in reading.latents)
+        where = f"with latent {names} enumerated" if names else "on its own"
         raise ProgramError(
             f"the program does not run {where} "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); index tables with the latent "
@@ -171,7 +171,7 @@ def _recognise(
 
         def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array]:
             evaluation = look.evaluate(point, arrays)
-            made = _random_statistics(look.families, evaluation, rows)
+            made = _random_statistics(look, evaluation, rows)
             return made, row_pass.clear(look.families, evaluation)
 
         made, clear = jax.vmap(statistics)(points, rows)
@@ -188,9 +188,9 @@ def _recognise(
 
 
 class _Noise(NamedTuple):
-    """Random responsibilities (K, N), and random rows by observed site; leading with probes."""
+    """Random responsibilities (K, N) by clique, and random rows by observed site, after probes."""
 
-    weights: np.ndarray
+    weights: tuple[np.ndarray, ...]
     values: dict[str, np.ndarray]
 
 
@@ -198,8 +198,11 @@ def _random_rows(
     reading: Reading, observed: Observed, rng: np.random.Generator, probes: int
 ) -> _Noise:
     """Random weights over random rows: real ones at unit scale, others as observed."""
-    size, count = reading.num_components, reading.rows.size
-    weights = rng.uniform(0.05, 1.0, (probes, size, count))
+    graph = reading.graph
+    weights = tuple(
+        rng.uniform(0.05, 1.0, (probes, graph.size(clique), reading.rows.size))
+        for clique in range(len(graph.cliques))
+    )
     values = {}
     for site in reading.observed:
         value = np.asarray(observed.values[site.name])
@@ -212,50 +215,78 @@ def _random_rows(
     return _Noise(weights, values)
 
 
-def _random_statistics(
-    families: dict[str, Statistic], evaluation: Evaluation, noise: _Noise
-) -> row_pass.Statistics:
-    moments = {}
+def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> row_pass.Statistics:
+    moments, families, graph = {}, look.families, look.reading.graph
+
+    def weights(name: str) -> Array:
+        return jnp.asarray(noise.weights[graph.clique_of[name]])
+
     for name, family in families.items():
         if isinstance(family, Family):
             prepared = family.prepare(evaluation.components[name], None)
             rows = family.arrange(noise.values[name], None)
-            sums = family.accumulate(prepared, rows, noise.weights, None)
+            sums = family.accumulate(prepared, rows, weights(name), None)
             moments[name] = family.finish(prepared, sums)
     hidden = row_pass.hidden_values(families, evaluation, None)
-    return row_pass.Statistics(jnp.sum(noise.weights, axis=1), moments, noise.weights, hidden)
+    latent = evaluation.latent
+    by_row = [name for name, family in families.items() if not isinstance(family, Family)]
+    return row_pass.Statistics(
+        {name: jnp.sum(weights(name), axis=1) for name in latent if latent[name].ndim == 1},
+        moments,
+        {name: weights(name) for name in [*by_row, *(n for n in latent if latent[n].ndim > 1)]},
+        hidden,
+    )
 
 
 def _labels(look: _Look, observed: Observed, point: Values) -> Labels:
-    reading, families = look.reading, look.families
+    reading, families, graph = look.reading, look.families, look.reading.graph
     # labels are a matter of the program: cells that happen to be missing do not come into it
-    complete = Observed(observed.values, dict.fromkeys(observed.values))
-    blocks = arrange(families, complete, reading.num_components, whole=True)
+    complete = Observed(
+        observed.values, dict.fromkeys(observed.values), None, _no_labels(observed.labels)
+    )
+    blocks = arrange(families, complete, graph, whole=True)
+    names = tuple(graph.clique_of)
 
     @compile_lightly
-    def table(values: Values) -> tuple[Array, Array, Array, Values]:
+    def table(values: Values) -> tuple[dict[str, Array], Array, Array, Values]:
         evaluation = look.evaluate(values)
-        latent = evaluation.latent
-        joint = row_pass.log_joint_table(families, evaluation, blocks)
-        latent = latent[:, None] if latent.ndim == 1 else latent
+        joint = row_pass.log_factors(graph, families, evaluation, blocks)
+        density = eliminate.sum_out(graph, joint)
+        every = row_pass.each_factor(families, evaluation, blocks)
+        shaped = {
+            name: jnp.reshape(value, (*(graph.sizes[i] for i in graph.scope(name)), -1))
+            for name, value in every.items()
+        }
         log_prior = sum(evaluation.prior.values(), jnp.zeros(()))
-        latent = jnp.broadcast_to(latent, joint.shape)
-        return latent, joint - latent, log_prior, evaluation.deterministic
+        return shaped, density, log_prior, evaluation.deterministic
 
-    def derive(values: Values) -> Values:
-        return {name: np.asarray(value) for name, value in table(values)[3].items()}
+    def host(values: Values) -> Any:
+        return jax.tree.map(np.asarray, table(values))
 
     values = {site.name: point[site.name] for site in reading.parameters}
     unit = dist.constraints.unit_interval
     shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
-    return find_labels(lambda v: table(v)[:2], lambda v: table(v)[2], derive, values, shares)
+    tested = Tested(
+        sizes=dict(zip(graph.names, graph.sizes, strict=True)),
+        scopes={name: tuple(graph.names[i] for i in graph.scope(name)) for name in names},
+        factors=lambda v: host(v)[0],
+        density=lambda v: host(v)[1],
+        log_prior=lambda v: host(v)[2],
+        derive=lambda v: host(v)[3],
+    )
+    return find_labels(tested, values, shares)
+
+
+def _no_labels(labels: dict[str, Any] | None) -> dict[str, Any] | None:
+    return labels and {name: np.full_like(value, -1) for name, value in labels.items()}
 
 
 def _links(look: _Look, point: Values) -> dict[str, tuple[str, str]]:
     known = {n: family for n, family in look.families.items() if isinstance(family, Family)}
     if not known:
         return {}
-    label = look.reading.latent.name if look.reading.latent else ""
+    graph = look.reading.graph
+    scopes = {name: tuple(graph.names[i] for i in graph.scope(name)) for name in known}
 
     @compile_lightly
     def moments(values: Values) -> dict[str, tuple[Array, Array]]:
@@ -265,4 +296,6 @@ def _links(look: _Look, point: Values) -> dict[str, tuple[str, str]]:
     def at(name: str, values: Values) -> tuple[Array, Array]:
         return moments(values)[name]
 
-    return {name: describe_links(partial(at, name), point, label) for name in known}
+    return {
+        name: describe_links(partial(at, name), point, ", ".join(scopes[name])) for name in known
+    }

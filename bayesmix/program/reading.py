@@ -1,4 +1,4 @@
-"""Reading a NumPyro program once: which sites are parameters, which the latent, which observed.
+"""Reading a NumPyro program once: which sites are parameters, which latents, which observed.
 
 A reading holds structure only (names, shapes, plates), no data, so that one reading serves every call
 with arguments of the same shapes.
@@ -12,79 +12,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array, random
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.handlers import seed, substitute, trace
+from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-from ..families.collapse import Rule
-from ..families.peel import peel
 from .arguments import Arguments, compile_lightly
 from .blocks import Observed
 from .errors import ProgramError
-from .observed import RAW, Row, is_label, rows_of, tidy, unknown
+from .observed import RAW, Row, is_label, rows_of, tidy
+from .roles import TOLD, Structure, assign_roles, describe, find_rows
+from .sites import Collapse, Latent, Plate, Program, Reading, Site
 
-Program = Callable[..., Any]
+__all__ = ["Collapse", "Latent", "Plate", "Program", "Reading", "Site", "look", "observe", "read"]
 
-
-class Plate(NamedTuple):
-    """A plate's name, its dimension counted from the right (negative), and its size."""
-
-    name: str
-    dim: int
-    size: int
-
-
-class Site(NamedTuple):
-    """One named site: its value's shape, prior family, support, plates, event dimensions, whether it is
-    a scalar with finitely many values, and whether its entries are dependent (a vector's, say)."""
-
-    name: str
-    shape: tuple[int, ...]
-    family: str
-    support: Any
-    plates: tuple[Plate, ...]
-    event_ndim: int
-    finite: bool = False
-    joint: bool = False
-
-
-class Collapse(NamedTuple):
-    """A continuous latent of a row that is integrated out of one observed site, by a rule; `shape` is
-    the shape of the value at which the program is looked at."""
-
-    local: str
-    observed: str
-    rule: Rule
-    shape: tuple[int, ...]
-
-
-class Reading(NamedTuple):
-    """The structure of a program with one finite latent per row, or none (then there is one component).
-
-    `fixed` names sites outside the rows whose values the program is told (by `handlers.condition`,
-    `handlers.substitute` or `obs=`): they are factors of the log joint, not parameters. `lowest` is the
-    first value of the latent's support. `locals` are continuous latents of a row, and `collapsed` says
-    how each is integrated out.
-    """
-
-    parameters: tuple[Site, ...]
-    latent: Site | None
-    observed: tuple[Site, ...]
-    deterministic: tuple[Site, ...]
-    rows: Plate
-    num_components: int
-    plate_depth: int
-    fixed: tuple[str, ...] = ()
-    lowest: int = 0
-    locals: tuple[Site, ...] = ()
-    collapsed: tuple[Collapse, ...] = ()
-
-    @property
-    def parameter_names(self) -> tuple[str, ...]:
-        """Names of the parameter sites, in the program's order."""
-        return tuple(site.name for site in self.parameters)
+# an observed site that others depend on is treated as a latent with known values up to this many
+_LARGEST_KNOWN = 64
 
 
 def read(
@@ -93,39 +37,42 @@ def read(
     """Trace the program once and assign a role to every site.
 
     Returns the reading and what the call says of its rows; `like` is a reading of the same program with
-    other rows. Raises :class:`ProgramError` with the cure
-    where the program has no plate of rows, more than one finite latent, or a local latent that is
-    continuous, and where its data cannot be taken.
+    other rows. Raises :class:`ProgramError` with the cure where the program has no plate of rows, a
+    latent that cannot be summed out, and where its data cannot be taken.
     """
-    known = (like.latent.name,) if like and like.latent else ()
-    reading, found = look(program, arguments, known)(arguments.arrays)
-    partly = _partly_known(reading, found)
-    if reading.latent is None and partly is not None:
-        reading, found = look(program, arguments, (partly,))(arguments.arrays)
+    structure = structure_of(like) if like else find_structure(program, arguments)
+    reading, found = look(program, arguments, structure)(arguments.arrays)
     return reading, tidy(reading, found)
+
+
+def structure_of(reading: Reading) -> Structure:
+    """What a reading says of the latents."""
+    graph = reading.graph
+    scopes = {
+        factor: tuple(graph.names[i] for i in graph.scope(factor)) for factor in graph.clique_of
+    }
+    return Structure(graph.names, scopes)
 
 
 def observe(program: Program, reading: Reading, arguments: Arguments) -> Observed:
     """What a call says of its rows, where its arrays are being traced: nothing is looked at."""
     sites = _plain_trace(program, arguments)
-    latent = reading.latent.name if reading.latent else None
-    found = rows_of(sites, reading, latent)
+    found = rows_of(sites, reading)
     return Observed(
-        values={name: row.value for name, row in found.items() if name != latent},
-        present=dict.fromkeys(name for name in found if name != latent),
+        values={site.name: found[site.name].value for site in reading.observed},
+        present=dict.fromkeys(site.name for site in reading.observed),
         weight=next(iter(found.values())).scale,
     )
 
 
-def look(program: Program, arguments: Arguments, known: tuple[str, ...] = ()) -> Look:
+def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
     """A compiled function of a call's arrays that gives a reading and the sites of the rows."""
     readings: list[Reading] = []
 
     def run(arrays: tuple[Array, ...]) -> dict[str, Row]:
         sites = _plain_trace(program, arguments._replace(arrays=arrays))
-        readings.append(_roles(sites, known))
-        latent = readings[-1].latent
-        return rows_of(sites, readings[-1], latent.name if latent else None)
+        readings.append(assign_roles(sites, structure))
+        return rows_of(sites, readings[-1])
 
     compiled = compile_lightly(run)
 
@@ -143,89 +90,99 @@ def look(program: Program, arguments: Arguments, known: tuple[str, ...] = ()) ->
 Look = Callable[[tuple[Array, ...]], tuple[Reading, dict[str, Row]]]
 
 
-def _partly_known(reading: Reading, rows: dict[str, Row]) -> str | None:
-    """An observed label of which some values are missing (NaN or negative): a latent after all."""
-    if len(reading.observed) < 2:
-        return None
-    for site in reading.observed:
-        if site.finite and np.any(unknown(np.asarray(rows[site.name].value))):
-            return site.name
-    return None
+# --------------------------------------------------------------------------------------- structure
+def find_structure(program: Program, arguments: Arguments) -> Structure:
+    """Which finite sites of the rows are latents, and which of them each factor depends on.
 
+    Nothing is computed: the program is traced abstractly, and dependencies are followed through its
+    operations. An observed site that other sites depend on is a latent with known values.
+    """
+    surveys: list[_Survey] = []
 
-def _roles(sites: dict[str, Any], known: tuple[str, ...]) -> Reading:
-    described = {name: _describe(name, site) for name, site in sites.items()}
-    samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
-    latent = _find_latent(samples, described, known)
-    rows = _find_rows(latent, samples, described, sites)
-    parameters, observed, fixed, hidden = [], [], [], []
-    for name, site in sites.items():
-        in_rows = rows.name in {plate.name for plate in described[name].plates}
-        if latent and name == latent.name:
-            continue
-        if site["type"] == "param":
-            parameters.append(described[name])
-        elif site["type"] != "sample":
-            continue
-        elif site["is_observed"] and in_rows:
-            observed.append(described[name])
-        elif site["is_observed"] or site["infer"].get(_TOLD):
-            fixed.append(name)
-        elif in_rows:
-            hidden.append(described[name])
-        else:
-            parameters.append(described[name])
-    _check_roles(samples, described, rows, latent, observed, parameters)
-    depth = max(-p.dim for s in described.values() for p in s.plates)
-    support = _support_of(samples[latent.name]["fn"], latent.name) if latent else np.zeros(1)
-    return Reading(
-        parameters=tuple(parameters),
-        latent=latent,
-        observed=tuple(observed),
-        deterministic=tuple(d for n, d in described.items() if sites[n]["type"] == "deterministic"),
-        rows=rows,
-        num_components=len(support),
-        plate_depth=depth,
-        fixed=tuple(fixed),
-        lowest=int(support[0]),
-        locals=tuple(hidden),
+    def survey(arrays: tuple[Array, ...]) -> None:
+        surveys.append(_survey(_plain_trace(program, arguments._replace(arrays=arrays))))
+
+    jax.eval_shape(survey, arguments.arrays)
+    (found,) = surveys
+    if not found.several:
+        return Structure(found.hidden, {})
+    reached = _dependencies(program, arguments, found)
+    parents = set().union(*(names - {factor} for factor, names in reached.items()))
+    latents = tuple(
+        name
+        for name, size in found.finite.items()
+        if name in found.hidden or (name in parents and size <= _LARGEST_KNOWN)
     )
+    scopes = {
+        factor: tuple(name for name in latents if name in names)
+        for factor, names in reached.items()
+    }
+    return Structure(latents, scopes)
 
 
-def _check_roles(
-    samples: dict[str, Any],
-    described: dict[str, Site],
-    rows: Plate,
-    latent: Site | None,
-    observed: list[Site],
-    parameters: list[Site],
-) -> None:
-    if not observed:
-        elsewhere = [
-            (name, described[name].plates[0].name)
-            for name, site in samples.items()
-            if site["is_observed"]
-            and described[name].plates
-            and not isinstance(site["fn"], dist.Unit)
-        ]
-        if elsewhere and latent:
-            name, plate = elsewhere[0]
-            raise ProgramError(
-                f"observed site '{name}' is in plate '{plate}', but the latent '{latent.name}' is in "
-                f"plate '{rows.name}'; put both in one plate of rows"
-            )
-        raise ProgramError(
-            f"nothing is observed in plate '{rows.name}'; give the site of the data `obs=`"
+class _Survey(NamedTuple):
+    """Discrete sites that nobody observes; finite scalar ones of the rows with the number of their
+    values, observed or not; continuous latents of the rows; all sites of the rows with the shape and
+    type of their values; and whether dependencies need to be looked at."""
+
+    hidden: tuple[str, ...]
+    finite: dict[str, int]
+    locals: tuple[str, ...]
+    values: dict[str, jax.ShapeDtypeStruct]
+    several: bool
+
+
+def _survey(sites: dict[str, Any]) -> _Survey:
+    samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
+    described = {name: describe(name, site) for name, site in sites.items()}
+    hidden = tuple(n for n, s in samples.items() if not s["is_observed"] and s["fn"].is_discrete)
+    rows = find_rows([described[name] for name in hidden], samples, described, sites)
+    inside = {n: s for n, s in samples.items() if rows in described[n].plates}
+    finite = {
+        name: site["fn"].enumerate_support(expand=False).size
+        for name, site in inside.items()
+        if described[name].finite and described[name].plates == (rows,)
+    }
+    continuous = tuple(
+        n for n, s in inside.items() if not s["is_observed"] and not s["fn"].is_discrete
+    )
+    observed = any(inside[name]["is_observed"] for name in finite)
+    several = len(inside) > 1 and (len(hidden) > 1 or observed)
+    values = {
+        name: jax.ShapeDtypeStruct(
+            jnp.shape(site["value"]), int if name in finite else jnp.result_type(site["value"])
         )
-    if not parameters:
-        raise ProgramError(
-            "the program has no parameter; sample what is to be estimated outside the plate of rows"
-        )
+        for name, site in inside.items()
+    }
+    return _Survey(hidden, finite, continuous, values, several)
 
 
-_TOLD = "bayesmix_told"
+def _dependencies(
+    program: Program, arguments: Arguments, found: _Survey
+) -> dict[str, frozenset[str]]:
+    """For each site of the rows, the sites of the rows whose values its density depends on."""
+
+    def densities(**told: Array) -> dict[str, Array]:
+        with _Give(told):
+            sites = _plain_trace(program, arguments)
+        with validation_enabled(False):
+            return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in found.values}
+
+    told = {
+        name: jnp.zeros(like.shape, like.dtype)
+        for name, like in found.values.items()
+        if name in found.finite or name in found.locals
+    }
+    reached = eval_provenance(densities, **told)
+    for local in found.locals:  # what depends on a continuous latent depends on all that it does
+        reached = {
+            factor: (names | reached[local]) - {local} if local in names else names
+            for factor, names in reached.items()
+        }
+    return reached
 
 
+# ------------------------------------------------------------------------------------- plain traces
 class _Told(Messenger):
     """Mark sites whose values handlers of the program's own (substitute) have already given, and bring
     given values to what the program can go on with."""
@@ -234,7 +191,7 @@ class _Told(Messenger):
         if msg["type"] != "sample" or msg["value"] is None:
             return
         if not msg["is_observed"]:
-            msg["infer"] = {**msg["infer"], _TOLD: True}
+            msg["infer"] = {**msg["infer"], TOLD: True}
         if isinstance(msg["value"], np.ndarray):
             # a latent that is being traced cannot index an array of NumPy's
             msg["value"] = jnp.asarray(msg["value"])
@@ -242,6 +199,18 @@ class _Told(Messenger):
             # labels of which some are NaN cannot index
             msg["infer"] = {**msg["infer"], RAW: msg["value"]}
             msg["value"] = jnp.nan_to_num(msg["value"]).astype(int)
+
+
+class _Give(Messenger):
+    """Give sites these values, observed or not."""
+
+    def __init__(self, told: dict[str, Array]) -> None:
+        self.told = told
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample" and msg["name"] in self.told:
+            msg["value"] = self.told[msg["name"]]
 
 
 def _feasible(site: dict[str, Any]) -> Any:
@@ -265,113 +234,3 @@ def _plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
         if "plate should be positive" in str(error) or any(0 in shape for shape in sizes):
             raise ProgramError("the data are empty: a plate needs at least one row") from error
         raise
-
-
-def _describe(name: str, site: dict[str, Any]) -> Site:
-    plates = tuple(
-        Plate(frame.name, frame.dim, frame.size)
-        for frame in site.get("cond_indep_stack", ())
-        if frame.dim is not None
-    )
-    shape = tuple(jnp.shape(site["value"]))
-    if site["type"] == "sample":
-        fn = site["fn"]
-        base = peel(fn).base
-        finite = is_label(fn)
-        return Site(
-            name,
-            shape,
-            type(base).__name__,
-            fn.support,
-            plates,
-            fn.event_dim,
-            finite,
-            base.event_dim > 0,
-        )
-    if site["type"] == "param":
-        support = site["kwargs"].get("constraint", dist.constraints.real)
-        return Site(name, shape, "param", support, plates, len(shape))
-    return Site(name, shape, site["type"], None, plates, len(shape))
-
-
-def _find_latent(
-    samples: dict[str, Any], described: dict[str, Site], known: tuple[str, ...]
-) -> Site | None:
-    hidden = [
-        name
-        for name, site in samples.items()
-        if name in known or (not site["is_observed"] and site["fn"].is_discrete)
-    ]
-    for name in hidden:
-        if not samples[name]["fn"].has_enumerate_support:
-            raise ProgramError(
-                f"site '{name}' is a discrete latent with infinitely many values; "
-                "use one with finite support (Categorical, Bernoulli, DiscreteUniform)"
-            )
-    if not hidden:
-        return None
-    if len(hidden) > 1:
-        names = ", ".join(f"'{name}'" for name in hidden)
-        raise ProgramError(
-            f"the program has several discrete latents ({names}); only one per row is supported yet: "
-            "join them into one whose values are their combinations"
-        )
-    return described[hidden[0]]
-
-
-def _find_rows(
-    latent: Site | None,
-    samples: dict[str, Any],
-    described: dict[str, Site],
-    sites: dict[str, Any],
-) -> Plate:
-    if latent is None:
-        plates = {
-            plate
-            for name, site in samples.items()
-            for plate in described[name].plates[-1:]  # the outermost
-            if site["is_observed"] and not isinstance(site["fn"], dist.Unit)
-        }
-        if not plates:
-            raise ProgramError(
-                "the program has no plate of rows; put the site of the data, and a latent if there is "
-                "one, inside `with numpyro.plate('rows', N):`"
-            )
-        if len(plates) > 1:
-            names = " and ".join(sorted(f"'{plate.name}'" for plate in plates))
-            raise ProgramError(
-                f"data are observed in several plates ({names}) and no latent says which holds the "
-                "rows; put them in one plate of rows"
-            )
-        rows = plates.pop()
-    elif not latent.plates:
-        raise ProgramError(
-            f"latent '{latent.name}' is not in a plate; "
-            "put it, and the site of the data, inside `with numpyro.plate('rows', N):`"
-        )
-    elif len(latent.plates) > 1:
-        names = " and ".join(f"'{plate.name}'" for plate in latent.plates)
-        raise ProgramError(
-            f"latent '{latent.name}' is in two plates of rows ({names}); "
-            "flatten them into one plate with a row for every combination"
-        )
-    else:
-        rows = latent.plates[0]
-    size = sites[rows.name]["args"][0] if rows.name in sites else rows.size
-    if size != rows.size:
-        raise ProgramError(
-            f"plate '{rows.name}' is subsampled ({rows.size} of {size} rows); remove subsample_size"
-        )
-    return rows
-
-
-def _support_of(fn: Any, name: str) -> np.ndarray:
-    """The latent's values, in order."""
-    try:
-        with jax.core.eval_context():
-            return np.asarray(fn.enumerate_support(expand=False)).reshape(-1)
-    except NotImplementedError as error:
-        raise ProgramError(
-            f"the values of latent '{name}' cannot be enumerated ({error}); "
-            "use a distribution with one finite support for all rows"
-        ) from error

@@ -1,8 +1,8 @@
-"""One pass over the rows: the log likelihood with the latent summed out, and expected statistics.
+"""One pass over the rows: the log likelihood with the latents summed out, and expected statistics.
 
 Rows are visited in blocks under one `lax.scan`; nothing of size (N, K, D) exists, and responsibilities
-are kept only where a site has no statistics of its own. What the pass does with a row's posterior is a
-part: :func:`expect` takes the responsibilities (EM), :func:`draw` one label per row (Gibbs).
+are kept only where a factor has no statistics of its own. What the pass does with a row's posterior is a
+part: :func:`expect` takes the responsibilities (EM), :func:`draw` one value of each latent (Gibbs).
 
 Source of the identity used for gradients: the score of the marginal likelihood is the expected score of
 the complete likelihood (Fisher's identity; Dempster, Laird & Rubin 1977, *JRSS B* 39, eq. 2.13).
@@ -19,17 +19,20 @@ from jax import Array, random
 
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family
+from . import graph as eliminate
 from .blocks import Blocks
 from .evaluate import Evaluation
+from .graph import Graph, Tables
 
 
 class Statistics(NamedTuple):
-    """Expected sufficient statistics: component counts (K,), each family's sums, and, where some site
-    needs the rows themselves, the responsibilities (K, N) and its row family's hidden values."""
+    """Expected sufficient statistics: how often each latent and its parents have each joint value, (K,);
+    each family's sums; and, where a factor needs the rows themselves, the responsibilities of its joint
+    values (K, N) by its site, and its row family's hidden values."""
 
-    counts: Array
+    counts: dict[str, Array]
     moments: dict[str, Any]
-    responsibilities: Array | None
+    responsibilities: dict[str, Array]
     hidden: dict[str, Any]
 
 
@@ -42,38 +45,39 @@ class Pass(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """What a part makes of a table: weights (K, n), what is to be kept of each row, and the key with
-    which hidden parts of the rows are drawn (None: they are expected)."""
+    """What a part makes of the tables of rows: log evidence (n,), weights (K, n) for each clique, what
+    is to be kept of each row, and the key with which hidden parts are drawn (None: expected)."""
 
-    weights: Array
+    log_evidence: Array
+    weights: Tables
     said: Any
     hidden_key: Array | None
 
 
-Part = Callable[[Array, Array], Weighed]
+Part = Callable[[Graph, Tables, Array], Weighed]
 
 
-def expect(table: Array, rng_key: Array) -> Weighed:
-    """Responsibilities r_ik = p(z_i = k | x_i) from a log joint table (K, n)."""
-    return Weighed(jax.nn.softmax(table, axis=0), None, None)
+def expect(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
+    """Responsibilities: posterior probabilities of each clique's joint values."""
+    evidence, weights = eliminate.marginals(graph, tables)
+    return Weighed(evidence, weights, None, None)
 
 
-def draw(table: Array, rng_key: Array) -> Weighed:
-    """One label per row from its posterior, as weights (K, n) of zeros and ones, and as labels (n,)."""
+def draw(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
+    """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
+    (latents, n), counted from 0."""
     label_key, hidden_key = random.split(rng_key)
-    shifted = jnp.exp(table - jnp.max(table, axis=0))
-    cumulative = jnp.cumsum(shifted, axis=0)
-    uniform = random.uniform(label_key, table.shape[1:], table.dtype)
-    labels = jnp.sum(cumulative < uniform * cumulative[-1], axis=0)
-    weights = jnp.arange(table.shape[0])[:, None] == labels
-    return Weighed(weights.astype(table.dtype), labels.astype(jnp.int32), hidden_key)
+    evidence, values = eliminate.draw(graph, tables, label_key)
+    weights = eliminate.indicators(graph, values, evidence.dtype)
+    return Weighed(evidence, weights, values, hidden_key)
 
 
 class _Tables(NamedTuple):
-    """What the table of one block is made from: prepared families, and tables by row, in blocks."""
+    """What the tables of one block are made from: prepared families, the latents' own (K,) or by block
+    (B, K, n), and tables by row, in blocks."""
 
     prepared: dict[str, Any]
-    latent: Array  # (K,), or (B, K, n)
+    latent: dict[str, Array]
     by_row: dict[str, Array]
 
 
@@ -90,23 +94,26 @@ def _tables(families: dict[str, Statistic], evaluation: Evaluation, blocks: Bloc
             prepared[name] = several(parameters, blocks.patterns[name])
         else:
             prepared[name] = family.prepare(parameters, None)
-    latent = evaluation.latent
-    return _Tables(prepared, latent if latent.ndim == 1 else blocks.distribute(latent), by_row)
+    latent = {}
+    for name, table in evaluation.latent.items():
+        if table.ndim == 1:
+            latent[name] = table
+        else:
+            by_row[name] = blocks.distribute(table)
+    return _Tables(prepared, latent, by_row)
 
 
 class _Block(NamedTuple):
-    """One block: its rows, its own tables, its pattern and labels."""
+    """One block: its rows, tables of its rows, its pattern and known labels."""
 
     rows: dict[str, Any]
-    latent: Array | None
     by_row: dict[str, Array]
     pattern: Array | None
-    labels: Array | None
+    labels: dict[str, Array] | None
 
 
 def _every_block(tables: _Tables, blocks: Blocks) -> _Block:
-    latent = tables.latent if tables.latent.ndim > 1 else None
-    return _Block(blocks.rows, latent, tables.by_row, blocks.pattern, blocks.labels)
+    return _Block(blocks.rows, tables.by_row, blocks.pattern, blocks.labels)
 
 
 def _at_pattern(tables: _Tables, block: _Block, blocks: Blocks) -> dict[str, Any]:
@@ -117,55 +124,81 @@ def _at_pattern(tables: _Tables, block: _Block, blocks: Blocks) -> dict[str, Any
     }
 
 
-def _table(
+def _each(
     families: dict[str, Statistic], prepared: dict[str, Any], tables: _Tables, block: _Block
-) -> Array:
-    """log p(z_i = k) + log p(x_i | z_i = k) for one block, (K, n); -inf where a known label says no."""
-    table = tables.latent[:, None] if block.latent is None else block.latent
+) -> dict[str, Array]:
+    """Every log factor of one block by its site, (K, n) or (K, 1)."""
+    found = {name: table[:, None] for name, table in tables.latent.items()} | block.by_row
     for name, family in families.items():
         if isinstance(family, Family):
-            table = table + family.log_prob(prepared[name], block.rows[name])
-        else:
-            table = table + block.by_row[name]
-    if block.labels is None:
-        return table
-    other = (block.labels >= 0) & (jnp.arange(table.shape[0])[:, None] != block.labels)
-    return jnp.where(other, -jnp.inf, table)
+            found[name] = family.log_prob(prepared[name], block.rows[name])
+    return found
 
 
-def log_joint_table(
-    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
-) -> Array:
-    """log p(x_i, z_i = k) for every row, (K, N)."""
+def _of_block(
+    graph: Graph,
+    families: dict[str, Statistic],
+    prepared: dict[str, Any],
+    tables: _Tables,
+    block: _Block,
+) -> Tables:
+    """The sum of the log factors of each clique for one block, (K, n) or (K, 1); -inf where a known
+    label says no."""
+    found: list[Any] = [jnp.zeros((graph.size(clique), 1)) for clique in range(len(graph.cliques))]
+    for name, table in _each(families, prepared, tables, block).items():
+        found[graph.clique_of[name]] += table
+    for name, labels in (block.labels or {}).items():
+        own = graph.own(name)
+        other = (labels >= 0) & (jnp.arange(graph.size(own))[:, None] != labels)
+        found[own] = jnp.where(other, -jnp.inf, found[own])
+    return tuple(found)
+
+
+def log_factors(
+    graph: Graph, families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
+) -> Tables:
+    """The sum of the log factors of each clique for every row, (K, N)."""
     tables = _tables(families, evaluation, blocks)
 
-    def one(block: _Block) -> Array:
-        return _table(families, _at_pattern(tables, block, blocks), tables, block)
+    def one(block: _Block) -> Tables:
+        found = _of_block(graph, families, _at_pattern(tables, block, blocks), tables, block)
+        return tuple(jnp.broadcast_to(x, (x.shape[0], blocks.weight.shape[1])) for x in found)
 
     every = _every_block(tables, blocks)
     if blocks.weight.shape[0] == 1:
-        return blocks.restore(one(jax.tree.map(lambda x: x[0], every))[None])
-    return blocks.restore(jax.lax.map(one, every))
+        kept = jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], every)))
+    else:
+        kept = jax.lax.map(one, every)
+    return jax.tree.map(blocks.restore, kept)
+
+
+def each_factor(
+    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
+) -> dict[str, Array]:
+    """Every log factor by its site, (K, n) or (K, 1), over the rows of the first block."""
+    tables = _tables(families, evaluation, blocks)
+    block = jax.tree.map(lambda x: x[0], _every_block(tables, blocks))
+    return _each(families, _at_pattern(tables, block, blocks), tables, block)
 
 
 def passes(
+    graph: Graph,
     families: dict[str, Statistic],
     evaluation: Evaluation,
     blocks: Blocks,
     part: Part,
     rng_key: Array,
 ) -> Pass:
-    """One pass over all rows with a part that turns each block's log joint table into weights.
+    """One pass over all rows with a part that turns each block's tables into weights.
 
-    The log likelihood is exact whatever the part: sum_i w_i log sum_k p(x_i, z_i = k).
+    The log likelihood is exact whatever the part: sum_i w_i log sum_z p(x_i, z).
     """
     keys = random.split(rng_key, blocks.weight.shape[0])
 
-    def weigh(table: Callable[[], Array], key: Array) -> tuple[Array, Weighed]:
-        found = table()
-        return jax.nn.logsumexp(found, axis=0), part(found, key)
+    def weigh(tables: Callable[[], Tables], key: Array) -> Weighed:
+        return part(graph, tables(), key)
 
-    found = _accumulate(families, evaluation, blocks, weigh, keys)
+    found = _accumulate(graph, families, evaluation, blocks, weigh, keys)
     drawn_key = random.fold_in(rng_key, 1) if part is draw else None
     hidden = hidden_values(families, evaluation, drawn_key)
     return found._replace(statistics=found.statistics._replace(hidden=hidden))
@@ -195,45 +228,52 @@ def clear(families: dict[str, Statistic], evaluation: Evaluation) -> Array:
 
 
 def weighted_statistics(
-    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks, weights: Array
+    graph: Graph,
+    families: dict[str, Statistic],
+    evaluation: Evaluation,
+    blocks: Blocks,
+    weights: Tables,
 ) -> Statistics:
-    """Statistics under given responsibilities (K, N)."""
+    """Statistics under given responsibilities (K, N) of each clique."""
 
-    def weigh(table: Callable[[], Array], given: Array) -> tuple[Array, Weighed]:
-        return jnp.zeros(given.shape[1:], given.dtype), Weighed(given, None, None)
+    def weigh(tables: Callable[[], Tables], given: Tables) -> Weighed:
+        nothing = jnp.zeros(blocks.weight.shape[1], given[0].dtype)
+        return Weighed(nothing, given, None, None)
 
-    given = blocks.distribute(weights)
-    found = _accumulate(families, evaluation, blocks, weigh, given).statistics
+    given = tuple(blocks.distribute(each) for each in weights)
+    found = _accumulate(graph, families, evaluation, blocks, weigh, given).statistics
     return found._replace(hidden=hidden_values(families, evaluation, None))
 
 
 def _accumulate(
+    graph: Graph,
     families: dict[str, Statistic],
     evaluation: Evaluation,
     blocks: Blocks,
-    weigh: Callable[[Callable[[], Array], Array], tuple[Array, Weighed]],
-    given: Array,
+    weigh: Callable[[Callable[[], Tables], Any], Weighed],
+    given: Any,
 ) -> Pass:
-    """Add up statistics over blocks; `weigh(table, given[block])` gives the log evidence of each row
-    and the weights of its components."""
-    by_row = any(not isinstance(family, Family) for family in families.values())
-    keep_all = by_row or evaluation.latent.ndim > 1
+    """Add up statistics over blocks; `weigh(tables, given[block])` gives the log evidence of each row
+    and the weights of each clique's joint values."""
     tables = _tables(families, evaluation, blocks)
+    kept_cliques = sorted({graph.clique_of[name] for name in tables.by_row})
 
-    def visit(block: _Block, row_weight: Array, told: Array) -> Any:
+    def visit(block: _Block, row_weight: Array, told: Any) -> Any:
         prepared = _at_pattern(tables, block, blocks)
-        log_evidence, found = weigh(lambda: _table(families, prepared, tables, block), told)
-        weights = found.weights * row_weight
+        found = weigh(lambda: _of_block(graph, families, prepared, tables, block), told)
+        weights = [each * row_weight for each in found.weights]
         keys = _keys(found.hidden_key, len(families))
         moments = {
-            name: family.accumulate(prepared[name], block.rows[name], weights, key)
+            name: family.accumulate(
+                prepared[name], block.rows[name], weights[graph.clique_of[name]], key
+            )
             for (name, family), key in zip(families.items(), keys, strict=True)
             if isinstance(family, Family)
         }
+        counts = {name: jnp.sum(weights[graph.clique_of[name]], axis=1) for name in tables.latent}
         # padding and rows of no weight may hold anything
-        evidence = jnp.sum(jnp.where(row_weight > 0, log_evidence, 0.0) * row_weight)
-        sums = (evidence, jnp.sum(weights, axis=1), moments)
-        return sums, (weights if keep_all else None, found.said)
+        evidence = jnp.sum(jnp.where(row_weight > 0, found.log_evidence, 0.0) * row_weight)
+        return (evidence, counts, moments), ({i: weights[i] for i in kept_cliques}, found.said)
 
     every = (_every_block(tables, blocks), blocks.weight, given)
     if blocks.weight.shape[0] == 1:
@@ -255,7 +295,8 @@ def _accumulate(
         for name, family in families.items()
         if isinstance(family, Family)
     }
-    return Pass(log_likelihood, Statistics(counts, moments, weights, {}), said)
+    by_row = {name: weights[graph.clique_of[name]] for name in tables.by_row}
+    return Pass(log_likelihood, Statistics(counts, moments, by_row, {}), said)
 
 
 def _keys(rng_key: Array | None, count: int) -> list[Array | None]:
@@ -277,24 +318,30 @@ def expected_factors(
     families: dict[str, Statistic], evaluation: Evaluation, statistics: Statistics
 ) -> dict[str, Array]:
     """Every factor of the expected complete log likelihood, by site: the parts of Q(theta)."""
-    latent = evaluation.latent
-    counts = statistics.counts if latent.ndim == 1 else statistics.responsibilities
-    factors = {"": _weighted(counts, latent)}
+    factors = {
+        name: _weighted(
+            statistics.counts[name] if table.ndim == 1 else statistics.responsibilities[name], table
+        )
+        for name, table in evaluation.latent.items()
+    }
     for name, family in families.items():
         parameters = evaluation.components[name]
         if family is None:
-            factors[name] = _weighted(statistics.responsibilities, parameters)
+            factors[name] = _weighted(statistics.responsibilities[name], parameters)
         elif isinstance(family, RowFamily):
             hidden = statistics.hidden[name]
             expected = family.expected_log_prob(parameters.parameters, hidden, parameters.value)
-            factors[name] = _weighted(statistics.responsibilities * parameters.present, expected)
+            weights = statistics.responsibilities[name] * parameters.present
+            factors[name] = _weighted(weights, expected)
         else:
             expected = family.expected_log_prob(parameters, statistics.moments[name])
             factors[name] = jnp.sum(expected)
     return factors
 
 
-def log_likelihood(families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks) -> Array:
+def log_likelihood(
+    graph: Graph, families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
+) -> Array:
     """sum_i log p(x_i | theta), differentiable through statistics instead of through the rows.
 
     The tangent is Q's tangent at the current statistics (Fisher's identity), so a gradient costs what
@@ -305,12 +352,12 @@ def log_likelihood(families: dict[str, Statistic], evaluation: Evaluation, block
 
     @jax.custom_jvp
     def value(parts: _Parts, blocks: Blocks) -> Array:
-        return passes(families, _at(parts), blocks, expect, random.key(0)).log_likelihood
+        return passes(graph, families, _at(parts), blocks, expect, random.key(0)).log_likelihood
 
     @value.defjvp
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (parts, blocks), (moved, _) = primals, tangents
-        result = passes(families, _at(parts), blocks, expect, random.key(0))
+        result = passes(graph, families, _at(parts), blocks, expect, random.key(0))
 
         def expected(parts: _Parts) -> Array:
             return sum(expected_factors(families, _at(parts), result.statistics).values())
@@ -320,7 +367,7 @@ def log_likelihood(families: dict[str, Statistic], evaluation: Evaluation, block
     return value((evaluation.latent, evaluation.components), blocks)
 
 
-_Parts = tuple[Array, dict[str, Any]]
+_Parts = tuple[dict[str, Array], dict[str, Any]]
 
 
 def _at(parts: _Parts) -> Evaluation:

@@ -104,7 +104,7 @@ class Marginal:
 
             def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
                 evaluation = found.evaluate(Arguments(arrays, layout), values)
-                return row_pass.log_likelihood(found.families, evaluation, blocks)
+                return row_pass.log_likelihood(found.graph, found.families, evaluation, blocks)
 
             self._factors[layout] = jax.jit(factor)
         return self._factors[layout]
@@ -124,7 +124,7 @@ class _Parameters(Messenger):
         reading = found.reading
         self.names = {site.name for site in reading.parameters}
         self.hidden = {site.name for site in reading.observed}
-        self.hidden |= {reading.latent.name} if reading.latent else set()
+        self.hidden |= {latent.name for latent in reading.latents}
         self.hidden |= {site.name for site in reading.locals}
         self.told = set(reading.fixed)
         self.rows = reading.rows.name
