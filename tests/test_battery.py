@@ -89,7 +89,7 @@ def test_every_closed_mode_is_a_maximum_of_the_brute_force_expectation(name):
 
     def by_brute_force(values):
         """The expected log joint from the (K, N) table of every row: no statistics."""
-        table = plan.log_joint_table(arguments, blocks, values)
+        (table,) = plan.log_factors(arguments, blocks, values)
         return jnp.sum(weights * table) + plan.log_prior(plan.evaluate(arguments, values))
 
     @compile_lightly

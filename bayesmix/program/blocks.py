@@ -71,7 +71,7 @@ class Blocks:
     def restore(self, value: Array) -> Array:
         """Values by block (B, ..., n) as values by row (..., N), in the order of the data."""
         value = jnp.moveaxis(value, 0, -2)
-        flat = value.reshape(*value.shape[:-2], -1)
+        flat = value.reshape(*value.shape[:-2], value.shape[-2] * value.shape[-1])
         if self.index is None:
             return flat[..., : self.num_rows]
         empty = jnp.zeros((*flat.shape[:-1], self.num_rows), flat.dtype)

@@ -181,8 +181,8 @@ def draw(graph: Graph, tables: Tables, rng_key: Array) -> tuple[Array, Array]:
     if len(graph.cliques) == 1:
         (table,) = tables
         evidence = jax.nn.logsumexp(table, axis=0)
-        found = _draw_one(table, rng_key) if graph.names else jnp.zeros(0, jnp.int32)
-        return evidence, found.reshape(len(graph.names), -1)
+        found = _draw_one(table, rng_key)[None]
+        return evidence, found[: len(graph.names)]
     evidence, sums = _eliminate(graph, tables, _log_sum)
     keys = random.split(rng_key, len(sums))
     return evidence, _walk_back(graph, sums, lambda i, table: _draw_one(table, keys[i]))

@@ -13,6 +13,7 @@ from bayesmix.families.gaussian import COLUMNS, FULL, Columns, Gaussian
 from bayesmix.program import rows as row_pass
 from bayesmix.program.blocks import Observed, arrange
 from bayesmix.program.evaluate import Evaluation
+from bayesmix.program.graph import make_graph
 
 
 def problem(D: int, K: int = 3, N: int = 40, offset: float = 0.0, scale: float = 1.0, seed=0):
@@ -135,23 +136,23 @@ def test_an_ill_conditioned_covariance_keeps_its_small_axis():
 # ------------------------------------------------------------------------------- blocks of rows
 def evaluation_of(mean, covariance) -> Evaluation:
     K = len(mean)
-    return Evaluation(
-        {}, jnp.log(jnp.arange(1.0, K + 1) / (K * (K + 1) / 2)), {"x": full(mean, covariance)}, {}
-    )
+    latent = {"z": jnp.log(jnp.arange(1.0, K + 1) / (K * (K + 1) / 2))}
+    return Evaluation({}, latent, {"x": full(mean, covariance)}, {})
 
 
 FAMILIES = {"x": FULL}
+GRAPH = make_graph({"z": 3}, {"z": ("z",), "x": ("z",)})
 
 
-def blocks_of(x, K: int = 3):
-    return arrange(FAMILIES, Observed({"x": x}, {"x": None}), K)
+def blocks_of(x):
+    return arrange(FAMILIES, Observed({"x": x}, {"x": None}), GRAPH)
 
 
 @jax.jit
 def one_pass(blocks, mean, covariance):
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(FAMILIES, found, blocks, row_pass.expect, jax.random.key(0))
-    return result, row_pass.log_joint_table(FAMILIES, found, blocks)
+    result = row_pass.passes(GRAPH, FAMILIES, found, blocks, row_pass.expect, jax.random.key(0))
+    return result, row_pass.log_factors(GRAPH, FAMILIES, found, blocks)[0]
 
 
 @pytest.mark.parametrize("N", [1, 1024, 1025, 5461, 5462, 12000])
@@ -169,7 +170,7 @@ def test_blocks_and_padding_change_nothing(N):
     assert float(result.log_likelihood) == pytest.approx(evidence.sum(), rel=1e-12)
     weights = np.exp(joint - evidence)
     centred = x[None] - mean[:, None]
-    np.testing.assert_allclose(result.statistics.counts, weights.sum(axis=1), rtol=1e-11)
+    np.testing.assert_allclose(result.statistics.counts["z"], weights.sum(axis=1), rtol=1e-11)
     second = np.einsum("kn,kni,knj->kij", weights, centred, centred)
     np.testing.assert_allclose(result.statistics.moments["x"].second, second, rtol=1e-9)
 
@@ -178,19 +179,19 @@ def test_blocks_and_padding_change_nothing(N):
 def test_drawn_labels_are_the_weights_that_were_added_up(N):
     x, _, mean, covariance = problem(2, N=N, scale=2.0)
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(FAMILIES, found, blocks_of(x), row_pass.draw, jax.random.key(1))
-    labels = np.asarray(result.rows)
+    result = row_pass.passes(GRAPH, FAMILIES, found, blocks_of(x), row_pass.draw, jax.random.key(1))
+    (labels,) = np.asarray(result.rows)
     assert labels.shape == (N,)
-    np.testing.assert_array_equal(result.statistics.counts, np.bincount(labels, minlength=3))
+    np.testing.assert_array_equal(result.statistics.counts["z"], np.bincount(labels, minlength=3))
 
 
 def test_draws_follow_the_responsibilities():
     table = jnp.log(jnp.array([[0.2], [0.5], [0.3]])) + 700.0
     wide = jnp.broadcast_to(table, (3, 40_000))
-    labels = row_pass.draw(wide, jax.random.key(2)).said
+    (labels,) = row_pass.draw(GRAPH, (wide,), jax.random.key(2)).said
     share = np.bincount(np.asarray(labels), minlength=3) / 40_000
     np.testing.assert_allclose(share, [0.2, 0.5, 0.3], atol=4 * 0.5 / 200)
     certain = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf], [-1e5, -1e5, 0.0]])
-    drawn = row_pass.draw(certain, jax.random.key(3))
-    assert drawn.said.tolist() == [1, 0, 2]
-    np.testing.assert_array_equal(drawn.weights, np.eye(3)[[1, 0, 2]].T)
+    drawn = row_pass.draw(GRAPH, (certain,), jax.random.key(3))
+    assert drawn.said.tolist() == [[1, 0, 2]]
+    np.testing.assert_array_equal(drawn.weights[0], np.eye(3)[[1, 0, 2]].T)

@@ -160,7 +160,7 @@ class Calibration:
                 hidden_key, block_key = random.split(key)
                 evaluation = plan.evaluate(arguments, values)
                 drawn = row_pass.passes(
-                    plan.families, evaluation, blocks, row_pass.draw, hidden_key
+                    plan.graph, plan.families, evaluation, blocks, row_pass.draw, hidden_key
                 )
                 said = {
                     "log likelihood": drawn.log_likelihood,

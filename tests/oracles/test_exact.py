@@ -105,7 +105,7 @@ def responsibilities(K: int, arguments, draws):
     """(chains, draws, K, N)."""
     call, plan = split(arguments, {}), plan_of(K)
     blocks = plan.blocks_of_rows(call)
-    table = jax.jit(jax.vmap(jax.vmap(lambda v: plan.log_joint_table(call, blocks, v))))(draws)
+    (table,) = jax.jit(jax.vmap(jax.vmap(lambda v: plan.log_factors(call, blocks, v))))(draws)
     return np.asarray(jax.nn.softmax(table, axis=-2))
 
 

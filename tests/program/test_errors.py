@@ -62,12 +62,20 @@ def local_latent(x):
         numpyro.sample("x", dist.Normal(mean[z], u**-0.5), obs=x)
 
 
-def two_latents(x):
+def latents_in_two_plates(x):
     weights, mean = parameters()
+    with numpyro.plate("groups", 3):
+        numpyro.sample("other", dist.Bernoulli(0.5))
     with numpyro.plate("rows", len(x)):
         z = numpyro.sample("cause", dist.Categorical(weights))
-        b = numpyro.sample("other", dist.Bernoulli(0.5))
-        numpyro.sample("x", dist.Normal(mean[z] + b, 1.0), obs=x)
+        numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+
+def too_dense(x):
+    weights, mean = parameters()
+    with numpyro.plate("rows", len(x)):
+        causes = [numpyro.sample(f"cause{i}", dist.Bernoulli(weights[0])) for i in range(20)]
+        numpyro.sample("x", dist.Normal(mean[0] + sum(causes), 1.0), obs=x)
 
 
 def other_plate(x):
@@ -181,7 +189,8 @@ def row_table(x):
         (no_plate_and_no_latent, ["no plate", "numpyro.plate"]),
         (two_plates, ["'cause'", "'columns'", "'rows'"]),
         (local_latent, ["'precision'", "'rows'"]),
-        (two_latents, ["'cause'", "'other'"]),
+        (latents_in_two_plates, ["'cause'", "'other'", "'rows'", "'groups'", "one plate"]),
+        (too_dense, ["too densely", "20 of them", "'cause19'", "fewer values"]),
         (other_plate, ["'x'", "'others'", "'cause'", "'rows'"]),
         (subsampled, ["'rows'", "subsample"]),
         (infinite, ["'cause'", "finite support"]),

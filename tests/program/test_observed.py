@@ -75,7 +75,7 @@ def test_missing_cells_are_integrated_out_whatever_the_order_of_the_rows(N):
     arguments = bayesmix.program.arguments.split((x,), {})
     blocks = plan.blocks_of_rows(arguments)
     assert blocks.weight.shape[0] >= 7  # one pattern to a block
-    table = jax.jit(lambda b, v: plan.log_joint_table(arguments, b, v))(blocks, VALUES)
+    (table,) = jax.jit(lambda b, v: plan.log_factors(arguments, b, v))(blocks, VALUES)
     np.testing.assert_allclose(np.asarray(table).T, joint_by_hand(x), rtol=1e-9, atol=1e-9)
 
 
@@ -151,7 +151,7 @@ def test_a_plate_inside_a_row_is_an_event(dim):
     assert not plan.by_row
     arguments = bayesmix.program.arguments.split((told, dim), {})
     values = {"weights": np.array([0.4, 0.6]), "mean": np.array([0.1, 2.5])}
-    table = plan.log_joint_table(arguments, plan.blocks_of_rows(arguments), values)
+    (table,) = plan.log_factors(arguments, plan.blocks_of_rows(arguments), values)
     cells = np.nan_to_num(norm(values["mean"], 1.0).logpdf(x[:, :, None]))
     expected = np.log(values["weights"]) + cells.sum(axis=1)
     np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)

@@ -248,7 +248,7 @@ def test_what_is_hidden_by_a_mask_may_be_anything():
     x = np.where(seen, np.arange(N) % 7, -999)
     plan, arguments = bayesmix.plan(masked_counts, x, seen), split((x, seen), {})
     rate = np.array([2.0, 5.0])
-    table = plan.log_joint_table(arguments, plan.blocks_of_rows(arguments), {"rate": rate})
+    (table,) = plan.log_factors(arguments, plan.blocks_of_rows(arguments), {"rate": rate})
     expected = np.where(seen[:, None], poisson(rate).logpmf(x[:, None]), 0.0) + np.log([0.4, 0.6])
     np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)
 
@@ -262,8 +262,8 @@ def test_labels_may_be_told_in_every_way():
     for plan, rows in ((plan_of("full"), (x, weight, told)), (conditioned, (x, weight, None))):
         assert plan.reading.latent.name == "z"
         arguments = split(rows, {})
-        table = compile_lightly(functools.partial(plan.log_joint_table, arguments))
-        found = table(plan.blocks_of_rows(arguments), start_of("full"))
+        table = compile_lightly(functools.partial(plan.log_factors, arguments))
+        (found,) = table(plan.blocks_of_rows(arguments), start_of("full"))
         np.testing.assert_allclose(np.asarray(found).T, expected, rtol=1e-10)
 
 
@@ -302,7 +302,7 @@ def test_drawn_statistics_are_right_on_average(name):
     def both(arrays, blocks, values, keys):
         told = arguments._replace(arrays=arrays)
         evaluation = plan.evaluate(told, values)
-        passed = functools.partial(row_pass.passes, plan.families, evaluation, blocks)
+        passed = functools.partial(row_pass.passes, plan.graph, plan.families, evaluation, blocks)
         drawn = jax.vmap(lambda key: passed(row_pass.draw, key).statistics)(keys)
         return passed(row_pass.expect, keys[0]).statistics, drawn
 
