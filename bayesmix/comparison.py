@@ -223,9 +223,9 @@ def _in_one_order(plan: Plan, found: Mapping[str, EngineResult]) -> dict[str, En
     """Components by falling weight in the first of MAP, MLE, Gibbs, NUTS; the others aligned to it."""
     ranked = [name for name in ("MAP-EM", "MLE-EM", "Gibbs", "NUTS") if name in found]
     first = found[ranked[0]]
-    if not plan.labels.groups or not plan.labels.exchangeable:
+    if not plan.labels.hidden or not plan.labels.exchangeable:
         return dict(found)
-    (group,) = plan.labels.groups
+    (group,) = plan.labels.hidden
     assert first.weights is not None
     first = reordered(first, group, np.argsort(-first.weights, kind="stable"))
     return {

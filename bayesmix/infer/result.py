@@ -464,7 +464,7 @@ def aligned(
     plan: Plan, reference: dict[str, np.ndarray], values: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """`values` with every group's labels in the order that is closest to `reference`."""
-    for group in plan.labels.groups:
+    for group in plan.labels.hidden:
         values = permute_labels(values, group.axes, align(group, reference, values))
     return values
 

@@ -189,7 +189,7 @@ def _drawn_labels(plan: Plan, latents: Any) -> dict[str, np.ndarray]:
 def _label_dims(plan: Plan) -> list[str]:
     """Dimensions of labels, one for each group; further ones that go with it follow an equals sign."""
     found = []
-    for group in plan.labels.groups:
+    for group in plan.labels.hidden:
         first = plan.label_dim(group.latents[0])
         deepest = max(len(axes) for axes in group.axes.values())
         found.append("=".join(first + "_next" * position for position in range(deepest)))

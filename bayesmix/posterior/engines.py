@@ -199,7 +199,7 @@ def _sampled(
     mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
     raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
     seconds = time.perf_counter() - started
-    idata = relabel(raw) if plan.labels.axes else raw
+    idata = relabel(raw) if plan.labels.hidden else raw
     return summarise(name, plan, arguments, raw, idata, seconds)
 
 
@@ -258,7 +258,7 @@ def _replicated(raw: Any, plan: Plan) -> np.ndarray | None:
 
 def aligned(plan: Plan, reference: EngineResult, result: EngineResult) -> EngineResult:
     """The same answer with its components in the order that is closest to another engine's."""
-    (group,) = plan.labels.groups
+    (group,) = plan.labels.hidden
     parameters = {n: reference.estimate[n] for n in plan.reading.parameter_names}
     own = {n: result.estimate[n] for n in plan.reading.parameter_names}
     return reordered(result, group, align(group, parameters, own))

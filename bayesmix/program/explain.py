@@ -46,8 +46,7 @@ def explain(plan: Plan) -> str:
         table.append((site.name, "deterministic", _shape(site.shape), "-", dims))
     lines += _columns(table)
     lines += ["", "links"]
-    for site in reading.observed:
-        lines += [f"  {text}" for text in _links(plan, site.name)]
+    lines += [f"  {text}" for text in _all_links(plan)]
     lines += ["", "engines"]
     engines = [("parameters", "conditional", "EM", "ConjugateGibbs", "NUTS")]
     for block in plan.blocks:
@@ -87,6 +86,23 @@ def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
     return [lines[0], "  " + "  ".join("-" * width for width in widths), *lines[1:]]
 
 
+def _all_links(plan: Plan) -> list[str]:
+    """The links of every observed site; of those that only differ in their names, the first's."""
+    lines: list[str] = []
+    alike: dict[str, list[str]] = {}
+    for site in plan.reading.observed:
+        own = _links(plan, site.name)
+        text = "\n".join(own)
+        for i, latent in enumerate(plan.graph.scope(site.name)):
+            text = text.replace(plan.graph.names[latent], f"<{i}>")
+        same = alike.setdefault(text.replace(site.name, "<>"), [])
+        same.append(site.name)
+        lines += own if len(same) == 1 else []
+    for first, *others in alike.values():
+        lines += [f"{', '.join(others)}: as {first}"] if others else []
+    return lines
+
+
 def _links(plan: Plan, name: str) -> list[str]:
     family = plan.families[name]
     if isinstance(family, RowFamily):
@@ -119,7 +135,7 @@ def _reasons(plan: Plan) -> list[str]:
             worst, where = plan.certificates[block.site]
             cause = where if not np.isfinite(worst) else f"{where} is not conjugate"
             reasons.append(f"why not closed form: {block.site}: {cause}")
-    closed = [plan.certificates[s][0] for b in plan.blocks if b.form for s in b.sites]
+    closed = [plan.certificates[s][0] for b in plan.blocks if b.form is not None for s in b.sites]
     if closed:
         reasons.append(
             "certified: log joint minus each claimed log conditional is constant over random points "
@@ -143,6 +159,8 @@ def _group(group: LabelGroup, several: bool) -> str:
     text = f"of {', '.join(group.latents)}: " if several else ""
     axes = [f"{name} (axis {axis})" for name, each in group.axes.items() for axis in each]
     text += f"carried by {', '.join(axes)}"
+    if group.known:
+        return text + "; the program observes some of them: labels have a meaning of their own"
     if group.complements:
         name = group.complements[0]
         return text + (

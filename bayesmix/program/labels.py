@@ -26,7 +26,8 @@ class LabelGroup(NamedTuple):
 
     `exchangeable` is False where permuting the labels changes the prior density, or where some site (a
     stick-breaking weight, say) cannot be permuted at all. `complements` names probabilities that must
-    change to one minus themselves when two labels are swapped (a Bernoulli latent's).
+    change to one minus themselves when two labels are swapped (a Bernoulli latent's). `known`: the
+    program observes some of the latents, so that the data tell the labels apart.
     """
 
     latents: tuple[str, ...]
@@ -34,6 +35,7 @@ class LabelGroup(NamedTuple):
     axes: dict[str, tuple[int, ...]]
     exchangeable: bool
     complements: tuple[str, ...] = ()
+    known: bool = False
 
 
 class Labels(NamedTuple):
@@ -51,8 +53,13 @@ class Labels(NamedTuple):
 
     @property
     def exchangeable(self) -> bool:
-        """Is the prior the same under every renaming of every group?"""
-        return all(group.exchangeable for group in self.groups)
+        """Is the prior the same under every renaming of every group whose labels nothing tells?"""
+        return all(group.exchangeable for group in self.hidden)
+
+    @property
+    def hidden(self) -> tuple[LabelGroup, ...]:
+        """The groups whose labels the data do not tell."""
+        return tuple(group for group in self.groups if not group.known)
 
     @property
     def complements(self) -> tuple[str, ...]:
@@ -67,7 +74,8 @@ class Labels(NamedTuple):
 class Tested(NamedTuple):
     """What is permuted, and what it is judged by: `scopes` names the latents of each factor, `factors`
     gives them at values (deterministic sites too where they are named there), `density` (rows,) and
-    `log_prior` () at parameter values, `derive` the deterministic sites. `own` are the latents."""
+    `log_prior` () at parameter values, `derive` the deterministic sites; `known` are latents that the
+    program observes."""
 
     sizes: dict[str, int]
     scopes: dict[str, tuple[str, ...]]
@@ -75,6 +83,7 @@ class Tested(NamedTuple):
     density: Callable[[Values], np.ndarray]
     log_prior: Callable[[Values], Array]
     derive: Callable[[Values], Values]
+    known: frozenset[str] = frozenset()
 
 
 def find_labels(tested: Tested, values: Values, probabilities: tuple[str, ...] = ()) -> Labels:
@@ -98,7 +107,8 @@ def find_labels(tested: Tested, values: Values, probabilities: tuple[str, ...] =
         for (name, axis), found in carried.items():
             if found & set(latents):
                 axes[name] = (*axes.get(name, ()), axis)
-        groups.append(_group(tested, values, latents, axes, probabilities))
+        group = _group(tested, values, latents, axes, probabilities)
+        groups.append(group._replace(known=bool(tested.known & set(latents))))
     return Labels(tuple(groups))
 
 

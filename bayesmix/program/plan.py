@@ -21,6 +21,7 @@ from .evaluate import Evaluation, Values, evaluate
 from .graph import Graph, Tables
 from .labels import Labels
 from .locals import collapse
+from .loops import Unrolled
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, read, structure_of
@@ -33,7 +34,7 @@ class Plan:
     """Everything that the engines need to know about a program, and nothing about its data.
 
     Attributes:
-        program: the NumPyro program.
+        program: the NumPyro program, its scans unrolled.
         reading: sites and their roles.
         families: for each observed site, the family whose statistics stand for its rows, or None.
         blocks: the parameters' conditionals, in the order in which engines visit them.
@@ -215,6 +216,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
             "a program is read on real data, and these are being traced by a JAX transformation; "
             "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
         )
+    program = Unrolled(program)
     with jax.core.eval_context():
         reading, observed = read(program, arguments)
         check_enough(reading, observed)

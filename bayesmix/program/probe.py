@@ -273,6 +273,7 @@ def _labels(look: _Look, observed: Observed, point: Values) -> Labels:
         density=lambda v: host(v)[1],
         log_prior=lambda v: host(v)[2],
         derive=lambda v: host(v)[3],
+        known=frozenset(latent.name for latent in reading.latents if latent.observed),
     )
     return find_labels(tested, values, shares)
 

@@ -114,7 +114,9 @@ def test_draws_have_the_joint_distribution():
     tables = tuple(rng.normal(size=(graph.size(i), 1)) for i in range(len(graph.cliques)))
     count = 40_000
     wide = tuple(np.broadcast_to(table, (table.shape[0], count)) for table in tables)
-    evidence, values = jax.jit(lambda t, key: eliminate.draw(graph, t, key))(wide, jax.random.key(0))
+    evidence, values = jax.jit(lambda t, key: eliminate.draw(graph, t, key))(
+        wide, jax.random.key(0)
+    )
     joint = sum(
         table.reshape([s if i in c else 1 for i, s in enumerate(graph.sizes)])
         for c, table in zip(graph.cliques, tables, strict=True)
@@ -178,7 +180,8 @@ def test_expected_counts_of_a_network_are_those_of_enumeration(seed):
     count = int(rng.integers(3, 6))
     sizes = tuple(int(size) for size in rng.integers(2, 4, size=count))
     parents = tuple(
-        tuple(sorted(int(j) for j in rng.permutation(i)[: rng.integers(0, 3)])) for i in range(count)
+        tuple(sorted(int(j) for j in rng.permutation(i)[: rng.integers(0, 3)]))
+        for i in range(count)
     )
     hidden = {0} if seed % 2 else {1}
     data = {
@@ -246,7 +249,9 @@ def _expected_counts(program: Any, arguments: Any, tables: Any) -> tuple[dict[st
 def _enumerated_counts(tables: Any, parents: Any, sizes: Any, data: Any) -> tuple[Any, float]:
     counts = {f"x{i}": np.zeros_like(tables[f"table{i}"]) for i in range(len(sizes))}
     height = 0.0
-    left_out = {i for i in range(len(sizes)) if f"x{i}" in data and not any(i in p for p in parents)}
+    left_out = {
+        i for i in range(len(sizes)) if f"x{i}" in data and not any(i in p for p in parents)
+    }
     for row in range(ROWS):
         weights = {}
         for values in itertools.product(*map(range, sizes)):
