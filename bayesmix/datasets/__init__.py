@@ -104,6 +104,12 @@ _SHIPPED = {
         "distributions from the exponential family, Journal of the American Statistical Association "
         "64, 1459-1471."
     ),
+    "epilepsy": _Shipped(
+        "Epileptic seizures of 59 patients: age, counts in the eight weeks before a trial and in each of "
+        "four two-week periods of it, and the treatment. Thall and Vail (1990), Some covariance models "
+        "for longitudinal count data with overdispersion, Biometrics 46, 657-671.",
+        label_column="treatment",
+    ),
     "ethanol": _Shipped(
         "A one-cylinder engine run on ethanol, 88 times: nitric oxide in the exhaust (micrograms per "
         "joule) and the equivalence ratio, the richness of the mixture of air and fuel. Brinkman "

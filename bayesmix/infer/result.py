@@ -17,7 +17,7 @@ from scipy.special import softmax
 from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
-from ..program.labels import LabelGroup, permute_labels
+from ..program.labels import LabelGroup, Labels, permute_labels
 from ..program.plan import Plan
 from . import predict
 from .moments import (
@@ -203,10 +203,12 @@ class EMResult:
         Where a row has several, by latent, each by itself; :meth:`most_probable` takes them together.
         """
         found = self._by_latent(self.responsibilities(*args, **kwargs))
-        latents = self.plan.reading.latents
-        lowest = {latent.name: latent.lowest for latent in latents}
+        lowest = [latent.lowest for latent in self.plan.reading.latents] or [0]
         return self._told(
-            {name: np.argmax(each, axis=1) + lowest.get(name, 0) for name, each in found.items()}
+            {
+                name: np.argmax(each, axis=1) + first
+                for (name, each), first in zip(found.items(), lowest, strict=True)
+            }
         )
 
     def uncertainty(self, *args: Any, **kwargs: Any) -> Any:
@@ -437,26 +439,32 @@ def gather_modes(
 
 
 def align(
-    group: LabelGroup, reference: dict[str, np.ndarray], values: dict[str, np.ndarray]
+    plan: Plan,
+    group: LabelGroup,
+    reference: dict[str, np.ndarray],
+    values: dict[str, np.ndarray],
 ) -> np.ndarray:
     """The order of a group's labels, (K,), that brings `values` closest to `reference` (linear
     assignment)."""
-    axes = {name: axes for name, axes in group.axes.items() if name in reference}
-    one, other = (_by_component(source, axes, group.size) for source in (reference, values))
+    one, other = (_by_component(source, plan.labels, group) for source in (reference, values))
     scale = np.std(np.concatenate([one, other]), axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     cost = np.sum(((one[:, None] - other[None]) / scale) ** 2, axis=-1, dtype=float)
     return linear_sum_assignment(np.nan_to_num(cost, nan=1e300, posinf=1e300))[1]
 
 
-def _by_component(
-    values: dict[str, np.ndarray], axes: dict[str, tuple[int, ...]], size: int
-) -> np.ndarray:
-    """What each label has along its own axes, (K, ...), whatever the order along further label axes."""
-    parts = [np.zeros((size, 0))]
-    for name, (first, *others) in axes.items():
-        own = np.sort(values[name], axis=others[0]) if others else values[name]
-        parts.append(np.moveaxis(own, first, 0).reshape(size, -1))
+def _by_component(values: dict[str, np.ndarray], labels: Labels, group: LabelGroup) -> np.ndarray:
+    """What each label of a group has, (K, ...), whatever the order along further label axes."""
+    parts = [np.zeros((group.size, 0))]
+    for name, (first, *_) in group.axes.items():
+        if name not in values:
+            continue
+        value = np.asarray(values[name])
+        for axis in {axis for other in labels.groups for axis in other.axes.get(name, ())} - {
+            first
+        }:
+            value = np.sort(value, axis=axis)
+        parts.append(np.moveaxis(value, first, 0).reshape(group.size, -1))
     return np.concatenate(parts, axis=1)
 
 
@@ -465,7 +473,7 @@ def aligned(
 ) -> dict[str, np.ndarray]:
     """`values` with every group's labels in the order that is closest to `reference`."""
     for group in plan.labels.hidden:
-        values = permute_labels(values, group.axes, align(group, reference, values))
+        values = permute_labels(values, group.axes, align(plan, group, reference, values))
     return values
 
 

@@ -261,7 +261,7 @@ def aligned(plan: Plan, reference: EngineResult, result: EngineResult) -> Engine
     (group,) = plan.labels.hidden
     parameters = {n: reference.estimate[n] for n in plan.reading.parameter_names}
     own = {n: result.estimate[n] for n in plan.reading.parameter_names}
-    return reordered(result, group, align(group, parameters, own))
+    return reordered(result, group, align(plan, group, parameters, own))
 
 
 def reordered(result: EngineResult, group: LabelGroup, order: np.ndarray) -> EngineResult:

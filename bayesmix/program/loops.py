@@ -1,7 +1,7 @@
 """Loops of a program, `numpyro.contrib.control_flow.scan`, run one step after another.
 
-A latent inside a scan is one site with an axis of time, and depends on itself. Unrolled, every step has sites
-of its own (`z` becomes `z_0`, `z_1` and so on), and a chain is a graph like any other.
+A latent inside a scan is one site with an axis of time, and depends on itself. Unrolled, every step has
+sites of its own (`z` becomes `z_0`, `z_1` and so on), and a chain is a graph like any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Unrolled:
     """A program whose scans are loops over their steps; others are as they were."""
 
     def __init__(self, program: Any) -> None:
-        self.program = program.program if isinstance(program, Unrolled) else program
+        self.program: Any = program.program if isinstance(program, Unrolled) else program
         self.__name__ = getattr(self.program, "__name__", "a NumPyro program")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

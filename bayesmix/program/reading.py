@@ -166,7 +166,7 @@ def _dependencies(
         with _Give(told):
             sites = _plain_trace(program, arguments)
         with validation_enabled(False):
-            return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in found.values}
+            return {name: _log_prob(sites[name]) for name in found.values}
 
     told = {
         name: jnp.zeros(like.shape, like.dtype)
@@ -180,6 +180,12 @@ def _dependencies(
             for factor, names in reached.items()
         }
     return reached
+
+
+def _log_prob(site: dict[str, Any]) -> Array:
+    fn, value = site["fn"], site["value"]
+    # categories with missing cells come as floating-point numbers, which cannot index
+    return fn.log_prob(value.astype(int) if fn.is_discrete else value)
 
 
 # ------------------------------------------------------------------------------------- plain traces

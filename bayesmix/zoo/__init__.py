@@ -7,6 +7,8 @@ Copy one and change it: nothing below the edges of the package knows these funct
 - yes and no, categories, counts, waiting times: `bernoulli_mixture`, `categorical_mixture`,
   `multinomial_mixture`, `poisson_mixture`, `negative_binomial`, `exponential_mixture`;
 - several kinds of columns: `mixed_mixture`;
+- several hidden values in a row: `bayes_net`, `naive_bayes`, `latent_tree`, `hidden_markov_poisson`,
+  `hidden_markov_normal`;
 - regressions: `linear_regression_mixture`, `poisson_regression_mixture`,
   `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`.
 
@@ -35,6 +37,13 @@ from .gaussian import (
     gaussian_mixture_spherical_tied,
     gaussian_mixture_tied,
 )
+from .graphs import (
+    bayes_net,
+    hidden_markov_normal,
+    hidden_markov_poisson,
+    latent_tree,
+    naive_bayes,
+)
 from .mixed import mixed_mixture
 from .normal import gaussian_classifier, multivariate_normal
 from .probit import probit_regression, probit_regression_latent
@@ -56,6 +65,7 @@ PROGRAMS: dict[str, Callable[..., None]] = {
 
 __all__ = [
     "PROGRAMS",
+    "bayes_net",
     "bernoulli_mixture",
     "categorical_mixture",
     "exponential_mixture",
@@ -66,12 +76,16 @@ __all__ = [
     "gaussian_mixture_spherical",
     "gaussian_mixture_spherical_tied",
     "gaussian_mixture_tied",
+    "hidden_markov_normal",
+    "hidden_markov_poisson",
+    "latent_tree",
     "linear_regression_mixture",
     "logistic_regression_mixture",
     "mixed_mixture",
     "multinomial_mixture",
     "multivariate_normal",
     "multivariate_student",
+    "naive_bayes",
     "negative_binomial",
     "poisson_mixture",
     "poisson_regression_mixture",

@@ -141,7 +141,7 @@ def test_a_message_that_is_impossible_has_no_gradient():
 def test_latents_that_are_joined_too_densely_are_refused_by_name():
     sizes = {f"z{i}": 2 for i in range(24)}
     scopes = {f"x{i}{j}": (f"z{i}", f"z{j}") for i in range(24) for j in range(i)}
-    with pytest.raises(ProgramError, match="joined too densely.*'z.*numbers for every row"):
+    with pytest.raises(ProgramError, match=r"joined too densely.*'z.*numbers for every row"):
         make_graph(sizes, scopes)
 
 
