@@ -105,9 +105,9 @@ _SHIPPED = {
         "64, 1459-1471."
     ),
     "epilepsy": _Shipped(
-        "Epileptic seizures of 59 patients: age, counts in the eight weeks before a trial and in each of "
-        "four two-week periods of it, and the treatment. Thall and Vail (1990), Some covariance models "
-        "for longitudinal count data with overdispersion, Biometrics 46, 657-671.",
+        "Epileptic seizures of 59 patients: age, counts in the eight weeks before a trial and in each "
+        "of four two-week periods of it, and the treatment. Thall and Vail (1990), Some covariance "
+        "models for longitudinal count data with overdispersion, Biometrics 46, 657-671.",
         label_column="treatment",
     ),
     "ethanol": _Shipped(

@@ -19,7 +19,8 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
 from .loop import EMState, Fixed, Settings, advance, last_look, new_state
-from .result import EMResult, gather_modes
+from .modes import gather_modes
+from .result import EMResult
 from .starts import (
     ALIKE_STEPS,
     Seeding,

@@ -15,7 +15,8 @@ from numpyro.infer import MCMC, NUTS
 
 from ..infer.em import EM
 from ..infer.gibbs import ConjugateGibbs
-from ..infer.result import EMResult, align
+from ..infer.modes import align
+from ..infer.result import EMResult
 from ..infer.starts import seeding_rows, starting_values
 from ..program.arguments import Arguments, compile_lightly
 from ..program.labels import LabelGroup, permute_labels
