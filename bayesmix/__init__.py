@@ -10,6 +10,7 @@ from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
+from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
@@ -29,6 +30,7 @@ __all__ = [
     "EMResult",
     "LabelSwitching",
     "LabelSwitchingWarning",
+    "MixedGibbs",
     "Plan",
     "ProgramError",
     "Status",

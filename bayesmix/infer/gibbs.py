@@ -50,6 +50,7 @@ class ConjugateGibbs(MCMCKernel):
 
     Raises:
         ProgramError: when run, where some site has no closed-form conditional; it names the sites.
+            :class:`MixedGibbs` takes those too.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -112,7 +113,7 @@ class ConjugateGibbs(MCMCKernel):
         """Start each chain from a partition of its own, or from given parameter values (constrained)."""
         arguments = split(model_args, model_kwargs or {})
         found = self._plan(arguments)
-        _check_closed(found)
+        self._check(found)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         one, many, given = found.remember(
@@ -141,15 +142,24 @@ class ConjugateGibbs(MCMCKernel):
         blocks = found.blocks_of_rows(arguments)
 
         def sweep(state: GibbsState) -> GibbsState:
-            label_key, block_key, next_key = random.split(state.rng_key, 3)
-            drawn = _draw_labels(found, arguments, blocks, state.z, label_key)
-            values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
-            labels = _named(found, drawn.rows) if self.keep_latents else ()
-            return GibbsState(values, labels, drawn.log_likelihood, next_key)
+            return self._sweep(found, arguments, blocks, state)[0]
 
         if is_prng_key(state.rng_key):
             return sweep(state)
         return jax.vmap(sweep)(state)
+
+    def _sweep(
+        self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
+    ) -> tuple[Any, row_pass.Statistics]:
+        """One chain's sweep: its next state, and the statistics that parameters were drawn given."""
+        label_key, block_key, next_key = random.split(state.rng_key, 3)
+        drawn = _draw_labels(found, arguments, blocks, state.z, label_key)
+        values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
+        labels = _named(found, drawn.rows) if self.keep_latents else ()
+        return GibbsState(values, labels, drawn.log_likelihood, next_key), drawn.statistics
+
+    def _check(self, found: Plan) -> None:
+        _check_closed(found)
 
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""
@@ -197,10 +207,11 @@ def draw_blocks(
     values: Values,
     rng_key: Array,
 ) -> Values:
-    """Draw every block in turn from its complete conditional given the statistics."""
+    """Draw every closed block in turn from its complete conditional given the statistics."""
     log_joint = found.expected_log_joint(arguments, statistics)
     for block, key in zip(found.blocks, random.split(rng_key, len(found.blocks)), strict=True):
-        values = sample(block, log_joint, values, key)
+        if block.form is not None:
+            values = sample(block, log_joint, values, key)
     return values
 
 
@@ -210,5 +221,6 @@ def _check_closed(found: Plan) -> None:
         names = ", ".join(f"'{name}'" for name in open_sites)
         raise ProgramError(
             f"no closed-form conditional to draw {names} from (print the plan for the reason); "
-            "use numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
+            "use bayesmix.MixedGibbs(program), which draws the rest by NUTS, or "
+            "numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
         )

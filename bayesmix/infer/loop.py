@@ -19,7 +19,7 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from .status import Status
-from .steps import maximise_blocks, objective_and_statistics
+from .steps import climb_marginal, maximise_blocks, objective_and_statistics
 
 
 class EMState(NamedTuple):
@@ -80,16 +80,24 @@ def advance(
     states: EMState,
     fixed: Fixed,
     settings: Settings,
+    marginal: tuple[str, ...] = (),
 ) -> EMState:
-    """M and E steps in turn, all starts together, until each has stopped or `settings.until` steps."""
+    """M and E steps in turn, all starts together, until each has stopped or `settings.until` steps.
+
+    Sites in `marginal` are climbed on the objective itself, at the end of each M step.
+    """
 
     def running(states: EMState) -> Array:
         return (states.status == Status.RUNNING) & (states.step < settings.until)
 
+    def m_step(statistics: row_pass.Statistics, values: Values) -> tuple[Values, Array]:
+        values, proper = maximise_blocks(found, arguments, statistics, values, left=marginal)
+        if marginal:
+            values = climb_marginal(found, arguments, blocks, values, marginal)
+        return values, proper
+
     def step(states: EMState) -> EMState:
-        values, proper = jax.vmap(partial(maximise_blocks, found, arguments))(
-            states.statistics, states.values
-        )
+        values, proper = jax.vmap(m_step)(states.statistics, states.values)
         moved = states._replace(values=values, proper=proper)
         return jax.lax.cond(states.alike > 0, once_more, expected, states, moved)
 

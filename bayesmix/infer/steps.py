@@ -16,12 +16,17 @@ from .climb import climb
 
 
 def maximise_blocks(
-    plan: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
+    plan: Plan,
+    arguments: Arguments,
+    statistics: row_pass.Statistics,
+    values: Values,
+    left: tuple[str, ...] = (),
 ) -> tuple[Values, Array]:
     """Visit every block in turn, each at its mode given the others (conditional maximisation).
 
-    Sites without a closed form are climbed together at the end. Returns the values and, for each closed
-    block, whether its mode was proper. Source: Meng & Rubin (1993), *Biometrika* 80, 267-278 (ECM).
+    Sites without a closed form are climbed together at the end, but for those that are `left` to
+    another step. Returns the values and, for each closed block, whether its mode was proper.
+    Source: Meng & Rubin (1993), *Biometrika* 80, 267-278 (ECM).
     """
     log_joint = plan.expected_log_joint(arguments, statistics)
     proper = []
@@ -29,11 +34,33 @@ def maximise_blocks(
         if block.form is not None:
             values, found = maximise(block, log_joint, values)
             proper.append(found)
-    climbed = {block.site for block in plan.blocks if block.form is None}
+    climbed = {block.site for block in plan.blocks if block.form is None} - set(left)
     if climbed:
         sites = tuple(site for site in plan.reading.parameters if site.name in climbed)
         values = climb(sites, log_joint, values)
     return values, jnp.stack(proper) if proper else jnp.ones(1, bool)
+
+
+def climb_marginal(
+    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, names: tuple[str, ...]
+) -> Values:
+    """Climb the named sites on the objective itself, log p(x | theta) + log p(theta), all else fixed.
+
+    After conditional maximisation of Q over the others this is ECME, in the order in which it cannot
+    lower the objective: first Q, which touches it at the values that the statistics were made at, then
+    the objective. Every climb visits all rows a few times.
+    Source: Liu & Rubin (1994), *Biometrika* 81, 633-648; the order: Meng & van Dyk (1997), *JRSS B* 59,
+    511-567.
+    """
+    sites = tuple(site for site in plan.reading.parameters if site.name in names)
+
+    @jax.jit
+    def log_posterior(values: Values) -> Array:
+        evaluation = plan.evaluate(arguments, values)
+        found = row_pass.log_likelihood(plan.families, evaluation, blocks)
+        return found + plan.log_prior(evaluation)
+
+    return climb(sites, log_posterior, values)
 
 
 def objective_and_statistics(

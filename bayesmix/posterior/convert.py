@@ -39,7 +39,7 @@ def to_arviz(
     posterior_predictive: bool | None = None,
     rng_key: Any = None,
 ) -> Any:
-    """A run of `ConjugateGibbs(program)`, or of NUTS on `marginalize(program)`, for ArviZ.
+    """A run of `ConjugateGibbs` or `MixedGibbs`, or of NUTS on `marginalize(program)`, for ArviZ.
 
     Groups: `posterior` (parameters and deterministic sites); `log_likelihood`, log p(x_i | theta_s) with
     the latent summed out, so that `az.loo` leaves out rows; `latents`, p(z_i = k | x_i, theta_s) as
@@ -58,7 +58,7 @@ def to_arviz(
         An `InferenceData` (ArviZ 0.23) or a `DataTree` (ArviZ 1.x).
 
     Raises:
-        ProgramError: where the run was not made by one of the two.
+        ProgramError: where the run was not made by one of these.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -98,7 +98,7 @@ def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
     source = kernel if isinstance(kernel, ConjugateGibbs) else getattr(kernel, "model", None)
     if not isinstance(source, ConjugateGibbs | Marginal):
         raise ProgramError(
-            "to_arviz reads runs of bayesmix.ConjugateGibbs(program) or of a kernel on "
+            "to_arviz reads runs of bayesmix.ConjugateGibbs or bayesmix.MixedGibbs, or of a kernel on "
             "bayesmix.marginalize(program); this run has another kernel or model"
         )
     if getattr(mcmc, "_args", None) is None:

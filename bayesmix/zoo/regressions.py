@@ -80,7 +80,7 @@ def poisson_regression_mixture(
         z_i \sim Categorical(weights), \quad
         y_i \mid z_i = k \sim Poisson(e_i \exp(w_k' (1, x_i))).
 
-    Coefficients have no closed form: EM climbs them, and NUTS draws them.
+    Coefficients have no closed form: EM climbs them, and MixedGibbs moves them by NUTS.
 
     Args:
         x: covariates, (N, P). y: counts, (N,).

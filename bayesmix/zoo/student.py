@@ -42,7 +42,7 @@ def multivariate_student(
 
     Args:
         x: rows, (N, D); NaN where a cell is missing.
-        df: nu; None to estimate it (it has no closed form: EM climbs it, Gibbs refuses).
+        df: nu; None to estimate it (it has no closed form: EM climbs it, MixedGibbs moves it by NUTS).
         shrinkage: kappa0, the rows that the prior of the location is worth; 0.01.
         location: m0, (D,); by default the column medians.
         degrees_of_freedom: nu0 of the inverse Wishart; by default D + 2.

@@ -1,4 +1,4 @@
-"""Simulation-based calibration of the Gibbs sweep for a few families (see sbc.py; it runs them all)."""
+"""Simulation-based calibration of Gibbs sweeps for a few families (see sbc.py; it runs them all)."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from bayesmix.infer import mixed
 from tests.oracles.sbc import FEW, SEVERAL, SMALL, Calibration, p_values
 
 pytestmark = pytest.mark.oracle
@@ -30,3 +31,16 @@ def test_a_prior_that_is_not_the_programs_shows():
     found = p_values(calibration_of(name).ranks(jax.random.key(0), truth=other), SMALL)
     assert found["largest mean"] < 1e-6
     assert found["smallest share"] > LEVEL
+
+
+def test_a_step_of_nuts_on_another_density_shows(monkeypatch):
+    """Without the Jacobian of its coordinates the degrees of freedom are drawn from another density."""
+
+    def bare(found, arguments, statistics, values):
+        log_joint, sites = found.expected_log_joint(arguments, statistics), mixed.open_sites(found)
+        return lambda free: -log_joint({**values, **mixed.constrained(sites, free)})
+
+    name = "gate and Student-t, by NUTS"
+    monkeypatch.setattr(mixed, "potential_energy", bare)
+    found = p_values(Calibration(FEW[name], SMALL).ranks(jax.random.key(0)), SMALL)
+    assert found["largest df"] < 1e-6

@@ -143,6 +143,20 @@ def test_free_degrees_of_freedom_have_the_fit_of_sn(dataset):
         assert_near(ours.parameters, theirs["location"], np.asarray(theirs["scatter"]), 1e-4)
 
 
+def test_degrees_of_freedom_climbed_on_the_likelihood_itself_take_fewer_steps():
+    """ECME against ECM: Liu & Rubin (1995)."""
+    x, weight = rows("iris_setosa")
+    em = EM(plan_of(free), climb_marginal="freedom", tolerance=1e-13, progress_bar=False)
+    init = {**moments_of("iris_setosa"), "freedom": np.asarray(5.0)}
+    plain, ours = (each.run(0, x, weight, init=init) for each in (em_of(free), em))
+    assert bool(ours.status), ours.status
+    assert_never_falls(ours.objective)
+    theirs = stored("iris_setosa")["profile_free_nu"]
+    assert ours.objective[-1] == pytest.approx(theirs["loglik"], rel=1e-9)
+    assert float(ours.parameters["freedom"]) == pytest.approx(theirs["nu"], rel=1e-4)
+    assert len(ours.objective) < 0.25 * len(plain.objective)
+
+
 def test_degrees_of_freedom_that_grow_without_bound_end_in_a_status():
     """The likelihood rises to the Gaussian's: sn stopped at 20 000, the profile at its end, 200."""
     theirs = stored("stackloss")
