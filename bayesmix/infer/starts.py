@@ -1,7 +1,8 @@
 """Starting values, for any program: from a rough partition of the rows, through the M step itself.
 
 Rows are partitioned about K seeds; the partition's responsibilities give statistics; the program's own M
-step turns them into parameters. Nothing needs to know what the parameters mean.
+step turns them into parameters. Nothing needs to know what the parameters mean. `numpyro.param` sites
+start at the program's own initial values, where these differ from entry to entry.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from ..families.peel import peel
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
+from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed
 from ..program.conjugacy import random_noise, random_points
 from ..program.evaluate import Values
+from ..program.modules import array_names, initial_values
 from ..program.plan import Plan
+from .predict import sites_by_component
 from .steps import maximise_blocks
 
 Seeding = Callable[[Array, Array, int], Array]
@@ -64,35 +68,49 @@ class Starting(NamedTuple):
 
 
 class SeedingRows(NamedTuple):
-    """The rows that seeds are chosen among: points (M, D), and the same rows as blocks."""
+    """The rows that seeds are chosen among: points (M, D) by observed site, and the same rows as
+    blocks."""
 
-    points: Array
+    points: dict[str, Array]
     blocks: Blocks
 
 
 def seeding_rows(plan: Plan, blocks: Blocks, observed: Observed) -> SeedingRows:
     """At most a few thousand rows, spread over all; made on the host, once per fit."""
     if observed.num_rows <= _SEEDING_ROWS or plan.by_row:
-        return SeedingRows(jnp.asarray(_points(observed)), blocks)
+        return SeedingRows(_points(observed), blocks)
     rng = np.random.default_rng(observed.num_rows)
     few = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
-    return SeedingRows(jnp.asarray(_points(few)), plan.arrange(few))
+    return SeedingRows(_points(few), plan.arrange(few))
 
 
-def _points(observed: Observed) -> np.ndarray:
-    """Observed sites side by side, (N, D), each column centred and scaled; missing cells at the mean."""
-    columns = []
+def _points(observed: Observed) -> dict[str, Array]:
+    """Observed sites (N, D), each column centred and scaled; missing cells at the mean."""
+    found = {}
     for name, value in observed.values.items():
-        column = np.asarray(value, float).reshape(len(value), -1)
+        points = np.asarray(value, float).reshape(len(value), -1)
         present = observed.present[name]
         if present is not None:
-            column = np.where(np.asarray(present).reshape(column.shape), column, np.nan)
-        columns.append(column)
-    points = np.concatenate(columns, axis=1)
-    points = points - np.nanmean(points, axis=0)
-    spread = np.nanstd(points, axis=0)
-    points = np.nan_to_num(points / np.where(spread > 0, spread, 1.0))
-    return points.astype(np.dtype(jnp.result_type(float)))
+            points = np.where(np.asarray(present).reshape(points.shape), points, np.nan)
+        points = points - np.nanmean(points, axis=0)
+        spread = np.nanstd(points, axis=0)
+        points = np.nan_to_num(points / np.where(spread > 0, spread, 1.0))
+        found[name] = jnp.asarray(points, jnp.result_type(float))
+    return found
+
+
+def _telling(plan: Plan, arguments: Arguments, values: Values) -> tuple[str, ...]:
+    """Names of observed sites whose components have one density for all rows: only of these are values
+    close together where rows belong together. Those of a regression are not."""
+    sites = sites_by_component(plan, arguments, values)
+    width, axis = plan.reading.plate_depth + 1, plan.reading.rows.dim
+
+    def differs(name: str) -> bool:
+        fn = peel(sites[name]["fn"]).base
+        batch = (1,) * (width - len(fn.batch_shape)) + fn.batch_shape
+        return batch[axis] > 1
+
+    return tuple(site.name for site in plan.reading.observed if not differs(site.name))
 
 
 def rough_values(plan: Plan) -> Values:
@@ -100,6 +118,41 @@ def rough_values(plan: Plan) -> Values:
     noise = random_noise(plan.reading.parameters, np.random.default_rng(0))
     noise = jax.tree.map(lambda x: plan.step * x, noise)
     return jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, noise))
+
+
+def leaving_values(plan: Plan, arguments: Arguments, rough: Values, rng_keys: Array) -> Values:
+    """Where the first M step leaves from, leading with starts: rough values, but `numpyro.param` sites
+    at the program's own initial values, drawn anew for each start."""
+    wide = {name: jnp.broadcast_to(v, (len(rng_keys), *v.shape)) for name, v in rough.items()}
+    own = partial(initial_values, plan.program, plan.reading, arguments, rough)
+    return {**wide, **jax.vmap(own)(rng_keys)}
+
+
+def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
+    """Initial values that the program itself gives `numpyro.param` sites, leading with starts.
+
+    A network starts from its initialiser, drawn anew for each start. An array whose entries are all
+    equal tells no component from another: it is left out, and started from the data.
+    """
+    sites = [site for site in plan.reading.parameters if site.family == "param"]
+    if not sites:
+        return {}
+
+    def make() -> Callable[..., Values]:
+        def run(arrays: tuple[Array, ...], rng_keys: Array) -> Values:
+            told = arguments._replace(arrays=arrays)
+            return leaving_values(plan, told, rough_values(plan), rng_keys)
+
+        return compile_lightly(run)
+
+    key = ("own starts", arguments.layout, len(rng_keys))
+    own = plan.remember(key, make)(arguments.arrays, rng_keys)
+    pytrees = array_names(plan.program)
+    return {
+        site.name: own[site.name]
+        for site in sites
+        if site.name in pytrees or np.ptp(np.asarray(own[site.name][0])) > 0
+    }
 
 
 def starting_statistics(
@@ -110,21 +163,31 @@ def starting_statistics(
     rng_keys: Array,
     seeding: Seeding = kmeans_plus_plus,
 ) -> Starting:
-    """Statistics for each key, leading with an axis of starts; to be called under jit."""
+    """Statistics for each key, leading with an axis of starts; to be called under jit.
+
+    Rows go to the nearest of K seeds; where every observed site is a regression, to any component.
+    """
     size = plan.reading.num_components
+    telling = _telling(plan, arguments, rough)
+    points = jnp.concatenate([rows.points[name] for name in telling], axis=1) if telling else None
+    num_rows = len(next(iter(rows.points.values())))
     evaluation = plan.evaluate(arguments, rough)
 
     def of(weights: Array) -> row_pass.Statistics:
         return row_pass.weighted_statistics(plan.families, evaluation, rows.blocks, weights)
 
     def one(rng_key: Array) -> row_pass.Statistics:
-        seeds = rows.points[seeding(rng_key, rows.points, size)]
-        squares = jnp.sum((rows.points[None] - seeds[:, None]) ** 2, axis=-1)
-        hard = jax.nn.one_hot(jnp.argmin(squares, axis=0), size, axis=0)
+        if points is None:
+            nearest = random.randint(rng_key, (num_rows,), 0, size)
+        else:
+            seeds = points[seeding(rng_key, points, size)]
+            squares = jnp.sum((points[None] - seeds[:, None]) ** 2, axis=-1)
+            nearest = jnp.argmin(squares, axis=0)
+        hard = jax.nn.one_hot(nearest, size, axis=0)
         return of((1 - SOFTENING) * hard + SOFTENING / size)
 
     partitioned = jax.vmap(one)(rng_keys)
-    alike = of(jnp.full((size, len(rows.points)), 1.0 / size))
+    alike = of(jnp.full((size, num_rows), 1.0 / size))
     return Starting(
         jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), alike, partitioned), partitioned
     )
@@ -144,13 +207,13 @@ def starting_values(
     rough = rough_values(plan)
     starting = starting_statistics(plan, arguments, rows, rough, rng_keys, seeding)
 
-    def one(starting: Starting) -> Values:
+    def one(starting: Starting, leaving: Values) -> Values:
         def once(values: Values, last: Array) -> tuple[Values, None]:
             statistics = jax.tree.map(
                 partial(jnp.where, last), starting.partitioned, starting.alike
             )
             return maximise_blocks(plan, arguments, statistics, values)[0], None
 
-        return jax.lax.scan(once, rough, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
+        return jax.lax.scan(once, leaving, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
 
-    return jax.vmap(one)(starting)
+    return jax.vmap(one)(starting, leaving_values(plan, arguments, rough, rng_keys))

@@ -20,9 +20,10 @@ from .errors import ProgramError
 from .evaluate import Evaluation, Values, evaluate
 from .labels import Labels
 from .locals import collapse
+from .modules import read_arrays
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
-from .reading import Program, Reading, look, observe, read
+from .reading import Program, Reading, look, observe
 
 _PROBE_ROWS = 32
 
@@ -206,7 +207,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
             "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
         )
     with jax.core.eval_context():
-        reading, observed = read(program, arguments)
+        program, reading, observed = read_arrays(program, arguments)
         check_enough(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), validation_enabled(False):

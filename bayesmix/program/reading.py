@@ -22,7 +22,7 @@ from ..families.collapse import Rule
 from ..families.peel import peel
 from .arguments import Arguments, compile_lightly
 from .blocks import Observed
-from .errors import ProgramError
+from .errors import ProgramError, PytreeParameter
 from .observed import RAW, Row, is_label, rows_of, tidy, unknown
 
 Program = Callable[..., Any]
@@ -273,6 +273,8 @@ def _describe(name: str, site: dict[str, Any]) -> Site:
         for frame in site.get("cond_indep_stack", ())
         if frame.dim is not None
     )
+    if site["type"] == "param" and not jax.tree_util.all_leaves([site["value"]]):
+        raise PytreeParameter(f"numpyro.param site '{name}' is a pytree; give it an array")
     shape = tuple(jnp.shape(site["value"]))
     if site["type"] == "sample":
         fn = site["fn"]

@@ -92,7 +92,7 @@ class Marginal:
             blocks = found.blocks_of_rows(arguments)
         visible = _Parameters(found)
         with visible:
-            self.program(*args, **kwargs)
+            found.program(*args, **kwargs)
         with _Isolated():
             value = self._factor(found, arguments)(arguments.arrays, blocks, visible.values)
         numpyro.factor("log_likelihood", value)

@@ -8,7 +8,9 @@ Copy one and change it: nothing below the edges of the package knows these funct
   `multinomial_mixture`, `poisson_mixture`, `negative_binomial`, `exponential_mixture`;
 - several kinds of columns: `mixed_mixture`;
 - regressions: `linear_regression_mixture`, `poisson_regression_mixture`,
-  `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`.
+  `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`;
+- mixtures of experts: `linear_experts`, `student_experts`, `poisson_experts`, `logistic_experts`,
+  `mixture_density_network`.
 
 `PROGRAMS` lists the Gaussian mixtures by the short names of the command line.
 
@@ -26,6 +28,13 @@ from .counts import (
     multinomial_mixture,
     negative_binomial,
     poisson_mixture,
+)
+from .experts import (
+    linear_experts,
+    logistic_experts,
+    mixture_density_network,
+    poisson_experts,
+    student_experts,
 )
 from .gaussian import (
     gaussian_mixture,
@@ -66,16 +75,21 @@ __all__ = [
     "gaussian_mixture_spherical",
     "gaussian_mixture_spherical_tied",
     "gaussian_mixture_tied",
+    "linear_experts",
     "linear_regression_mixture",
+    "logistic_experts",
     "logistic_regression_mixture",
     "mixed_mixture",
+    "mixture_density_network",
     "multinomial_mixture",
     "multivariate_normal",
     "multivariate_student",
     "negative_binomial",
+    "poisson_experts",
     "poisson_mixture",
     "poisson_regression_mixture",
     "probit_regression",
     "probit_regression_latent",
+    "student_experts",
     "student_mixture",
 ]
