@@ -18,6 +18,7 @@ from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.labels import permute_labels
+from ..program.modules import site_values
 from ..program.plan import Plan
 from . import predict
 from .moments import (
@@ -110,6 +111,12 @@ class EMResult:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}  # compiled functions stay here
+
+    @property
+    def site_values(self) -> dict[str, Any]:
+        """The parameters as the program's own sites have them, a network's weights as one pytree: for
+        `numpyro.handlers.substitute(program, data=fit.site_values)`."""
+        return site_values(self.plan.program, self.parameters)
 
     # ------------------------------------------------------------------------------------- densities
     def log_joint_table(self, *args: Any, **kwargs: Any) -> np.ndarray:
