@@ -28,6 +28,7 @@ from .moments import (
     conditional_moments,
     mixture_moments,
 )
+from .regression import Prediction
 from .status import Status
 
 _SAME_OBJECTIVE = 1e-6
@@ -53,11 +54,12 @@ class OutlierScores(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EMResult:
+class EMResult(Prediction):
     """The best of the starts, what became of the others, and what follows from the fit.
 
     Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
-    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. A call
+    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. Methods
+    `predict_...` say what one observed site will be given the rest of the row, covariates say. A call
     with arguments of shapes seen before compiles nothing.
 
     Attributes:
