@@ -21,7 +21,7 @@ from ..program.reading import Site
 Values = dict[str, Array]
 Loss = Callable[[Array], Array]
 
-_LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
+LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
 _NEWTON_STEPS, _LBFGS_STEPS = 3, 12
 # lengths tried along a Newton direction, all at once
 _LENGTHS = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3)
@@ -39,7 +39,7 @@ def climb(sites: tuple[Site, ...], log_joint: Callable[[Values], Array], values:
     def loss(flat: Array) -> Array:
         return -log_joint(constrained(flat))
 
-    flat = (_newton if start.size <= _LARGEST_HESSIAN else _lbfgs)(loss, start)
+    flat = (_newton if start.size <= LARGEST_HESSIAN else _lbfgs)(loss, start)
     better = (loss(flat) < loss(start)) & jnp.all(jnp.isfinite(flat))
     found = constrained(jnp.where(better, flat, start))
     return {n: jnp.where(better, v, values[n]) if n in bijections else v for n, v in found.items()}

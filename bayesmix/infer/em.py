@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from numpyro.distributions import constraints
 from tqdm.auto import tqdm
 
 from ..families.forms import BetaForm, DirichletForm, base_support
+from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
@@ -21,11 +22,14 @@ from ..program.plan import Plan, plan_arguments
 from .loop import EMState, Fixed, Settings, advance, last_look, new_state
 from .modes import gather_modes
 from .result import EMResult
+from .separation import LEAST_INFORMATION, least_information
 from .starts import (
     ALIKE_STEPS,
     Seeding,
     SeedingRows,
     kmeans_plus_plus,
+    leaving_values,
+    own_starts,
     rough_values,
     seeding_rows,
     starting_statistics,
@@ -142,15 +146,17 @@ class EM:
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         given = _given_values(found, init or {}, restarts)
+        given = {**own_starts(found, arguments, random.split(rng_key, restarts)), **given}
         if set(given) == set(found.reading.parameter_names):
             state, partitioned = compiled.given(arguments.arrays, blocks, given)
         else:
-            rows = seeding_rows(found, blocks, observed)
+            rows = seeding_rows(found, arguments, blocks, observed)
             keys = random.split(rng_key, restarts)
             state, partitioned = compiled.start(arguments.arrays, rows, keys)
         state = self._advance(compiled, arguments, blocks, state, Fixed(partitioned, given))
-        symmetric, derived = compiled.last(arguments.arrays, blocks, state)
-        return self._result(found, arguments, state, np.asarray(symmetric), derived)
+        symmetric, derived, information = compiled.last(arguments.arrays, blocks, state)
+        marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
+        return self._result(found, arguments, state, marks, derived)
 
     def _compile(self, arguments: Arguments) -> _Compiled:
         layout = arguments.layout
@@ -190,12 +196,12 @@ class EM:
         found: Plan,
         arguments: Arguments,
         state: EMState,
-        symmetric: np.ndarray,
+        marks: Marks,
         derived: Values,
     ) -> EMResult:
         host = jax.tree.map(np.asarray, state)
         derived = {name: np.asarray(value) for name, value in derived.items()}
-        statuses = [_status(found, host, i, bool(symmetric[i])) for i in range(len(host.objective))]
+        statuses = [_status(found, host, i, marks) for i in range(len(host.objective))]
         order = sorted(
             range(len(statuses)),
             key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
@@ -236,7 +242,7 @@ class _Compiled:
         def start(arrays: Any, rows: SeedingRows, keys: Array) -> tuple[EMState, Any]:
             rough = rough_values(found)
             made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
-            values = {n: jnp.broadcast_to(v, (len(keys), *v.shape)) for n, v in rough.items()}
+            values = leaving_values(found, call(arrays), rough, keys)
             return new_state(found, values, made.alike, max_steps, ALIKE_STEPS), made.partitioned
 
         def given(arrays: Any, blocks: Blocks, values: Values) -> tuple[EMState, Any]:
@@ -255,17 +261,32 @@ class _Compiled:
                 found, call(arrays), blocks, states, fixed, settings, marginal
             )
         )
-        self.last = compile_lightly(
-            lambda arrays, blocks, states: last_look(found, call(arrays), blocks, states)
-        )
+
+        def last(arrays: Any, blocks: Blocks, states: EMState) -> Any:
+            def one(state: tuple[row_pass.Statistics, Values]) -> Array:
+                return least_information(found, call(arrays), *state)
+
+            information = jax.lax.map(one, (states.statistics, states.values))
+            return *last_look(found, call(arrays), blocks, states), information
+
+        self.last = compile_lightly(last)
 
 
-def _status(found: Plan, state: EMState, start: int, symmetric: bool) -> Status:
+class Marks(NamedTuple):
+    """What a last look at fits says, by start: are components alike, and is some gate without bound?"""
+
+    symmetric: np.ndarray
+    steep: np.ndarray
+
+
+def _status(found: Plan, state: EMState, start: int, marks: Marks) -> Status:
     status = Status(int(state.status[start]))
     if status is Status.RUNNING:
         status = Status.OUT_OF_STEPS
-    if symmetric and status is Status.CONVERGED:
+    if marks.symmetric[start] and status is Status.CONVERGED:
         return Status.SYMMETRIC_START
+    if marks.steep[start] and status in (Status.CONVERGED, Status.OUT_OF_STEPS):
+        return Status.GATE_WITHOUT_BOUND
     if status is Status.OBJECTIVE_FELL and _ill_conditioned(found, state, start):
         return Status.ROUNDING
     if state.proper[start].all() or status is Status.OBJECTIVE_FELL:

@@ -122,7 +122,7 @@ class ConjugateGibbs(MCMCKernel):
         )
         start = one if is_prng_key(rng_key) else many
         if init_params is None:
-            rows = seeding_rows(found, blocks, observed)
+            rows = seeding_rows(found, arguments, blocks, observed)
             return start(arguments.arrays, blocks, rng_key, rows)
         missing = set(found.reading.parameter_names) - set(init_params)
         if missing:

@@ -16,6 +16,7 @@ from scipy.special import softmax
 from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
+from ..program.modules import site_values
 from ..program.plan import Plan
 from . import predict
 from .modes import Mode
@@ -26,6 +27,7 @@ from .moments import (
     conditional_moments,
     mixture_moments,
 )
+from .regression import Prediction
 from .status import Status
 
 
@@ -45,11 +47,12 @@ class OutlierScores(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EMResult:
+class EMResult(Prediction):
     """The best of the starts, what became of the others, and what follows from the fit.
 
     Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
-    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. A call
+    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. Methods
+    `predict_...` say what one observed site will be given the rest of the row, covariates say. A call
     with arguments of shapes seen before compiles nothing.
 
     Attributes:
@@ -103,6 +106,12 @@ class EMResult:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_compiled": {}}  # compiled functions stay here
+
+    @property
+    def site_values(self) -> dict[str, Any]:
+        """The parameters as the program's own sites have them, a network's weights as one pytree: for
+        `numpyro.handlers.substitute(program, data=fit.site_values)`."""
+        return site_values(self.plan.program, self.parameters)
 
     # ------------------------------------------------------------------------------------- densities
     def log_joint_table(self, *args: Any, **kwargs: Any) -> np.ndarray:

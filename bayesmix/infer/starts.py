@@ -1,7 +1,8 @@
 """Starting values, for any program: from a rough partition of the rows, through the M step itself.
 
 Rows are partitioned about K seeds; the partition's responsibilities give statistics; the program's own M
-step turns them into parameters. Nothing needs to know what the parameters mean.
+step turns them into parameters. Nothing needs to know what the parameters mean. `numpyro.param` sites
+start at the program's own initial values, where these differ from entry to entry.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from ..families.peel import peel
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
+from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed
 from ..program.conjugacy import random_noise, random_points
 from ..program.evaluate import Values
 from ..program.graph import independent
+from ..program.modules import array_names, initial_values
 from ..program.plan import Plan
+from .predict import sites_by_component
 from .steps import maximise_blocks
 
 Seeding = Callable[[Array, Array, int], Array]
@@ -73,13 +77,18 @@ class SeedingRows(NamedTuple):
     known: dict[str, Array]
 
 
-def seeding_rows(plan: Plan, blocks: Blocks, observed: Observed) -> SeedingRows:
+def seeding_rows(
+    plan: Plan, arguments: Arguments, blocks: Blocks, observed: Observed
+) -> SeedingRows:
     """At most a few thousand rows, spread over all; made on the host, once per fit."""
+    telling = _telling(plan, arguments)
     if observed.num_rows > _SEEDING_ROWS and not plan.by_row:
         rng = np.random.default_rng(observed.num_rows)
         observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
         blocks = plan.arrange(observed)
-    points = tuple(jnp.asarray(_seen_from(plan, group, observed)) for group in _together(plan))
+    points = tuple(
+        jnp.asarray(_seen_from(plan, group, telling, observed)) for group in _together(plan)
+    )
     known = {name: jnp.asarray(labels) for name, labels in (observed.labels or {}).items()}
     return SeedingRows(points, blocks, known)
 
@@ -107,17 +116,39 @@ def _alike(plan: Plan, latents: tuple[str, ...]) -> bool:
     return len(seen) == 1
 
 
-def _seen_from(plan: Plan, latents: tuple[str, ...], observed: Observed) -> np.ndarray:
-    """What depends on each of these latents, one below the other; all data where nothing does."""
+def _telling(plan: Plan, arguments: Arguments) -> frozenset[str]:
+    """Names of observed sites whose components have one density for all rows: only of these are values
+    close together where rows belong together. Those of a regression are not."""
+    told = set()
+
+    def look(arrays: tuple[Array, ...]) -> None:
+        given = arguments._replace(arrays=arrays)
+        sites = sites_by_component(plan, given, rough_values(plan))
+        width, axis = plan.reading.width, plan.reading.rows.dim
+        for site in plan.reading.observed:
+            shape = peel(sites[site.name]["fn"]).base.batch_shape
+            if ((1,) * (width - len(shape)) + shape)[axis] == 1:
+                told.add(site.name)
+
+    jax.eval_shape(look, arguments.arrays)
+    return frozenset(told)
+
+
+def _seen_from(
+    plan: Plan, latents: tuple[str, ...], telling: frozenset[str], observed: Observed
+) -> np.ndarray:
+    """What tells of each of these latents, one below the other: the sites that depend on it, or all data
+    where none does. No columns where all of these are regressions."""
     parts = []
     for latent in latents:
-        names = _children(plan, latent) or [site.name for site in plan.reading.observed]
-        parts.append(_points(observed, names))
+        children = _children(plan, latent)
+        names = children or [site.name for site in plan.reading.observed]
+        parts.append(_points(observed, [name for name in names if name in telling], not children))
     return _scaled(np.concatenate(parts))
 
 
-def _points(observed: Observed, names: list[str]) -> np.ndarray:
-    """Observed sites side by side, (N, D), NaN where they are missing."""
+def _points(observed: Observed, names: list[str], labels: bool) -> np.ndarray:
+    """Observed sites side by side, (N, D), NaN where they are missing; known labels too where asked."""
     columns = [np.zeros((observed.num_rows, 0))]
     for name in names:
         column = np.asarray(observed.values[name], float).reshape(observed.num_rows, -1)
@@ -125,8 +156,8 @@ def _points(observed: Observed, names: list[str]) -> np.ndarray:
         if present is not None:
             column = np.where(np.asarray(present).reshape(column.shape), column, np.nan)
         columns.append(column)
-    for labels in (observed.labels or {}).values() if not names else ():
-        columns.append(np.where(labels < 0, np.nan, labels)[:, None])
+    for known in (observed.labels or {}).values() if labels else ():
+        columns.append(np.where(known < 0, np.nan, known)[:, None])
     return np.concatenate(columns, axis=1)
 
 
@@ -144,6 +175,41 @@ def rough_values(plan: Plan) -> Values:
     noise = random_noise(plan.reading.parameters, np.random.default_rng(0))
     noise = jax.tree.map(lambda x: plan.step * x, noise)
     return jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, noise))
+
+
+def leaving_values(plan: Plan, arguments: Arguments, rough: Values, rng_keys: Array) -> Values:
+    """Where the first M step leaves from, leading with starts: rough values, but `numpyro.param` sites
+    at the program's own initial values, drawn anew for each start."""
+    wide = {name: jnp.broadcast_to(v, (len(rng_keys), *v.shape)) for name, v in rough.items()}
+    own = partial(initial_values, plan.program, plan.reading, arguments, rough)
+    return {**wide, **jax.vmap(own)(rng_keys)}
+
+
+def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
+    """Initial values that the program itself gives `numpyro.param` sites, leading with starts.
+
+    A network starts from its initialiser, drawn anew for each start. An array whose entries are all
+    equal tells no component from another: it is left out, and started from the data.
+    """
+    sites = [site for site in plan.reading.parameters if site.family == "param"]
+    if not sites:
+        return {}
+
+    def make() -> Callable[..., Values]:
+        def run(arrays: tuple[Array, ...], rng_keys: Array) -> Values:
+            told = arguments._replace(arrays=arrays)
+            return leaving_values(plan, told, rough_values(plan), rng_keys)
+
+        return compile_lightly(run)
+
+    key = ("own starts", arguments.layout, len(rng_keys))
+    own = plan.remember(key, make)(arguments.arrays, rng_keys)
+    pytrees = array_names(plan.program)
+    return {
+        site.name: own[site.name]
+        for site in sites
+        if site.name in pytrees or np.ptp(np.asarray(own[site.name][0])) > 0
+    }
 
 
 def starting_statistics(
@@ -215,13 +281,13 @@ def starting_values(
     rough = rough_values(plan)
     starting = starting_statistics(plan, arguments, rows, rough, rng_keys, seeding)
 
-    def one(starting: Starting) -> Values:
+    def one(starting: Starting, leaving: Values) -> Values:
         def once(values: Values, last: Array) -> tuple[Values, None]:
             statistics = jax.tree.map(
                 partial(jnp.where, last), starting.partitioned, starting.alike
             )
             return maximise_blocks(plan, arguments, statistics, values)[0], None
 
-        return jax.lax.scan(once, rough, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
+        return jax.lax.scan(once, leaving, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
 
-    return jax.vmap(one)(starting)
+    return jax.vmap(one)(starting, leaving_values(plan, arguments, rough, rng_keys))

@@ -24,6 +24,7 @@ class Status(IntEnum):
     WEIGHT_AT_BOUNDARY = 7
     SYMMETRIC_START = 8
     ROUNDING = 9
+    GATE_WITHOUT_BOUND = 10
 
     def __bool__(self) -> bool:
         return self is Status.CONVERGED
@@ -75,6 +76,11 @@ _TEXTS = {
         "machine's precision, and was not taken.",
         "The columns are nearly collinear, or their scales far apart: drop or rescale some, or use "
         "double precision.",
+    ),
+    Status.GATE_WITHOUT_BOUND: (
+        "A gate has grown so steep that the data no longer bound its slope: covariates separate the "
+        "components, and the likelihood rises for ever.",
+        "Give the gate's coefficients a prior (a normal one, say), or lower the number of components.",
     ),
     Status.SYMMETRIC_START: (
         "Every component explains every row equally, and EM cannot tell them apart from there.",

@@ -57,7 +57,7 @@ def climb_marginal(
     @jax.jit
     def log_posterior(values: Values) -> Array:
         evaluation = plan.evaluate(arguments, values)
-        found = row_pass.log_likelihood(plan.families, evaluation, blocks)
+        found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, blocks)
         return found + plan.log_prior(evaluation)
 
     return climb(sites, log_posterior, values)

@@ -120,7 +120,7 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
     observed = plan.observe(arguments, fitting=True)
-    rows = seeding_rows(plan, plan.arrange(observed), observed)
+    rows = seeding_rows(plan, arguments, plan.arrange(observed), observed)
     values = compile_lightly(
         lambda arrays, rows: starting_values(plan, arguments._replace(arrays=arrays), rows, keys)
     )(arguments.arrays, rows)

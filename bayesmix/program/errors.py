@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class ProgramError(ValueError):
     """A program that cannot be read, or data that it cannot take; the message names the cure."""
+
+
+class PytreeParameter(ProgramError):
+    """A `numpyro.param` site holds a pytree; see :mod:`bayesmix.program.modules`."""

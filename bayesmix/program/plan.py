@@ -22,9 +22,10 @@ from .graph import Graph, Tables
 from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
+from .modules import read_arrays
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
-from .reading import Program, Reading, look, observe, read, structure_of
+from .reading import Program, Reading, look, observe, structure_of
 
 _PROBE_ROWS = 32
 
@@ -218,7 +219,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         )
     program = Unrolled(program)
     with jax.core.eval_context():
-        reading, observed = read(program, arguments)
+        program, reading, observed = read_arrays(program, arguments)
         check_enough(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), validation_enabled(False):

@@ -10,7 +10,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from ..families.peel import peel
-from .errors import ProgramError
+from .errors import ProgramError, PytreeParameter
 from .graph import Graph, make_graph
 from .observed import is_label
 from .sites import Latent, Plate, Reading, Site
@@ -138,6 +138,8 @@ def describe(name: str, site: dict[str, Any]) -> Site:
         for frame in site.get("cond_indep_stack", ())
         if frame.dim is not None
     )
+    if site["type"] == "param" and not jax.tree_util.all_leaves([site["value"]]):
+        raise PytreeParameter(f"numpyro.param site '{name}' is a pytree; give it an array")
     shape = tuple(jnp.shape(site["value"]))
     if site["type"] == "sample":
         fn = site["fn"]

@@ -134,6 +134,8 @@ class _Parameters(Messenger):
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "prng_key":
+            return
         if isinstance(msg["value"], np.ndarray):
             msg["value"] = jnp.asarray(msg["value"])  # so that a traced latent can index it
         in_rows = any(frame.name == self.rows for frame in msg.get("cond_indep_stack", ()))
@@ -152,7 +154,7 @@ class _Parameters(Messenger):
             msg["stop"] = True
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
-        if msg["name"] in self.names:
+        if msg.get("name") in self.names:
             self.values[msg["name"]] = msg["value"]
 
 

@@ -10,7 +10,9 @@ Copy one and change it: nothing below the edges of the package knows these funct
 - several hidden values in a row: `bayes_net`, `naive_bayes`, `latent_tree`, `hidden_markov_poisson`,
   `hidden_markov_normal`;
 - regressions: `linear_regression_mixture`, `poisson_regression_mixture`,
-  `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`.
+  `logistic_regression_mixture`, `probit_regression`, `probit_regression_latent`;
+- mixtures of experts: `linear_experts`, `student_experts`, `poisson_experts`, `logistic_experts`,
+  `mixture_density_network`.
 
 `PROGRAMS` lists the Gaussian mixtures by the short names of the command line.
 
@@ -28,6 +30,13 @@ from .counts import (
     multinomial_mixture,
     negative_binomial,
     poisson_mixture,
+)
+from .experts import (
+    linear_experts,
+    logistic_experts,
+    mixture_density_network,
+    poisson_experts,
+    student_experts,
 )
 from .gaussian import (
     gaussian_mixture,
@@ -79,17 +88,22 @@ __all__ = [
     "hidden_markov_normal",
     "hidden_markov_poisson",
     "latent_tree",
+    "linear_experts",
     "linear_regression_mixture",
+    "logistic_experts",
     "logistic_regression_mixture",
     "mixed_mixture",
+    "mixture_density_network",
     "multinomial_mixture",
     "multivariate_normal",
     "multivariate_student",
     "naive_bayes",
     "negative_binomial",
+    "poisson_experts",
     "poisson_mixture",
     "poisson_regression_mixture",
     "probit_regression",
     "probit_regression_latent",
+    "student_experts",
     "student_mixture",
 ]
