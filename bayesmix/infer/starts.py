@@ -81,7 +81,7 @@ def seeding_rows(
     plan: Plan, arguments: Arguments, blocks: Blocks, observed: Observed
 ) -> SeedingRows:
     """At most a few thousand rows, spread over all; made on the host, once per fit."""
-    telling = _telling(plan, arguments)
+    telling = plan.remember(("telling", arguments.layout), lambda: _telling(plan, arguments))
     if observed.num_rows > _SEEDING_ROWS and not plan.by_row:
         rng = np.random.default_rng(observed.num_rows)
         observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))

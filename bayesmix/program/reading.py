@@ -6,6 +6,7 @@ with arguments of the same shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ class _Survey(NamedTuple):
     type of their values; and whether dependencies need to be looked at."""
 
     hidden: tuple[str, ...]
-    finite: dict[str, int]
+    finite: dict[str, float]
     locals: tuple[str, ...]
     values: dict[str, jax.ShapeDtypeStruct]
     several: bool
@@ -139,7 +140,7 @@ def _survey(sites: dict[str, Any]) -> _Survey:
     rows = find_rows([described[name] for name in hidden], samples, described, sites)
     inside = {n: s for n, s in samples.items() if rows in described[n].plates}
     finite = {
-        name: site["fn"].enumerate_support(expand=False).size
+        name: _num_values(site["fn"])
         for name, site in inside.items()
         if described[name].finite and described[name].plates == (rows,)
     }
@@ -155,6 +156,14 @@ def _survey(sites: dict[str, Any]) -> _Survey:
         for name, site in inside.items()
     }
     return _Survey(hidden, finite, continuous, values, several)
+
+
+def _num_values(fn: Any) -> float:
+    """How many values a finite distribution has; infinity where that depends on the data."""
+    try:
+        return fn.enumerate_support(expand=False).size
+    except (NotImplementedError, jax.errors.ConcretizationTypeError):
+        return math.inf
 
 
 def _dependencies(

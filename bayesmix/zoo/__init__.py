@@ -53,6 +53,7 @@ from .graphs import (
     latent_tree,
     naive_bayes,
 )
+from .hierarchical import hierarchical_experts
 from .mixed import mixed_mixture
 from .normal import gaussian_classifier, multivariate_normal
 from .probit import probit_regression, probit_regression_latent
@@ -87,6 +88,7 @@ __all__ = [
     "gaussian_mixture_tied",
     "hidden_markov_normal",
     "hidden_markov_poisson",
+    "hierarchical_experts",
     "latent_tree",
     "linear_experts",
     "linear_regression_mixture",

@@ -49,12 +49,12 @@ def _line(dataset: str, model: str, K: int, kind: str) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Print a line for each stored fit."""
+    """Print a line for each stored fit, of all data sets or of those named on the command line."""
     bad = 0
-    for dataset in ("faithful", "iris", "galaxies", "acidity"):
+    for dataset in sys.argv[1:] or ("faithful", "iris", "galaxies", "acidity"):
         for kind in ("fits", "prior_fits"):
-            for name in reference(f"mclust_{dataset}")[kind]:
-                if "_" in name:
+            for name, fit in reference(f"mclust_{dataset}")[kind].items():
+                if "_" in name and fit["tight"]:  # null where the likelihood ran into a spike
                     model, K = name.split("_")
                     text, good = _line(dataset, model, int(K), kind)
                     bad += not good

@@ -84,7 +84,9 @@ def test_the_m_step_is_weighted_least_squares_and_a_soft_multinomial_regression(
     def step(arrays, blocks, weights, values):
         here = call._replace(arrays=arrays)
         evaluation = plan.evaluate(here, values)
-        statistics = row_pass.weighted_statistics(plan.families, evaluation, blocks, weights)
+        statistics = row_pass.weighted_statistics(
+            plan.graph, plan.families, evaluation, blocks, (weights,)
+        )
         return maximise_blocks(plan, here, statistics, values)[0]
 
     blocks = plan.blocks_of_rows(call)
