@@ -2,6 +2,7 @@
 
 Given the labels and the closed sites, the other sites have the density of the expected log joint at the
 statistics of the drawn labels: a step of NUTS costs nothing in N wherever an M step costs nothing in N.
+With the labels summed out they have that of the marginal, which visits all rows.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.reading import Site
 from .gibbs import ConjugateGibbs, GibbsState
+from .steps import log_posterior
 
 Potential = Callable[[Values], Array]
+LogDensity = Callable[[Values], Array]
 _NUTS_STREAM = 0x6E757473  # keeps the keys of NUTS apart from those of the sweeps
 
 
@@ -61,6 +64,9 @@ class MixedGibbs(ConjugateGibbs):
         keep_latents: collect the labels of every draw, as the extra field `latents`.
         target_accept_prob, max_tree_depth: of NUTS, as in :class:`numpyro.infer.NUTS`.
         dense_mass: adapt a full mass matrix of the open sites, not a diagonal one.
+        marginal: move the open sites on log p(v | x, closed sites), with labels and other hidden values
+            summed out (a collapsed step). Draws are less dependent where hidden values say much about v,
+            as the scale of each row does about degrees of freedom; every gradient visits all rows.
 
     Extra fields collected: `latents`; `accept_prob`, `num_steps` and `diverging` of the NUTS part.
 
@@ -85,7 +91,8 @@ class MixedGibbs(ConjugateGibbs):
         ((200,), (200,))
 
     Source: Neal (2011), *Handbook of Markov Chain Monte Carlo*, section 5.5.5 (HMC combined with other
-    updates); Hoffman & Gelman (2014), *JMLR* 15, 1593-1623 (NUTS).
+    updates); Hoffman & Gelman (2014), *JMLR* 15, 1593-1623 (NUTS); Liu (1994), *JASA* 89, 958-966
+    (collapsed steps).
     """
 
     def __init__(
@@ -96,11 +103,13 @@ class MixedGibbs(ConjugateGibbs):
         target_accept_prob: float = 0.8,
         max_tree_depth: int = 10,
         dense_mass: bool = False,
+        marginal: bool = False,
     ) -> None:
         super().__init__(program, keep_latents=keep_latents)
         self.target_accept_prob = target_accept_prob
         self.max_tree_depth = max_tree_depth
         self.dense_mass = dense_mass
+        self.marginal = marginal
         self._trajectory: Trajectory | None = None
 
     @property
@@ -144,12 +153,15 @@ class MixedGibbs(ConjugateGibbs):
         self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
     ) -> tuple[Any, row_pass.Statistics]:
         swept, statistics = super()._sweep(found, arguments, blocks, state)
-        if not open_sites(found):
+        sites = open_sites(found)
+        if not sites:
             return _unmoved(swept), statistics
         assert self._trajectory is not None, "init comes before sample"
-        values, moved = move(
-            found, arguments, statistics, swept.z, state.nuts, trajectory=self._trajectory
-        )
+        if self.marginal:
+            density = log_posterior(found, arguments, blocks)
+        else:
+            density = found.expected_log_joint(arguments, statistics)
+        values, moved = move(sites, density, swept.z, state.nuts, self._trajectory)
         return _with_nuts(swept._replace(z=values), moved), statistics
 
     def get_diagnostics_str(self, state: Any) -> str:
@@ -188,13 +200,9 @@ def constrained(sites: tuple[Site, ...], free: Values) -> Values:
     return {site.name: biject_to(site.support)(free[site.name]) for site in sites}
 
 
-def potential_energy(
-    found: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
-) -> Potential:
-    """Minus log p(open sites | statistics, all other `values`), up to a constant, as a function of the
-    open sites' unconstrained coordinates, with the Jacobian."""
-    sites = open_sites(found)
-    log_joint = found.expected_log_joint(arguments, statistics)
+def potential_energy(sites: tuple[Site, ...], log_density: LogDensity, values: Values) -> Potential:
+    """Minus `log_density` of the sites given all other `values`, as a function of the sites'
+    unconstrained coordinates, with the Jacobian."""
 
     def potential(free: Values) -> Array:
         told = constrained(sites, free)
@@ -202,7 +210,7 @@ def potential_energy(
             jnp.sum(biject_to(s.support).log_abs_det_jacobian(free[s.name], told[s.name]))
             for s in sites
         )
-        return -(log_joint({**values, **told}) + jacobian)
+        return -(log_density({**values, **told}) + jacobian)
 
     return potential
 
@@ -227,20 +235,18 @@ def nuts(num_warmup: int, **options: Any) -> tuple[Callable[[Values, Array], HMC
 
 
 def move(
-    found: Plan,
-    arguments: Arguments,
-    statistics: row_pass.Statistics,
+    sites: tuple[Site, ...],
+    log_density: LogDensity,
     values: Values,
     state: HMCState,
-    *,
     trajectory: Trajectory,
 ) -> tuple[Values, HMCState]:
-    """Move the open sites by one NUTS trajectory on their conditional at `statistics` and `values`.
+    """Move the sites by one NUTS trajectory on `log_density` given all other `values`.
 
-    `state` holds their unconstrained values; its energy and gradient are those of other statistics, and
+    `state` holds their unconstrained values; its energy and gradient are those of another density, and
     are computed anew. Returns all values, with the moved ones, and the new state.
     """
-    potential = potential_energy(found, arguments, statistics, values)
+    potential = potential_energy(sites, log_density, values)
     energy, slope = jax.value_and_grad(potential)(state.z)
     moved = trajectory(state._replace(potential_energy=energy, z_grad=slope), potential)
-    return {**values, **constrained(open_sites(found), moved.z)}, moved
+    return {**values, **constrained(sites, moved.z)}, moved

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -53,14 +55,20 @@ def climb_marginal(
     511-567.
     """
     sites = tuple(site for site in plan.reading.parameters if site.name in names)
+    return climb(sites, log_posterior(plan, arguments, blocks), values)
 
+
+def log_posterior(plan: Plan, arguments: Arguments, blocks: Blocks) -> Callable[[Values], Array]:
+    """log p(x | theta) + log p(theta), all hidden values summed out, as a function of theta."""
+
+    # under jit the program is traced once, however often the function is differentiated
     @jax.jit
-    def log_posterior(values: Values) -> Array:
+    def density(values: Values) -> Array:
         evaluation = plan.evaluate(arguments, values)
         found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, blocks)
         return found + plan.log_prior(evaluation)
 
-    return climb(sites, log_posterior, values)
+    return density
 
 
 def objective_and_statistics(

@@ -193,7 +193,8 @@ def move_open(plan: Any, arguments: Any, statistics: Any, values: Any, key: Any)
         return values
     begin, trajectory = mixed.nuts(0, step_size=STEP, max_tree_depth=4, dense_mass=[])
     state = begin(mixed.unconstrained(sites, values), key)
-    return mixed.move(plan, arguments, statistics, values, state, trajectory=trajectory)[0]
+    log_joint = plan.expected_log_joint(arguments, statistics)
+    return mixed.move(sites, log_joint, values, state, trajectory)[0]
 
 
 def invariants(plan: bayesmix.Plan, values: dict[str, Any]) -> dict[str, Any]:

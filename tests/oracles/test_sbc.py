@@ -36,9 +36,8 @@ def test_a_prior_that_is_not_the_programs_shows():
 def test_a_step_of_nuts_on_another_density_shows(monkeypatch):
     """Without the Jacobian of its coordinates the degrees of freedom are drawn from another density."""
 
-    def bare(found, arguments, statistics, values):
-        log_joint, sites = found.expected_log_joint(arguments, statistics), mixed.open_sites(found)
-        return lambda free: -log_joint({**values, **mixed.constrained(sites, free)})
+    def bare(sites, log_density, values):
+        return lambda free: -log_density({**values, **mixed.constrained(sites, free)})
 
     name = "gate and Student-t, by NUTS"
     monkeypatch.setattr(mixed, "potential_energy", bare)
