@@ -95,7 +95,7 @@ def test_every_closed_mode_is_a_maximum_of_the_brute_force_expectation(name):
     @compile_lightly
     def maxima(start):
         evaluation = plan.evaluate(arguments, start)
-        told = weighted_statistics(plan.families, evaluation, blocks, weights)
+        told = weighted_statistics(plan.graph, plan.families, evaluation, blocks, (weights,))
         log_joint = plan.expected_log_joint(arguments, told)
         out = []
         for block in plan.blocks:

@@ -18,6 +18,7 @@ from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
+from ..program.modules import array_values
 from ..program.plan import Plan, plan_arguments
 from .loop import EMState, Fixed, Settings, advance, last_look, new_state
 from .modes import gather_modes
@@ -117,8 +118,9 @@ class EM:
             rng_key: a JAX random key (or an integer seed), for the starts.
             *args, **kwargs: the program's own arguments, as in `numpyro.infer.MCMC.run`.
             restarts: number of starts, all run in one compiled call.
-            init: initial values of some or all parameters, by site name; the others are started from
-                data. Values lead with an axis of `restarts` starts, or are shared by all.
+            init: initial values of some or all parameters, by site name (as in `fit.parameters` or
+                `fit.site_values`); `numpyro.param` sites start at the program's own values, the others
+                from data. Values lead with an axis of `restarts` starts, or are shared by all.
 
         Returns:
             An :class:`EMResult`: `parameters`, `objective` (the trace), `status`, `modes`, and more.
@@ -145,7 +147,7 @@ class EM:
         found = compiled.plan
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
-        given = _given_values(found, init or {}, restarts)
+        given = _given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, random.split(rng_key, restarts)), **given}
         if set(given) == set(found.reading.parameter_names):
             state, partitioned = compiled.given(arguments.arrays, blocks, given)

@@ -20,7 +20,7 @@ from numpyro.primitives import Messenger
 
 from .arguments import Arguments
 from .blocks import Observed
-from .errors import PytreeParameter
+from .errors import ProgramError, PytreeParameter
 from .evaluate import Values, enumerated_trace
 from .reading import Program, Reading, read
 
@@ -171,4 +171,23 @@ def site_values(program: Program, values: Values) -> dict[str, Any]:
         leaves, structure = jax.tree.flatten(names)
         if all(name in values for name in leaves):
             found[site] = jax.tree.unflatten(structure, [values[name] for name in leaves])
+    return found
+
+
+def array_values(program: Program, values: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of :func:`site_values`: pytrees by array; what is an array already stays as it is.
+
+    Raises :class:`ProgramError` where a pytree is not that of the site.
+    """
+    apart = program.names if isinstance(program, ArrayParameters) else {}
+    found: dict[str, Any] = {}
+    for site, value in values.items():
+        names, structure = jax.tree.flatten(apart.get(site, site))
+        if jax.tree.structure(value) != structure and site in apart:
+            raise ProgramError(
+                f"the value of site '{site}' is not the pytree that the program has there; give one "
+                f"with the arrays {', '.join(names)}"
+            )
+        leaves = jax.tree.leaves(value) if site in apart else [value]
+        found |= dict(zip(names, leaves, strict=True))
     return found

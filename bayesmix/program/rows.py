@@ -199,7 +199,8 @@ def passes(
         return part(graph, tables(), key)
 
     found = _accumulate(graph, families, evaluation, blocks, weigh, keys)
-    drawn_key = random.fold_in(rng_key, 1) if part is draw else None
+    # splitting is folding in 0, 1, ...: a number that no block has
+    drawn_key = random.fold_in(rng_key, len(keys)) if part is draw else None
     hidden = hidden_values(families, evaluation, drawn_key)
     return found._replace(statistics=found.statistics._replace(hidden=hidden))
 

@@ -37,6 +37,8 @@ from .priors import as_matrix, coefficient_prior, with_intercept
 def _gate_logits(covariates: Any, K: int, reference: bool, width: Any) -> Array:
     """The site `gate`, and logits (N, K) of the components by row."""
     design = with_intercept(covariates)
+    if K == 1:
+        return jnp.zeros((len(design), 1))  # nothing to choose
     rows = K - 1 if reference else K
     prior = coefficient_prior(covariates, 0.0, 1.0, width)
     gate = numpyro.sample("gate", prior.expand([rows]).to_event(1))

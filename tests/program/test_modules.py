@@ -94,6 +94,17 @@ def test_initial_values_that_are_alike_are_left_for_those_of_the_data():
     np.testing.assert_allclose(np.sort(fit.parameters["mean"]), [-5.5, 5.5], atol=1e-3)
 
 
+def test_em_goes_on_from_the_values_that_were_put_back():
+    em = EM(lines, progress_bar=False)
+    fit = em.run(0, X, Y)
+    again = em.run(0, X, Y, init=fit.site_values)
+    assert again.objective[0] == pytest.approx(fit.objective[-1], rel=1e-10)
+    with pytest.raises(
+        bayesmix.ProgramError, match=r"'lines' .* lines\.shift\.first, lines\.slope"
+    ):
+        em.run(0, X, Y, init={"lines": {"slope": np.zeros(2)}})
+
+
 def test_a_network_starts_from_its_initialiser_anew_for_each_start():
     em = EM(network, progress_bar=False, max_steps=1, tolerance=1e9)
     fit = em.run(0, X, Y, restarts=3)

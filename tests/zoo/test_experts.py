@@ -1,11 +1,13 @@
 """Mixtures of experts: the M step against NumPy, modes that are modes, starts, gates without bound."""
 
 import functools
+import pickle
 
 import jax
 import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
+from scipy.stats import norm
 
 import bayesmix
 from bayesmix import EM, Status, datasets, zoo
@@ -153,3 +155,30 @@ def test_a_gate_between_separated_experts_has_no_bound_without_a_prior(reference
     assert not fit.status and "prior" in fit.status.remedy
     assert np.abs(fit.parameters["gate"]).max() > 1000
     assert fit_of("linear").status is Status.CONVERGED  # the prior bounds it
+
+
+# ------------------------------------------------------------------------------------------- networks
+def test_the_density_of_a_mixture_density_network_is_that_of_its_outputs():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 3))
+    em = EM(zoo.mixture_density_network, max_steps=1, tolerance=1e9, progress_bar=False)
+    fit = em.run(0, x, y, 2, width=4)
+    weights = fit.site_values["network$params"].layers
+    outputs = x
+    for layer, squash in zip(weights, (np.tanh, lambda v: v), strict=True):
+        outputs = squash(outputs @ layer.weight.T + layer.bias)
+    outputs = outputs.reshape(30, 2, 7)
+    scale = 0.01 + np.log1p(np.exp(outputs[..., 4:]))
+    heights = norm.logpdf(y[:, None], outputs[..., 1:4], scale).sum(axis=-1)
+    expected = np.logaddexp.reduce(log_softmax(outputs[..., 0], axis=1) + heights, axis=1)
+    np.testing.assert_allclose(fit.log_density(), expected, rtol=1e-9)
+    mean = np.sum(softmax(outputs[..., 0], axis=1)[..., None] * outputs[..., 1:4], axis=1)
+    np.testing.assert_allclose(fit.predict_mean(x, np.full((30, 3), np.nan), 2, width=4), mean)
+    assert fit.predict_interval(mass=0.5).shape == (2, 30, 3)
+    again = pickle.loads(pickle.dumps(fit))
+    np.testing.assert_allclose(again.log_density(), expected, rtol=1e-9)
+
+
+def test_one_expert_is_a_regression_without_a_gate():
+    plan = bayesmix.plan(zoo.linear_experts, RICHNESS[:, None], OXIDE, 1)
+    assert plan.reading.parameter_names == ("coefficients", "variance")
