@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .conjugacy import Conditional
     from .plan import Plan
 
-_CLIMBED = "climbed on Q (Newton)"
+_CLIMBED = "climbed on Q (Newton, or L-BFGS)"
 
 
 def explain(plan: Plan) -> str:
