@@ -52,7 +52,7 @@ class EMResult(Prediction):
 
     Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
     the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. Methods
-    `predict_...` say what one observed site will be given the rest of the row, covariates say. A call
+    `predict_...` are of one observed site given the rest of its row (covariates, say). A call
     with arguments of shapes seen before compiles nothing.
 
     Attributes:

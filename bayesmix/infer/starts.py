@@ -21,6 +21,7 @@ from ..program import rows as row_pass
 from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed
 from ..program.conjugacy import random_noise, random_points
+from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent
 from ..program.modules import array_names, initial_values
@@ -190,20 +191,28 @@ def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
 
     A network starts from its initialiser, drawn anew for each start. An array whose entries are all
     equal tells no component from another: it is left out, and started from the data.
+
+    Raises :class:`ProgramError` where an initial value is outside the support of its site.
     """
     sites = [site for site in plan.reading.parameters if site.family == "param"]
     if not sites:
         return {}
+    layout = arguments.layout
 
     def make() -> Callable[..., Values]:
         def run(arrays: tuple[Array, ...], rng_keys: Array) -> Values:
-            told = arguments._replace(arrays=arrays)
+            told = Arguments(arrays, layout)
             return leaving_values(plan, told, rough_values(plan), rng_keys)
 
         return compile_lightly(run)
 
-    key = ("own starts", arguments.layout, len(rng_keys))
-    own = plan.remember(key, make)(arguments.arrays, rng_keys)
+    own = plan.remember(("own starts", layout), make)(arguments.arrays, rng_keys)
+    for site in sites:
+        if not bool(jnp.all(site.support(own[site.name]))):
+            raise ProgramError(
+                f"the initial value of numpyro.param site '{site.name}' is outside its support "
+                f"({site.support}); give one inside"
+            )
     pytrees = array_names(plan.program)
     return {
         site.name: own[site.name]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .sites import Reading
 
-_CLIMBED = "climbed on Q (Newton)"
+_CLIMBED = "climbed on Q (Newton, or L-BFGS)"
 
 
 def explain(plan: Plan) -> str:

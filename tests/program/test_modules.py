@@ -94,6 +94,18 @@ def test_initial_values_that_are_alike_are_left_for_those_of_the_data():
     np.testing.assert_allclose(np.sort(fit.parameters["mean"]), [-5.5, 5.5], atol=1e-3)
 
 
+def outside(x):
+    """An initial value that is not in its support."""
+    scale = numpyro.param("scale", jnp.zeros(()), constraint=dist.constraints.positive)
+    with numpyro.plate("rows", len(x)):
+        numpyro.sample("x", dist.Normal(0.0, scale), obs=x)
+
+
+def test_an_initial_value_outside_its_support_is_said_in_a_sentence():
+    with pytest.raises(bayesmix.ProgramError, match="'scale' is outside its support"):
+        EM(outside, progress_bar=False).run(0, X)
+
+
 def test_em_goes_on_from_the_values_that_were_put_back():
     em = EM(lines, progress_bar=False)
     fit = em.run(0, X, Y)
