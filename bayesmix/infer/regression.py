@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.special import softmax
 
 from ..families.peel import peel
 from ..program.arguments import Arguments
 from ..program.errors import ProgramError
-from ..program.evaluate import Values
+from ..program.evaluate import Values, joint_first
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
 from . import predict
@@ -38,11 +37,12 @@ def _site(plan: Plan, name: str) -> Site:
 
 
 def _by_cell(array: Array, site: Site, reading: Reading) -> Array:
-    """An array of a site's shape, left of it one entry for each component or one, as (K, N, D)."""
+    """An array of a site's shape, left of it the latents' dimensions, as (K, N, D)."""
     depth = reading.plate_depth
     batch = len(site.shape) - site.event_ndim
-    shape = (reading.num_components, *(1,) * (depth - batch), *site.shape)
-    full = jnp.moveaxis(jnp.broadcast_to(array, shape), 1 + depth + reading.rows.dim, 1)
+    joint = joint_first(jnp.asarray(array), reading, site.name, site.event_ndim)
+    shape = (joint.shape[0], *(1,) * (depth - batch), *site.shape)
+    full = jnp.moveaxis(jnp.broadcast_to(joint, shape), 1 + depth + reading.rows.dim, 1)
     return full.reshape(*full.shape[:2], -1)
 
 
@@ -174,12 +174,14 @@ class Prediction:
         def _rows(self, args: Any, kwargs: Any) -> tuple[Arguments, Any]: ...
         def _run(self, function: Any, arguments: Arguments, *given: Any) -> Any: ...
         def _by_row(self, function: Any, arguments: Arguments, axis: int) -> Any: ...
-        def _table(self, arguments: Arguments, observed: Any) -> np.ndarray: ...
 
     def predict_weights(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
-        """w_ik = p(z_i = k | all cells of row i but those of the site), (N, K): of experts, the gate."""
+        """w_ik = p(z_i = k | all cells of row i but those of the site), (N, K): of experts, the gate.
+
+        Where the site depends on several latents, k counts their joint values, the last one fastest.
+        """
         arguments, observed = self._rows(args, kwargs)
-        return softmax(self._rest(arguments, observed, self._asked(of)), axis=1)
+        return self._weights(arguments, observed, self._asked(of))
 
     def predict_mean(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """E[y_i | rest] = sum_k w_ik E_k[y_i], (N, *event).
@@ -215,8 +217,8 @@ class Prediction:
                 f"the grid has shape {grid.shape}; give values of site '{name}' one after the other, "
                 f"(G, {size})" + (" or (G,)" if size == 1 else "")
             )
-        rest = self._rest(arguments, observed, name)
-        log_weights = rest - np.logaddexp.reduce(rest, axis=1)[:, None]
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self._weights(arguments, observed, name))
         grid = grid.reshape(len(grid), -1)
         return self._run(log_density_of(name), arguments, log_weights, grid).T
 
@@ -239,7 +241,7 @@ class Prediction:
                 f"the levels {levels} are not all between 0 and 1; give probabilities"
             )
         arguments, observed = self._rows(args, kwargs)
-        weights = softmax(self._rest(arguments, observed, name), axis=1)
+        weights = self._weights(arguments, observed, name)
         ends = self._ends(name)
         try:
             found = self._run(quantiles_of(name), arguments, weights, levels, ends)
@@ -272,16 +274,17 @@ class Prediction:
             raise ProgramError(f"the observed sites are {listed}; {told}, with of=")
         return of
 
-    def _rest(self, arguments: Arguments, observed: Any, name: str) -> np.ndarray:
-        """The log joint table (N, K) of the cells of other sites, known labels left out."""
+    def _weights(self, arguments: Arguments, observed: Any, name: str) -> np.ndarray:
+        """Probabilities (N, K) of the joint values of the site's latents given the rest of each row."""
         mask = np.ones(np.shape(observed.values[name])[1:], bool).reshape(-1)
         rest = predict.hide(self.plan, arguments, self.parameters, observed, {name: mask})
-        return self._table(arguments, rest)
+        found = self._run(predict.posteriors, arguments, predict.arrange(self.plan, rest))
+        return found[self.plan.graph.clique_of[name]].T
 
     def _experts(self, args: Any, kwargs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Weights (N, K) and means (K, N, D)."""
         arguments, observed = self._rows(args, kwargs)
-        weights = softmax(self._rest(arguments, observed, name), axis=1)
+        weights = self._weights(arguments, observed, name)
         means = self._by_row(component_means, arguments, axis=1)[name]
         if means.ndim == 2:
             means = np.broadcast_to(means[:, None], (len(means), len(weights), means.shape[1]))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix.posterior import arviz_compat as compat
+from bayesmix.posterior.label_dims import every_dim, label_dims, latents_of, named_dims
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ def label_switching(idata: Any) -> LabelSwitching:
     dims = label_dims(idata)
     nothing = (0,) * posterior.sizes["chain"], False, 1
     within, chains_differ, labellings = switches(idata) if dims else nothing
-    every = _every(posterior, dims)
+    every = every_dim(posterior, dims)
     carrying = [name for name, v in posterior.data_vars.items() if set(every) & set(v.dims)]
     invariant = compat.diagnostics(_invariant(idata, posterior, every))
     labelled = compat.diagnostics(posterior[carrying])
@@ -176,32 +177,13 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
             stacklevel=2,
         )
     every = dict(permutations)
-    for dim, *others in _named(posterior):
+    for dim, *others in named_dims(posterior):
         every |= {other: permutations[dim] for other in others if dim in permutations}
     renamed = {name: _permute(v, every) for name, v in posterior.data_vars.items()}
     renamed = posterior.assign(renamed).assign_attrs(relabelled="pivot")
-    latents = _permute_latents(_latents(idata), permutations, posterior)
+    latents = _permute_latents(latents_of(idata), permutations, posterior)
     idata = compat.replace_group(idata, "posterior", renamed)
     return compat.replace_group(idata, "latents", latents)
-
-
-def label_dims(idata: Any) -> tuple[str, ...]:
-    """The dimensions of ``posterior`` and ``latents`` whose index is a component label."""
-    posterior = compat.dataset(idata, "posterior")
-    present = set(posterior.dims) | set(_latents(idata).dims)
-    return tuple(dim for dim, *_ in _named(posterior) if dim in present)
-
-
-def _named(posterior: xr.Dataset) -> list[list[str]]:
-    """Label dimensions, each followed by those that are renamed with it."""
-    text = str(posterior.attrs.get("label_dims", ""))
-    return [[dim.strip() for dim in part.split("=")] for part in text.split(",")]
-
-
-def _every(posterior: xr.Dataset, dims: tuple[str, ...]) -> tuple[str, ...]:
-    """Label dimensions and those that are renamed with them."""
-    tied = [other for dim, *others in _named(posterior) if dim in dims for other in others]
-    return (*dims, *(dim for dim in tied if dim in posterior.dims))
 
 
 def switches(idata: Any) -> tuple[tuple[int, ...], bool, int]:
@@ -231,7 +213,7 @@ def find_permutations(idata: Any, pivot: tuple[int, int] | None = None) -> dict[
     posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     at = _pivot(idata, posterior, dims, shape, pivot)
-    latents, found = _latents(idata), {}
+    latents, found = latents_of(idata), {}
     for dim in dims:
         size = posterior.sizes.get(dim) or latents.sizes[dim]
         cost = _allocation_cost(latents, dim, dims, shape, size, at)
@@ -239,12 +221,6 @@ def find_permutations(idata: Any, pivot: tuple[int, int] | None = None) -> dict[
             cost = _parameter_cost(posterior, dim, dims, size, at)
         found[dim] = _assign(cost, dim).reshape(*shape, -1)
     return found
-
-
-def _latents(idata: Any) -> xr.Dataset:
-    import xarray as xr
-
-    return compat.dataset(idata, "latents") if "latents" in compat.groups(idata) else xr.Dataset()
 
 
 def _pivot(idata, posterior, dims, shape, pivot) -> int:
@@ -259,7 +235,7 @@ def _pivot(idata, posterior, dims, shape, pivot) -> int:
     fit = _log_likelihood(idata)
     if fit is not None and fit.shape == shape and np.isfinite(fit).any():
         return int(np.argmax(np.where(np.isfinite(fit), fit, -np.inf)))
-    every = _sorted(posterior, _every(posterior, dims)).values()
+    every = _sorted(posterior, every_dim(posterior, dims)).values()
     found = [v.values.reshape(shape[0] * shape[1], -1) for v in every]
     table = np.concatenate(found, 1).astype(float)
     table = table[:, np.isfinite(table).all(0)]
@@ -344,7 +320,7 @@ def _parameter_cost(posterior, dim, dims, size, at) -> np.ndarray:
     off the sorted values: in units of its overall spread, entries that tell components apart would
     count no more than noise. Further label dimensions are sorted away first.
     """
-    others = tuple(other for other in _every(posterior, dims) if other != dim)
+    others = tuple(other for other in every_dim(posterior, dims) if other != dim)
     found = [
         v.transpose("chain", "draw", dim, ...).values.reshape(-1, np.prod(v.shape[2:]) // size)
         for v in _sorted(posterior, others).values()

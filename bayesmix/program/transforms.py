@@ -124,7 +124,8 @@ class _Parameters(Messenger):
         reading = found.reading
         self.names = {site.name for site in reading.parameters}
         self.hidden = {site.name for site in reading.observed}
-        self.hidden |= {latent.name for latent in reading.latents}
+        self.latents = {latent.name for latent in reading.latents}
+        self.hidden |= self.latents
         self.hidden |= {site.name for site in reading.locals}
         self.told = set(reading.fixed)
         self.rows = reading.rows.name
@@ -143,13 +144,12 @@ class _Parameters(Messenger):
             msg["is_observed"] = True  # what is substituted inside is no parameter outside
         if msg["name"] in self.hidden:
             msg["stop"] = True
-            if msg["value"] is None:
-                # any value in the support will do: what follows from it is hidden as well
-                fn = msg["fn"]
-                if fn.has_enumerate_support:
-                    msg["value"] = fn.enumerate_support(expand=True)[0]
-                else:
-                    msg["value"] = fn.support.feasible_like(jnp.zeros(fn.shape()))
+            # any value in the support will do: what follows from it is hidden as well
+            fn = msg["fn"]
+            if msg["name"] in self.latents:  # known labels too: those that are NaN index nothing
+                msg["value"] = fn.enumerate_support(expand=True)[0]
+            elif msg["value"] is None:
+                msg["value"] = fn.support.feasible_like(jnp.zeros(fn.shape()))
         elif msg["type"] == "deterministic" and in_rows:
             msg["stop"] = True
 

@@ -1,0 +1,36 @@
+"""Which dimensions of draws count labels, as ``posterior.attrs["label_dims"]`` says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bayesmix.posterior import arviz_compat as compat
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def label_dims(idata: Any) -> tuple[str, ...]:
+    """The dimensions of ``posterior`` and ``latents`` whose index is a component label."""
+    posterior = compat.dataset(idata, "posterior")
+    present = set(posterior.dims) | set(latents_of(idata).dims)
+    return tuple(dim for dim, *_ in named_dims(posterior) if dim in present)
+
+
+def named_dims(posterior: xr.Dataset) -> list[list[str]]:
+    """Label dimensions, each followed by those that are renamed with it."""
+    text = str(posterior.attrs.get("label_dims", ""))
+    return [[dim.strip() for dim in part.split("=")] for part in text.split(",")]
+
+
+def every_dim(posterior: xr.Dataset, dims: tuple[str, ...]) -> tuple[str, ...]:
+    """Label dimensions and those that are renamed with them."""
+    tied = [other for dim, *others in named_dims(posterior) if dim in dims for other in others]
+    return (*dims, *(dim for dim in tied if dim in posterior.dims))
+
+
+def latents_of(idata: Any) -> xr.Dataset:
+    """The group ``latents``, or a data set without variables where there is none."""
+    import xarray as xr
+
+    return compat.dataset(idata, "latents") if "latents" in compat.groups(idata) else xr.Dataset()
