@@ -46,6 +46,7 @@ class _Unroll(Messenger):
         stacked = jax.tree.map(lambda *each: jnp.stack(jnp.broadcast_arrays(*each)), *results)
         wrapped = length, msg["kwargs"].get("rng_key"), carry
         msg["value"] = wrapped, (PytreeTrace({}), stacked)
+        msg["stop"] = True
 
 
 class _Numbered(Messenger):

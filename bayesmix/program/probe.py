@@ -27,7 +27,7 @@ from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
-from .reading import Program, Reading, read
+from .reading import Program, Reading, resized
 
 _PROBE_ROWS = 32
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -73,11 +73,7 @@ def few_rows(
 ) -> tuple[Arguments, Reading, Observed]:
     """The call on some of the rows, spread over all, and in double precision: structure does not depend
     on how many there are."""
-    wide = tuple(
-        a.astype(np.float64) if np.issubdtype(a.dtype, np.floating) else a
-        for a in (np.asarray(a) for a in arguments.arrays)
-    )
-    arguments = arguments._replace(arrays=wide)
+    arguments = arguments._replace(arrays=tuple(_wide(np.asarray(a)) for a in arguments.arrays))
     size = reading.rows.size
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
     if size <= 2 * keep:
@@ -85,9 +81,18 @@ def few_rows(
     some = np.random.default_rng(0).permutation(size)[:keep]
     # every column needs a row where it is not missing
     firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
-    few = take_rows(arguments, size, np.unique(np.concatenate([some, *firsts])))
-    told, seen = read(program, few, reading)
-    return few, told._replace(collapsed=reading.collapsed), seen
+    chosen = np.unique(np.concatenate([some, *firsts]))
+    few = take_rows(arguments, size, chosen)
+    told = resized(program, reading, few)
+    return (
+        few,
+        told._replace(collapsed=reading.collapsed),
+        jax.tree.map(_wide, observed.take(chosen)),
+    )
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
 
 
 def probe(

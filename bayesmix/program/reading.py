@@ -32,18 +32,30 @@ __all__ = ["Collapse", "Latent", "Plate", "Program", "Reading", "Site", "look", 
 _LARGEST_KNOWN = 64
 
 
-def read(
-    program: Program, arguments: Arguments, like: Reading | None = None
-) -> tuple[Reading, Observed]:
+def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed]:
     """Trace the program once and assign a role to every site.
 
-    Returns the reading and what the call says of its rows; `like` is a reading of the same program with
-    other rows. Raises :class:`ProgramError` with the cure where the program has no plate of rows, a
-    latent that cannot be summed out, and where its data cannot be taken.
+    Returns the reading and what the call says of its rows. Raises :class:`ProgramError` with the cure
+    where the program has no plate of rows, a latent that cannot be summed out, and where its data
+    cannot be taken.
     """
-    structure = structure_of(like) if like else find_structure(program, arguments)
+    structure = find_structure(program, arguments)
     reading, found = look(program, arguments, structure)(arguments.arrays)
     return reading, tidy(reading, found)
+
+
+def resized(program: Program, reading: Reading, arguments: Arguments) -> Reading:
+    """A reading of the same program on other rows; nothing is computed."""
+    structure, found = structure_of(reading), []
+
+    def run(arrays: tuple[Array, ...]) -> None:
+        sites = _plain_trace(program, arguments._replace(arrays=arrays))
+        found.append(assign_roles(sites, structure))
+
+    jax.eval_shape(run, arguments.arrays)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[-1])):
+        run(arguments.arrays)
+    return found[-1]
 
 
 def structure_of(reading: Reading) -> Structure:

@@ -15,11 +15,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 from jax import random
 from sklearn.mixture import GaussianMixture
 
 import bayesmix
-from bayesmix.infer.em import Settings
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
@@ -50,22 +51,26 @@ def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarra
     return drawn.astype(dtype)
 
 
+def steps_of(plan: bayesmix.Plan, init: dict, *arguments) -> tuple[Callable[[], None], ...]:
+    """Runs of one EM step and of STEPS more, from the same values."""
+
+    def run(steps: int) -> Callable[[], None]:
+        em = bayesmix.EM(plan, progress_bar=False, max_steps=steps, tolerance=-1.0)
+        return lambda: em.run(0, *arguments, init=init)
+
+    return run(1), run(STEPS + 1)
+
+
 def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
     """One EM iteration through the zoo's program without priors, against scikit-learn."""
     x = clusters(rows, columns, components, dtype)
-    arguments = split((x, components), {})
-    em = bayesmix.EM(bayesmix.without_priors(gaussian_mixture), progress_bar=False, max_steps=STEPS)
-    compiled = em._compile(arguments)
-    values = compiled.start(arguments.arrays, random.split(random.key(0), 1))
-    first = compiled.first(arguments.arrays, values)
-    settings = Settings(jnp.asarray(-1.0), jnp.asarray(STEPS))
+    plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, components)
+    values = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
+    short, long = steps_of(plan, values, x, components)
 
-    def ours() -> None:
-        jax.block_until_ready(compiled.advance(arguments.arrays, first, settings).objective)
-
-    means = np.asarray(values["mean"][0], dtype)
-    precisions = np.linalg.inv(np.asarray(values["covariance"][0])).astype(dtype)
-    weights = np.asarray(values["weights"][0], dtype)
+    means = np.asarray(values["mean"], dtype)
+    precisions = np.linalg.inv(np.asarray(values["covariance"])).astype(dtype)
+    weights = np.asarray(values["weights"], dtype)
 
     def peer(steps: int) -> Callable[[], None]:
         def run() -> None:
@@ -80,12 +85,44 @@ def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
 
         return run
 
-    long, short = peer(STEPS + 1), peer(1)
-    mine, theirs, start = interleaved(ours, long, short)
-    done = int(compiled.advance(arguments.arrays, first, settings).step[0])
-    per_step, peer_step = mine / done, (theirs - start) / STEPS
+    mine, start, theirs, peer_start = interleaved(long, short, peer(STEPS + 1), peer(1))
     return _line(
-        f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}", per_step, peer_step
+        f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}",
+        (mine - start) / STEPS,
+        (theirs - peer_start) / STEPS,
+    )
+
+
+def chain_step(rows: int = 10_000, length: int = 30) -> str:
+    """An EM step of a hidden chain of yes and no: sum-product over its states for every row."""
+
+    def chain(x):
+        initial = numpyro.sample("initial", dist.Dirichlet(jnp.ones(2)))
+        following = dist.Dirichlet(jnp.ones(2)).expand([2]).to_event(1)
+        transition = numpyro.sample("transition", following)
+        share = numpyro.sample("share", dist.Beta(1.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = None
+            for t in range(x.shape[1]):
+                z = numpyro.sample(
+                    f"z{t}", dist.Categorical(initial if z is None else transition[z])
+                )
+                numpyro.sample(f"x{t}", dist.Bernoulli(share[z]), obs=x[:, t])
+
+    x = np.random.default_rng(0).integers(0, 2, (rows, length)).astype(float)
+    init = {
+        "initial": np.array([0.4, 0.6]),
+        "transition": np.array([[0.9, 0.1], [0.3, 0.7]]),
+        "share": np.array([0.2, 0.7]),
+    }
+    started = time.process_time()
+    plan = bayesmix.plan(chain, x)
+    short, long = steps_of(plan, init, x)
+    start, mine = interleaved(short, long)
+    return (
+        f"hidden chain of {length} steps, N={rows:.0e}: "
+        f"{1e3 * np.median(mine - start) / STEPS:.1f} ms an EM step; "
+        f"{time.process_time() - started:.0f} CPU s with compiling"
     )
 
 
@@ -119,21 +156,15 @@ def gibbs_sweep(dtype: type) -> str:
         args, kwargs = arguments.call(arrays)
         return jax.lax.fori_loop(0, STEPS, lambda i, s: kernel.sample(s, args, kwargs), state)
 
-    compiled = bayesmix.EM(found, progress_bar=False, max_steps=STEPS)._compile(arguments)
-    values = jax.tree.map(lambda v: v[None], state.z)
-    first = compiled.first(arguments.arrays, values)
-    settings = Settings(jnp.asarray(-1.0), jnp.asarray(STEPS))
-
     def ours() -> None:
         jax.block_until_ready(sweeps(state, arguments.arrays).log_likelihood)
 
-    def em() -> None:
-        jax.block_until_ready(compiled.advance(arguments.arrays, first, settings).objective)
-
-    sweep, iteration = interleaved(ours, em)
-    done = int(compiled.advance(arguments.arrays, first, settings).step[0])
+    short, long = steps_of(found, {n: np.asarray(v) for n, v in state.z.items()}, x, 10)
+    sweep, start, iterations = interleaved(ours, short, long)
     return _line(
-        "Gibbs sweep against our EM step, N=1e5 D=10 K=10", sweep / STEPS, iteration / done
+        "Gibbs sweep against our EM step, N=1e5 D=10 K=10",
+        sweep / STEPS,
+        (iterations - start) / STEPS,
     )
 
 
@@ -175,6 +206,7 @@ def main() -> None:
         print(em_iteration(rows, columns, components, dtype), flush=True)
     print(restarts(dtype), flush=True)
     print(gibbs_sweep(dtype), flush=True)
+    print(chain_step(), flush=True)
 
 
 if __name__ == "__main__":

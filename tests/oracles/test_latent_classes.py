@@ -11,7 +11,7 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import beta, dirichlet
 
-from bayesmix import EM
+from bayesmix import EM, datasets
 from tests.checks import assert_never_falls
 from tests.references import reference
 
@@ -140,3 +140,33 @@ def test_missing_items_are_integrated_out_as_by_polca(key):
     assert found == pytest.approx(fit.objective[-1] - densities, rel=1e-10)
     assert found >= theirs["loglik"] - 1e-8 * abs(theirs["loglik"])
     assert found < theirs["loglik"] + 0.02
+
+
+def by_grades(x, grade):
+    """Two classes of students; how likely each is follows from the grades."""
+    gate = numpyro.sample("gate", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+    with numpyro.plate("class", 2):
+        prior = dist.Uniform(0.0, 1.0).expand([x.shape[1]]).to_event(1)
+        share = numpyro.sample("share", prior)
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Bernoulli(logits=gate[0] + gate[1] * grade))
+        numpyro.sample("x", dist.Bernoulli(share[z]).to_event(1), obs=x)
+
+
+def test_classes_that_follow_a_covariate_are_those_of_polca():
+    answers = datasets.load("cheating").values
+    answers = answers[~np.isnan(answers[:, 4])]
+    fit = EM(by_grades, max_steps=5000, progress_bar=False).run(
+        0, answers[:, :4], answers[:, 4] + 1, restarts=5
+    )
+    theirs = reference("latent_classes")["cheating_by_grades"]
+    assert fit.status
+    assert fit.log_density().sum() >= theirs["log_likelihood"] - 1e-5 * abs(
+        theirs["log_likelihood"]
+    )
+    # labels are free: the smaller class has the coefficients, or the larger minus them
+    found = fit.parameters["gate"]
+    sign = 1.0 if fit.parameters["share"][1, 0] > fit.parameters["share"][0, 0] else -1.0
+    np.testing.assert_allclose(sign * found, theirs["coefficients"], atol=1e-3)
+    cheats = fit.parameters["share"][int(sign > 0)]
+    np.testing.assert_allclose(cheats, theirs["share_of_cheats"], atol=1e-3)

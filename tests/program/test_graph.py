@@ -11,6 +11,8 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.contrib.control_flow import scan
+from numpyro.infer.util import log_density
 from scipy.special import logsumexp
 
 import bayesmix
@@ -288,3 +290,73 @@ def test_labels_of_a_chain_are_one_group_and_those_of_a_known_node_have_a_meanin
     (group,) = bayesmix.plan(chain, x).labels.groups
     assert group.latents == ("z0", "z1", "z2") and group.exchangeable
     assert group.axes == {"first": (0,), "next": (0, 1), "share": (0,)}
+
+
+def by_scan(x):
+    first = numpyro.sample("first", dist.Dirichlet(jnp.ones(2)))
+    following = numpyro.sample("next", dist.Dirichlet(jnp.ones(2)).expand([2]).to_event(1))
+    mean = numpyro.sample("mean", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+
+    def step(carry, seen):
+        z, t = carry
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Categorical(jnp.where(t == 0, first, following[z])))
+            numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=seen)
+        return (z, t + 1), 2.0 * seen
+
+    start = (jnp.zeros(x.shape[0], int), 0)
+    _, doubled = scan(step, start, x.T)
+    assert doubled.shape == x.T.shape
+
+
+def test_a_scan_is_read_as_a_loop():
+    x = np.random.default_rng(1).normal(size=(30, 4)) + 2.0 * (np.arange(30) % 2)[:, None]
+    plan = bayesmix.plan(by_scan, x)
+    assert plan.graph.names == ("z_0", "z_1", "z_2", "z_3")
+    assert {block.site: block.name for block in plan.blocks} == {
+        "first": "Dirichlet",
+        "next": "Dirichlet",
+        "mean": "normal",
+    }
+    values = {
+        "first": np.array([0.3, 0.7]),
+        "next": np.array([[0.9, 0.1], [0.2, 0.8]]),
+        "mean": np.array([-0.5, 1.5]),
+    }
+    alpha = np.log(values["first"]) - 0.5 * (x[:, :1] - values["mean"]) ** 2
+    for t in range(1, 4):
+        alpha = logsumexp(alpha[:, :, None] + np.log(values["next"]), axis=1)
+        alpha = alpha - 0.5 * (x[:, t : t + 1] - values["mean"]) ** 2
+    expected = logsumexp(alpha, axis=1).sum() - 0.5 * x.size * np.log(2 * np.pi)
+    arguments = split((x,), {})
+    found = plan.log_likelihood(arguments, plan.blocks_of_rows(arguments), values)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    # the marginal program has the same density, and samplers see parameters alone
+    density, sites = log_density(bayesmix.marginalize(plan), (x,), {}, values)
+    prior = plan.log_prior(plan.evaluate(arguments, values))
+    assert float(density) == pytest.approx(expected + float(prior), rel=1e-12)
+    assert {n for n, s in sites.items() if s["type"] == "sample"} == {*values, "log_likelihood"}
+
+
+def test_a_latent_may_reach_a_site_through_others_alone():
+    """A sum of two hidden numbers, told by a deterministic step: the scope is both of them."""
+
+    def program(x):
+        share = numpyro.sample("share", dist.Beta(2.0, 2.0).expand([2]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            one = numpyro.sample("one", dist.Bernoulli(share[0]))
+            other = numpyro.sample("other", dist.Bernoulli(share[1]))
+            total = numpyro.deterministic("total", one + 2.0 * other)
+            numpyro.sample("x", dist.Normal(total, 0.5), obs=x)
+
+    x = np.array([0.1, 0.9, 2.2, 2.9, 3.1, 1.0])
+    plan = bayesmix.plan(program, x)
+    assert plan.graph.scope("x") == (0, 1)
+    arguments = split((x,), {})
+    share = np.array([0.3, 0.6])
+    weights = np.array([[0.7 * 0.4, 0.7 * 0.6], [0.3 * 0.4, 0.3 * 0.6]])
+    means = np.array([[0.0, 2.0], [1.0, 3.0]])
+    terms = np.log(weights)[..., None] - 0.5 * ((x - means[..., None]) / 0.5) ** 2
+    expected = logsumexp(terms.reshape(4, -1), axis=0).sum() - 6 * np.log(0.5 * np.sqrt(2 * np.pi))
+    found = plan.log_likelihood(arguments, plan.blocks_of_rows(arguments), {"share": share})
+    assert float(found) == pytest.approx(expected, rel=1e-12)
