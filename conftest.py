@@ -54,10 +54,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what `tests/thorough.txt` names, unless asked for it."""
     if config.getoption("--thorough") or any("::" in argument for argument in config.args):
         return
-    lines = (
-        (Path(__file__).parent / "tests" / "thorough.txt").read_text(encoding="utf-8").splitlines()
-    )
-    named = {line for line in lines if line and not line.startswith("#")}
-    left_out = [item for item in items if item.nodeid in named]
+    listed = Path(__file__).parent / "tests" / "thorough.txt"
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    starts = tuple(line for line in lines if line and not line.startswith("#"))
+    left_out = [item for item in items if item.nodeid.startswith(starts)]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item.nodeid not in named]
+    items[:] = [item for item in items if not item.nodeid.startswith(starts)]
