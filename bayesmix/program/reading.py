@@ -133,6 +133,24 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     return Structure(latents, scopes)
 
 
+def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
+    """The name of the plate of rows, where there is one; nothing is computed."""
+    found: list[str] = []
+
+    def survey(arrays: tuple[Array, ...]) -> None:
+        sites = _plain_trace(program, arguments._replace(arrays=arrays))
+        samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
+        described = {name: describe(name, site) for name, site in samples.items()}
+        hidden = [n for n, s in samples.items() if not s["is_observed"] and s["fn"].is_discrete]
+        found.append(find_rows([described[n] for n in hidden], samples, described, sites).name)
+
+    try:
+        jax.eval_shape(survey, arguments.arrays)
+    except ProgramError:
+        return None  # what is wrong will be said when the program is read
+    return found[0]
+
+
 class _Survey(NamedTuple):
     """Discrete sites that nobody observes; finite scalar ones of the rows with the number of their
     values, observed or not; continuous latents of the rows; all sites of the rows with the shape and

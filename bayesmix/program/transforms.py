@@ -16,15 +16,23 @@ from numpyro.primitives import Messenger
 from . import rows as row_pass
 from .arguments import Arguments, Layout, split
 from .blocks import Blocks
+from .loops import Unrolled
 from .plan import Plan, plan_arguments
-from .reading import Program
+from .reading import Program, plate_of_rows
 
 
 class _FlattenPriors(Messenger):
-    """Replace the distribution of every unobserved continuous site by a flat one on its support."""
+    """Replace the distribution of every unobserved continuous site by a flat one on its support; not of
+    those in the plate of rows, which are no parameters."""
+
+    def __init__(self, rows: str | None) -> None:
+        self.rows = rows
+        super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] != "sample" or msg["is_observed"] or msg["fn"].is_discrete:
+            return
+        if any(frame.name == self.rows for frame in msg["cond_indep_stack"]):
             return
         fn = msg["fn"]
         msg["fn"] = dist.ImproperUniform(fn.support, fn.batch_shape, fn.event_shape)
@@ -53,8 +61,14 @@ def without_priors(program: Program) -> Program:
         [-2.5, 7.5]
     """
 
+    rows: dict[Layout, str | None] = {}
+
     def flat(*args: Any, **kwargs: Any) -> Any:
-        with _FlattenPriors():
+        arguments = split(args, kwargs)
+        if arguments.layout not in rows:
+            with _Isolated():
+                rows[arguments.layout] = plate_of_rows(Unrolled(program), arguments)
+        with _FlattenPriors(rows[arguments.layout]):
             return program(*args, **kwargs)
 
     update_wrapper(flat, program)

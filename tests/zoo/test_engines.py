@@ -26,7 +26,8 @@ GEYSER = datasets.load("faithful").values
 
 CASES: dict[str, tuple[Any, tuple, dict]] = {
     **{
-        f"Gaussian, {name}": (program, (GEYSER,), {"K": 2}) for name, program in zoo.PROGRAMS.items()
+        f"Gaussian, {name}": (program, (GEYSER,), {"K": 2})
+        for name, program in zoo.PROGRAMS.items()
     },
     **{
         name: (case.program, case.rows, case.static)

@@ -19,7 +19,7 @@ from numpyro.distributions.distribution import validation_enabled
 from numpyro.handlers import seed, trace
 from numpyro.infer import MCMC, NUTS
 from scipy.optimize import minimize
-from scipy.stats import norm
+from scipy.stats import nbinom, norm
 
 import bayesmix
 from bayesmix import datasets, zoo
@@ -319,3 +319,18 @@ def test_pages_show_the_programs_as_they_are(page):
 def test_every_program_has_a_page():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in zoo.__all__ if name != "PROGRAMS" and f"`zoo.{name}" not in text] == []
+
+
+def test_hidden_rates_keep_their_density_where_priors_are_left_out():
+    """The negative binomial as a gamma rate of every row: a rate is no parameter."""
+    em = bayesmix.EM(bayesmix.without_priors(zoo.negative_binomial), progress_bar=False)
+    fit = em.run(0, DEATHS)
+    assert fit.status
+
+    def loss(logs: np.ndarray) -> float:
+        concentration, mean = np.exp(logs)
+        return -nbinom(concentration, concentration / (concentration + mean)).logpmf(DEATHS).sum()
+
+    best = minimize(loss, [2.0, 0.5], tol=1e-12, method="Nelder-Mead").fun
+    found = np.log([fit.parameters["concentration"], fit.parameters["mean"]])
+    assert loss(found) == pytest.approx(best, rel=1e-8)
