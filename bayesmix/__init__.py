@@ -8,7 +8,8 @@ from .comparison import Comparison, compare  # noqa: E402
 from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
-from .infer.em import EM  # noqa: E402
+from .infer import accelerators, e_steps, m_steps  # noqa: E402
+from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
@@ -33,9 +34,13 @@ __all__ = [
     "MixedGibbs",
     "Plan",
     "ProgramError",
+    "Progress",
     "Status",
+    "accelerators",
     "compare",
+    "e_steps",
     "label_switching",
+    "m_steps",
     "marginalize",
     "multiple_imputations",
     "plan",

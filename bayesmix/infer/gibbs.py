@@ -190,7 +190,7 @@ def _draw_labels(
     found: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
 ) -> row_pass.Pass:
     evaluation = found.evaluate(arguments, values)
-    return row_pass.passes(found.graph, found.families, evaluation, blocks, row_pass.draw, rng_key)
+    return row_pass.drawn_pass(found.graph, found.families, evaluation, blocks, rng_key)
 
 
 def _named(found: Plan, labels: Array) -> Any:

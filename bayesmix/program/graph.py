@@ -28,6 +28,7 @@ from .errors import ProgramError
 _LARGEST_TABLE = 1 << 17
 _ROWS = -1  # the index of rows in a path
 _USUAL_ROWS = 1000  # what a path is made for
+_IMPOSSIBLE = -1e10
 
 
 class Step(NamedTuple):
@@ -174,6 +175,41 @@ def marginals(graph: Graph, tables: Tables) -> tuple[Array, Tables]:
     wide = tuple(jnp.broadcast_to(table, (table.shape[0], rows)) for table in tables)
     evidence, pull = jax.vjp(lambda given: sum_out(graph, given), wide)
     return evidence, pull(jnp.ones_like(evidence))[0]
+
+
+def product_form(
+    graph: Graph, tables: Tables, factors: Tables, sweeps: int
+) -> tuple[Array, Tables]:
+    """Coordinate ascent on E_q[log p(x, z)] + H(q) over q(z) = prod_j q_j(z_j), from given factors.
+
+    log q_j(z_j) = sum_c E_{q, all but j}[table_c] + constant, over the cliques c that hold j. Returns
+    the bound (n,) and the factors, (values, n) each. Impossible joint values count as e^-1e10.
+    Source: Jordan, Ghahramani, Jaakkola & Saul (1999), *Machine Learning* 37, 183-233, section 6.
+    """
+    rows = max(table.shape[-1] for table in (*tables, *factors))
+    # zero times minus infinity is not a number
+    kept = [jnp.maximum(table, _IMPOSSIBLE) for table in tables]
+    now = [jnp.broadcast_to(each, (each.shape[0], rows)) for each in factors]
+
+    def expected(clique: int, free: int | None) -> Array:
+        """A clique's table with all latents but one averaged out, (values, n); with all, (1, n)."""
+        members = graph.cliques[clique]
+        table = kept[clique].reshape(*(graph.sizes[i] for i in members), -1)
+        for place in reversed(range(len(members))):
+            if members[place] != free:
+                share = now[members[place]]
+                wide = (1,) * place + (share.shape[0],) + (1,) * (table.ndim - place - 2) + (rows,)
+                table = jnp.sum(table * share.reshape(wide), axis=place)
+        return table.reshape(-1, table.shape[-1])
+
+    for _ in range(sweeps):
+        for j in range(len(graph.names)):
+            held = [c for c, members in enumerate(graph.cliques) if j in members]
+            field = sum(expected(c, j) for c in held)
+            now[j] = jax.nn.softmax(jnp.broadcast_to(field, (graph.sizes[j], rows)), axis=0)
+    energy = sum(expected(c, None)[0] for c in range(len(graph.cliques)))
+    entropy = sum(-jnp.sum(jax.scipy.special.xlogy(q, q), axis=0) for q in now)
+    return jnp.broadcast_to(energy + entropy, (rows,)), tuple(now)
 
 
 def draw(graph: Graph, tables: Tables, rng_key: Array) -> tuple[Array, Array]:
