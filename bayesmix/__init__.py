@@ -8,7 +8,7 @@ from .comparison import Comparison, compare  # noqa: E402
 from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
-from .infer import accelerators, e_steps, m_steps  # noqa: E402
+from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
 from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
@@ -46,6 +46,7 @@ __all__ = [
     "plan",
     "relabel",
     "summary",
+    "theory",
     "to_arviz",
     "without_priors",
 ]

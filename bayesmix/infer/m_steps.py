@@ -141,9 +141,7 @@ def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:
                 )
         found.append(part)
     if any(isinstance(part, ClimbObjective) for part in found[:-1]):
-        raise ProgramError(
-            "ClimbObjective comes last in m_step: after it, Q may lower the objective"
-        )
+        raise ProgramError("put ClimbObjective last in m_step: after it, Q may lower the objective")
     return tuple(part for part in found if part.sites)
 
 
