@@ -231,10 +231,12 @@ class MeanField:
 
 
 class _Draws(NamedTuple):
-    """What :class:`MonteCarlo` carries: its key and the number of steps made."""
+    """What :class:`MonteCarlo` carries: its key, the number of steps made, and the statistics so far
+    where they are averaged."""
 
     rng_key: Array
     step: Array
+    statistics: Any
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,19 @@ class MonteCarlo:
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
     ) -> Any:
         """A key, and no step made."""
-        return _Draws(rng_key, jnp.zeros((), int))
+        like: Any = ()
+        if self.gain != 1.0:
+            like = jax.eval_shape(
+                lambda: objective_and_statistics(plan, arguments, blocks, values)[1]
+            )
+            if like.responsibilities:
+                names = ", ".join(f"'{name}'" for name in like.responsibilities)
+                raise ProgramError(
+                    f"factors that differ from row to row ({names}) have no statistics to average over "
+                    "steps; leave the gain at 1 and raise num_draws instead"
+                )
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        return _Draws(rng_key, jnp.zeros((), int), nothing)
 
     def __call__(
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
@@ -279,8 +293,16 @@ class MonteCarlo:
         else:
             count = self.num_draws(memory.step) if callable(self.num_draws) else self.num_draws
             objective, found = _draws(plan, arguments, blocks, values, key, jnp.asarray(count))
-        memory = _Draws(next_key, memory.step + 1)
-        return Expected(values, objective, found.statistics, memory, comparable=False)
+        kept: Any = ()
+        statistics = found.statistics
+        if self.gain != 1.0:
+            gain = self.gain(memory.step) if callable(self.gain) else self.gain
+            gain = jnp.where(memory.step == 0, 1.0, gain)
+            kept = statistics = row_pass.combine(
+                plan.families, memory.statistics, statistics, 1 - gain, gain
+            )
+        memory = _Draws(next_key, memory.step + 1, kept)
+        return Expected(values, objective, statistics, memory, comparable=False)
 
 
 def _draws(

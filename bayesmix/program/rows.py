@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from ..families.augmented import RowFamily, Statistic
-from ..families.likelihoods import Family
+from ..families.likelihoods import Family, linear
 from .blocks import Blocks
+from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
 from .parts import Part, Weighed, draw, expect
@@ -35,6 +36,36 @@ class Statistics(NamedTuple):
     moments: dict[str, Any]
     responsibilities: dict[str, Array]
     hidden: dict[str, Any]
+
+
+def combine(
+    families: dict[str, Statistic],
+    one: Statistics,
+    other: Statistics,
+    first: Array | float = 1.0,
+    second: Array | float = 1.0,
+) -> Statistics:
+    """first * one + second * other: statistics of the rows of both, each weighted so many times.
+
+    The two may have been made at different parameter values: moments about a reference are brought to
+    that of `other`. With `second` zero, `one` alone is scaled. Numbers (), scalars.
+
+    Raises :class:`ProgramError` where a factor differs from row to row: its statistics are the rows'
+    responsibilities, which belong to these rows alone.
+    """
+    if one.responsibilities or other.responsibilities:
+        raise ProgramError(
+            "statistics of parts of the rows cannot be added where factors differ from row to row "
+            f"({', '.join(map(repr, sorted(one.responsibilities)))}); use bayesmix.EM, which keeps "
+            "the responsibilities of all rows"
+        )
+    counts = linear(one.counts, other.counts, first, second)
+    moments = {
+        name: family.combine(one.moments[name], other.moments[name], first, second)
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    return Statistics(counts, moments, {}, {})
 
 
 class Pass(NamedTuple):

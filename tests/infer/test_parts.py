@@ -216,6 +216,21 @@ def test_ascent_based_control_stops_near_the_mode_by_itself():
     assert len(fit.objective) < 500
 
 
+def test_falling_gains_average_the_draws_of_all_steps():
+    """SAEM settles at the mode, one draw at a step, where stochastic EM goes on moving."""
+
+    def gain(step):
+        return (1.0 + jnp.maximum(step - 50, 0)) ** -0.9
+
+    exact = plain("gaussian", restarts=1, max_steps=2000)
+    settings = {"restarts": 1, "max_steps": 1500}
+    settled, moving = (
+        run("gaussian", e_step=MonteCarlo(1, gain), **settings) for gain in (gain, 1.0)
+    )
+    tails = [fit.objective[-100:] - exact.objective[-1] for fit in (settled, moving)]
+    assert np.abs(tails[0]).max() < 0.05 < np.abs(tails[1]).max()
+
+
 def test_draws_differ_between_keys_and_not_between_runs():
     one, again = (run("network", e_step=MonteCarlo(1), max_steps=12) for _ in range(2))
     other = run("network", e_step=MonteCarlo(2), max_steps=12)
