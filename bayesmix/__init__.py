@@ -9,6 +9,7 @@ from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
+from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
@@ -32,6 +33,8 @@ __all__ = [
     "LabelSwitching",
     "LabelSwitchingWarning",
     "MixedGibbs",
+    "MonteCarloEM",
+    "MonteCarloResult",
     "Plan",
     "ProgramError",
     "Progress",

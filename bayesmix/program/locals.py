@@ -38,8 +38,9 @@ def _collapse(program: Program, reading: Reading, arguments: Arguments, local: S
         if found is not None:
             return found
     raise ProgramError(
-        f"site '{local.name}' is a continuous latent of every row that cannot be integrated out; sum it "
-        f"out of the program by hand, or move it out of plate '{reading.rows.name}'"
+        f"site '{local.name}' is a continuous latent of every row that cannot be integrated out; draw "
+        f"it by chains, bayesmix.MonteCarloEM(program, hidden='{local.name}'), or sum it out of the "
+        "program by hand"
     )
 
 
