@@ -40,6 +40,12 @@ _ADAPTING = 0.2
 _SURE = 4.0  # standard errors
 
 
+_TEXTS = {
+    True: "the third and the fourth quarter of the path agree.",
+    False: "the third and the fourth quarter of the path differ; raise num_steps.",
+}
+
+
 class ChainState(NamedTuple):
     """The fit between two steps: parameters; every chain's hidden values in unconstrained coordinates,
     (chains, N, d); log step sizes of the moves (N,); a key."""
@@ -74,7 +80,7 @@ class MonteCarloResult:
     status: Status
 
     def __str__(self) -> str:
-        lines = [f"Monte Carlo EM, {len(self.acceptance)} steps. {self.status}"]
+        lines = [f"Monte Carlo EM, {len(self.acceptance)} steps: {_TEXTS[bool(self.status)]}"]
         for name, value in self.parameters.items():
             error = np.max(self.standard_error[name], initial=0.0)
             text = np.array2string(value, precision=4, suppress_small=True, prefix="    ")

@@ -26,7 +26,9 @@ from .e_steps import EStep, Expected
 from .m_steps import MPart, make_m_step
 from .status import Status
 
-_CALM_STEPS = 3  # small gains in a row after which an accelerated fit has converged
+# an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
+# share of what is still to come
+_CALM_STEPS, _CALM_SHARE = 3, 0.01
 
 
 class Parts(NamedTuple):
@@ -196,12 +198,13 @@ def _judge(
     finite = jnp.isfinite(objective)
     comparable = jnp.asarray(seen.comparable)
     fell = (gain < -noise) & comparable
-    calm = jnp.where(comparable & (gain <= target), before.calm + 1, 0)
+    small = gain <= jnp.maximum(_CALM_SHARE * target, noise)
+    calm = jnp.where(comparable & small, before.calm + 1, 0)
     # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
     ratio = jnp.clip(gain / before.gain, 0.0, 1.0)
     to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
     settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
-    if parts.accelerator is not None:  # whose gains go up and down
+    if parts.accelerator is not None:
         settled &= calm >= _CALM_STEPS
     # with nearly collinear columns rounding is worse than the noise of a sum
     loss = jnp.maximum(noise, jnp.sqrt(precision) * (jnp.abs(objective) + rows))
