@@ -39,8 +39,8 @@ def _collapse(program: Program, reading: Reading, arguments: Arguments, local: S
             return found
     if local.name.endswith("_unobserved"):
         raise ProgramError(
-            f"site '{local.name}' holds the cells that obs_mask hides; leave obs_mask out and pass NaN in "
-            "these cells, which are then integrated out"
+            f"site '{local.name}' holds the cells that obs_mask hides; leave obs_mask out and pass NaN "
+            "in these cells, which are then integrated out"
         )
     raise ProgramError(
         f"site '{local.name}' is a continuous latent of every row that cannot be integrated out; draw "
