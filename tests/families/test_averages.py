@@ -60,7 +60,7 @@ def test_points_of_a_simplex(concentration):
 
 
 def test_points_of_a_share():
-    form, shapes = BetaForm(), np.array([[0.7, 5.0, 300.0], [2.0, 0.4, 700.0]])
+    form, shapes = BetaForm(), np.array([[0.7, 8.7, 300.0], [2.0, 6.0, 700.0]])
     points = np.asarray(averages_of(form).points(form, jnp.asarray(shapes - 1)))
     total = special.digamma(shapes.sum(axis=0))
     np.testing.assert_allclose(
