@@ -15,6 +15,8 @@ from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
+from .infer.variational import VariationalBayes  # noqa: E402
+from .infer.variational_result import VariationalResult  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
@@ -39,6 +41,8 @@ __all__ = [
     "ProgramError",
     "Progress",
     "Status",
+    "VariationalBayes",
+    "VariationalResult",
     "accelerators",
     "compare",
     "e_steps",
