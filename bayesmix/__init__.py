@@ -13,7 +13,9 @@ from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
+from .infer.smc import SMCResult, TemperedSMC  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .infer.variational import VariationalBayes  # noqa: E402
 from .infer.variational_result import VariationalResult  # noqa: E402
@@ -37,16 +39,20 @@ __all__ = [
     "MixedGibbs",
     "MonteCarloEM",
     "MonteCarloResult",
+    "ParallelTempering",
     "Plan",
     "ProgramError",
     "Progress",
+    "SMCResult",
     "Status",
+    "TemperedSMC",
     "VariationalBayes",
     "VariationalResult",
     "accelerators",
     "compare",
     "e_steps",
     "label_switching",
+    "log_evidence",
     "m_steps",
     "marginalize",
     "multiple_imputations",
