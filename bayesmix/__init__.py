@@ -22,6 +22,7 @@ from .infer.variational_result import VariationalResult  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
+from .posterior.stacking import Stacking, stack_chains  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
@@ -44,6 +45,7 @@ __all__ = [
     "ProgramError",
     "Progress",
     "SMCResult",
+    "Stacking",
     "Status",
     "TemperedSMC",
     "VariationalBayes",
@@ -58,6 +60,7 @@ __all__ = [
     "multiple_imputations",
     "plan",
     "relabel",
+    "stack_chains",
     "summary",
     "theory",
     "to_arviz",
