@@ -15,7 +15,10 @@ from .infer.result import EMResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
+from .posterior.labelled_draws import declare_labels  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
+from .posterior.point_partition import point_partition  # noqa: E402
+from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
@@ -35,10 +38,13 @@ __all__ = [
     "ProgramError",
     "Status",
     "compare",
+    "compare_relabellings",
+    "declare_labels",
     "label_switching",
     "marginalize",
     "multiple_imputations",
     "plan",
+    "point_partition",
     "relabel",
     "summary",
     "to_arviz",

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
+from tqdm.auto import tqdm
 
 from bayesmix.posterior.partitions import (
     Array,
@@ -115,6 +116,7 @@ def point_partition(
     num_starts: int = 8,
     max_sweeps: int = 50,
     seed: int = 0,
+    progress_bar: bool = True,
 ) -> PointPartition:
     r"""The partition with the least posterior expected loss, :math:`argmin_c \frac1S \sum_t d(c, z_t)`.
 
@@ -127,6 +129,7 @@ def point_partition(
         num_starts: the best candidates that sweeps start from.
         max_sweeps: sweeps over all rows that each start may take at most; it ends when no row moves.
         seed: of the order in which rows are visited.
+        progress_bar: show one where this takes longer than two seconds.
 
     Raises:
         ProgramError: for labels that are not integers (S, N).
@@ -144,25 +147,32 @@ def point_partition(
         raise ProgramError(f"draws of a partition are labels (S, N), not {z.shape}")
     draws = canonical(z)
     rows, most = draws.shape[1], int(draws.max()) + 1
-    limit = min(rows, max(10, 2 * most)) if max_clusters is None else min(rows, max_clusters)
-    some = np.unique(np.linspace(0, len(draws) - 1, num_candidates).astype(int))
-    candidates = [("draw", draws[some]), ("average linkage", _linkage_cuts(draws, limit, seed))]
-    names = np.concatenate([np.full(len(part), name, object) for name, part in candidates])
-    found = canonical(np.concatenate([part for _, part in candidates]))
-    found, first = np.unique(found, axis=0, return_index=True)
-    names = names[first]
-    few = found.max(1) < limit
-    found, names = found[few], names[few]
-    losses = expected_loss(found, draws, loss)
-    best = np.argsort(losses, kind="stable")[:num_starts]
-    swept = canonical(_sweeps(found[best], draws, loss, limit, max_sweeps, seed))
-    better = expected_loss(swept, draws, loss)
+    limit = min(rows, max(10, 2 * most) if max_clusters is None else max_clusters)
+    with tqdm(total=3, desc="partition", delay=2.0, disable=not progress_bar) as bar:
+        found, names = _candidates(draws, limit, num_candidates, seed)
+        bar.update()
+        losses = expected_loss(found, draws, loss)
+        best = np.argsort(losses, kind="stable")[:num_starts]
+        bar.update()
+        swept = canonical(_sweeps(found[best], draws, loss, limit, max_sweeps, seed))
+        better = expected_loss(swept, draws, loss)
+        bar.update()
     at = int(np.argmin(better))
     labels, origin = swept[at], f"sweeps from {names[best[at]]}"
     if losses[best[0]] <= better[at] + 1e-12:  # nothing was gained
         labels, origin = found[best[0]], names[best[0]]
     distances = distance(labels, draws, loss)
     return PointPartition(labels, float(distances.mean()), origin, loss, draws, distances)
+
+
+def _candidates(draws: Array, most: int, count: int, seed: int) -> tuple[Array, Array]:
+    """Distinct draws and cuts of the tree, (C, N), with at most ``most`` clusters; and whence."""
+    some = np.unique(np.linspace(0, len(draws) - 1, count).astype(int))
+    cuts = canonical(_linkage_cuts(draws, most, seed))
+    origin = np.repeat(["average linkage", "draw"], [len(cuts), len(some)])
+    found, first = np.unique(np.concatenate([cuts, draws[some]]), axis=0, return_index=True)
+    few = found.max(1) < most
+    return found[few], origin[first][few]
 
 
 def lower_bound(labels: Any, draws: Any) -> float:
