@@ -133,10 +133,13 @@ def latents_labelled_by(
         for name, v in ordered.items()
         if name.endswith(SUFFIX) and v.dims[-1] == dim
     }
-    whole = {n: v for n, v in ordered.items() if np.issubdtype(v.dtype, np.integer)}
-    own = probable or ([] if len(dims) > 1 else whole)
-    drawn = {n: v for n, v in whole.items() if n in own and "permutation" not in n}
-    return drawn, probable
+    whole = {
+        str(n): v
+        for n, v in ordered.items()
+        if np.issubdtype(v.dtype, np.integer) and not set(dims) & set(v.dims)
+    }
+    own = probable or (whole if len(dims) == 1 else {})
+    return {n: v for n, v in whole.items() if n in own}, probable
 
 
 def _rows(latents, dim, dims, shape, size) -> tuple[Array | None, Array | None]:
