@@ -39,7 +39,8 @@ class LabelledDraws:
     is (its log likelihood); ``data`` is (N, D). ``num_components`` is needed only where nothing but
     allocations is given.
 
-    Raises :class:`~bayesmix.program.errors.ProgramError` where shapes do not fit each other.
+    Raises :class:`~bayesmix.program.errors.ProgramError` where shapes do not fit each other, or
+    labels are not positions.
 
     >>> z = np.array([[0, 0, 1], [1, 1, 0]])
     >>> LabelledDraws(allocations=z, num_components=2).shape
@@ -55,33 +56,49 @@ class LabelledDraws:
     num_components: int | None = None
 
     def __post_init__(self) -> None:
-        _, size = self.shape
-        z = self.allocations
+        axes = {"allocations": 2, "probabilities": 3, "parameters": 3, "fit": 1, "data": 2}
+        for name, count in axes.items():
+            found = getattr(self, name)
+            if found is None:
+                continue
+            if np.ndim(found) != count:
+                raise ProgramError(
+                    f"`{name}` has {count} axes, and not the shape {np.shape(found)}"
+                )
+            object.__setattr__(self, name, np.asarray(found))
+        draws, rows, sizes = self._lengths()
+        if not draws or not sizes:
+            raise ProgramError(
+                "draws of labels need `probabilities` or `parameters`, or `allocations` together with "
+                "`num_components`"
+            )
+        if max(len(draws), len(rows), len(sizes)) > 1:
+            raise ProgramError(
+                f"arrays do not agree on how many draws ({_listed(draws)}), rows ({_listed(rows)}) or "
+                f"components ({_listed(sizes)}) there are: give allocations (S, N), probabilities "
+                "(S, N, K) and parameters (S, K, J) of the same draws"
+            )
+        z, size = self.allocations, self.shape[1]
         if z is not None and z.size and not 0 <= z.min() <= z.max() < size:
             raise ProgramError(
                 f"labels run from {z.min()} to {z.max()} where there are {size} components: give them "
                 f"as positions from 0 to {size - 1}"
             )
 
+    def _lengths(self) -> tuple[set[int], set[int], set[int]]:
+        """How many draws, rows and components there are, by each array that says so."""
+        z, p, theta = self.allocations, self.probabilities, self.parameters
+        tables = [table for table in (z, p) if table is not None]
+        draws = {len(v) for v in (*tables, theta, self.fit) if v is not None}
+        sizes = {v.shape[axis] for v, axis in ((p, 2), (theta, 1)) if v is not None}
+        sizes |= set() if self.num_components is None else {self.num_components}
+        return draws, {table.shape[1] for table in tables}, sizes
+
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of draws and of components."""
-        p, theta, z = self.probabilities, self.parameters, self.allocations
-        found = [(p.shape[0], p.shape[2])] if p is not None else []
-        found += [theta.shape[:2]] if theta is not None else []
-        if self.num_components is not None:
-            found += [(len(z) if z is not None else found[0][0], self.num_components)]
-        if not found:
-            raise ProgramError(
-                "draws of labels need `probabilities` or `parameters`, or `allocations` together with "
-                "`num_components`"
-            )
-        if len(set(found)) > 1 or (z is not None and len(z) != found[0][0]):
-            raise ProgramError(
-                f"draws and components do not agree between the arrays ({sorted(set(found))}): give "
-                "allocations (S, N), probabilities (S, N, K) and parameters (S, K, J) of the same draws"
-            )
-        return found[0]
+        draws, _, sizes = self._lengths()
+        return next(iter(draws)), next(iter(sizes))
 
     def need(self, what: str, method: object) -> Array:
         """The array called ``what``, or one sentence that says who misses it."""
@@ -89,6 +106,10 @@ class LabelledDraws:
         if found is None:
             raise ProgramError(f"{method_name(method)} needs `{what}`: {_CURES[what]}")
         return found
+
+
+def _listed(lengths: set[int]) -> str:
+    return " and ".join(map(str, sorted(lengths))) or "not said"
 
 
 def method_name(method: object) -> str:

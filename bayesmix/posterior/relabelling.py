@@ -78,8 +78,8 @@ def average_table(table: Array, permutations: Array) -> Array:
     for start in range(0, len(table), step):
         part, order = table[start : start + step], permutations[start : start + step]
         if table.ndim == 2:
-            total += (np.take_along_axis(np.argsort(order, -1), part, -1)[..., None]
-                      == np.arange(size)).sum(0)  # fmt: skip
+            renamed = np.take_along_axis(np.argsort(order, -1), part, -1)
+            total += (renamed[..., None] == np.arange(size)).sum(0)
         else:
             total += np.take_along_axis(part, order[:, None, :], -1).sum(0)
     return total / len(table)
@@ -99,7 +99,11 @@ def label_probabilities(draws: LabelledDraws) -> Array:
 
 
 def best_draw(draws: LabelledDraws) -> int:
-    """The draw with the highest ``fit``, without one that closest to the median in sorted parameters."""
+    """The draw with the highest ``fit``.
+
+    Without ``fit``, the one closest to the median of all draws in sorted parameters; without
+    parameters, the medoid.
+    """
     fit = draws.fit
     if fit is None and draws.parameters is not None:
         fit = centrality(np.sort(draws.parameters, 1).reshape(len(draws.parameters), -1))
@@ -107,9 +111,10 @@ def best_draw(draws: LabelledDraws) -> int:
 
 
 def medoid(draws: LabelledDraws) -> int:
-    """The draw whose partition of the rows is closest to all others, by Binder's loss.
+    """The draw whose partition of the rows is closest to the others, by Binder's loss.
 
-    Most probable labels are taken where none were drawn. At most 500 draws stand in for all.
+    Most probable labels are taken where none were drawn. Of more than 500 draws, 500 evenly spaced
+    ones are looked at.
 
     Source: Dahl (2006), in Bayesian Inference for Gene Expression and Proteomics, 201-218.
     """
@@ -117,7 +122,7 @@ def medoid(draws: LabelledDraws) -> int:
     if z is None:
         z = draws.need("probabilities", medoid).argmax(-1)
     some = np.unique(np.linspace(0, len(z) - 1, 500).astype(int))
-    return int(np.argmin(expected_loss(z, z[some], binder)))
+    return int(some[np.argmin(expected_loss(z[some], z[some], binder))])
 
 
 def _pivot_of(pivot: int | Callable[[LabelledDraws], int], draws: LabelledDraws) -> int:

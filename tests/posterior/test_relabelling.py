@@ -213,8 +213,16 @@ def test_what_is_missing_is_named_with_the_cure():
         LabelledDraws(z + 2, num_components=2)
     with pytest.raises(ProgramError, match="together with `num_components`"):
         LabelledDraws(z)
-    with pytest.raises(ProgramError, match="do not agree between the arrays"):
+    with pytest.raises(ProgramError, match="together with `num_components`"):
+        LabelledDraws(num_components=2)
+    with pytest.raises(ProgramError, match=r"do not agree on how many draws \(4 and 5\)"):
         LabelledDraws(z, np.full((4, 3, 2), 0.5))
+    with pytest.raises(ProgramError, match=r"or components \(2 and 3\) there are"):
+        LabelledDraws(z, np.full((5, 3, 2), 0.5), num_components=3)
+    with pytest.raises(
+        ProgramError, match=r"`probabilities` has 3 axes, and not the shape \(4, 3\)"
+    ):
+        LabelledDraws(probabilities=np.zeros((4, 3)))
 
 
 # --- how sure a relabelling is
