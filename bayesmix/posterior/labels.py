@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +24,13 @@ import numpy as np
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior.label_dims import every_dim, label_dims, latents_of, named_dims
 from bayesmix.posterior.labelled_draws import (
-    LabelledDraws,
     draws_by_dim,
     latents_labelled_by,
     log_likelihood,
     method_name,
     sorted_along,
 )
-from bayesmix.posterior.relabelling import Method, Pivot
+from bayesmix.posterior.relabelling import Method, Pivot, apply_method
 from bayesmix.posterior.relabelling_confidence import refuse_below
 from bayesmix.program.errors import ProgramError
 
@@ -64,7 +63,7 @@ class LabelSwitching:
     relabelled: str
     invariant: pd.DataFrame
     labelled: pd.DataFrame
-    pairs: dict[str, np.ndarray] = field(default_factory=dict)
+    pairs: dict[str, np.ndarray]
 
     def table(self) -> pd.DataFrame:
         """The worst scalar of each variable: label-invariant first, then as labelled."""
@@ -273,7 +272,7 @@ def find_permutations(
     sizes = compat.dataset(idata, "posterior").sizes
     shape = (sizes["chain"], sizes["draw"])
     chosen = _chosen(method, pivot, shape)
-    found = {dim: _checked(chosen, draws) for dim, draws in draws_by_dim(idata).items()}
+    found = {dim: apply_method(chosen, draws) for dim, draws in draws_by_dim(idata).items()}
     return {dim: order.reshape(*shape, -1) for dim, order in found.items()}
 
 
@@ -291,17 +290,6 @@ def _chosen(method: Method | None, pivot: tuple[int, int] | None, shape: tuple[i
             f"the pivot {pivot} is not a draw: give positions (chain, draw) below {shape}."
         )
     return Pivot(int(chain) * shape[1] + int(draw))
-
-
-def _checked(method: Method, draws: LabelledDraws) -> np.ndarray:
-    """What a method returned, if it is a permutation of the components at every draw."""
-    found = np.asarray(method(draws))
-    if found.shape != draws.shape or (np.sort(found, -1) != np.arange(draws.shape[1])).any():
-        raise ProgramError(
-            f"{method_name(method)} must return a permutation of {draws.shape[1]} components for each "
-            f"of {draws.shape[0]} draws; it returned an array of shape {found.shape}"
-        )
-    return found
 
 
 def _permute(array: xr.DataArray, permutations: Mapping[str, np.ndarray]) -> xr.DataArray:

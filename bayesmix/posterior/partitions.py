@@ -24,6 +24,7 @@ from bayesmix.program.errors import ProgramError
 
 Array = np.ndarray
 _CHUNK = 8_000_000  # entries of an indicator or of a table of counts held at a time
+_FEW = 32  # labels below this need no renumbering
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,15 @@ def _pair(one: Any, other: Any) -> tuple[Array, Array, tuple[int, ...]]:
 
 
 def compact(labels: Any) -> Array:
-    """Labels as positions from 0 without gaps, whatever integers they were."""
+    """Labels as small positions from 0: renumbered where there are negative or large ones."""
     labels = np.asarray(labels)
     if labels.ndim not in (1, 2) or not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise ProgramError(
             "partitions are integer labels, (N,) or (draws, N); these have shape "
             f"{labels.shape} and type {labels.dtype}"
         )
+    if 0 <= labels.min() and labels.max() < _FEW:
+        return labels
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
 
 

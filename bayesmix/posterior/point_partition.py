@@ -54,8 +54,8 @@ class PointPartition:
     """A partition (N,) with the least expected loss found.
 
     ``labels`` are numbered by first appearance; ``expected_loss`` is the mean over draws of
-    ``distances`` (S,) to it; ``found_by`` says which candidates it is from ("draw", "average linkage" or
-    "sweeps from ..."); ``draws`` are the partitions it stands for.
+    ``distances`` (S,) to it; ``found_by`` says which candidates it is from ("draw", "average linkage"
+    or "sweeps from ..."); ``draws`` are the partitions it stands for.
     """
 
     labels: Array
@@ -67,6 +67,7 @@ class PointPartition:
 
     @property
     def num_clusters(self) -> int:
+        """How many clusters there are."""
         return int(self.labels.max()) + 1
 
     def credible_ball(self, prob: float = 0.95) -> CredibleBall:
@@ -132,7 +133,7 @@ def point_partition(
         progress_bar: show one where this takes longer than two seconds.
 
     Raises:
-        ProgramError: for labels that are not integers (S, N).
+        ProgramError: for labels that are not integers (S, N), or less than one cluster.
 
     >>> rng = np.random.default_rng(0)
     >>> z = np.where(rng.uniform(size=(50, 9)) < 0.1, 1, [0, 0, 0, 0, 1, 1, 2, 2, 2])
@@ -145,6 +146,8 @@ def point_partition(
     z = compact(allocations)
     if z.ndim != 2:
         raise ProgramError(f"draws of a partition are labels (S, N), not {z.shape}")
+    if max_clusters is not None and max_clusters < 1:
+        raise ProgramError(f"`max_clusters` is at least 1, not {max_clusters}")
     draws = canonical(z)
     rows, most = draws.shape[1], int(draws.max()) + 1
     limit = min(rows, max(10, 2 * most) if max_clusters is None else max_clusters)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from bayesmix.posterior.labelled_draws import LabelledDraws, centrality
+from bayesmix.posterior.labelled_draws import LabelledDraws, centrality, method_name
 from bayesmix.posterior.partitions import binder, expected_loss
 from bayesmix.program.errors import ProgramError
 
@@ -83,6 +83,17 @@ def average_table(table: Array, permutations: Array) -> Array:
         else:
             total += np.take_along_axis(part, order[:, None, :], -1).sum(0)
     return total / len(table)
+
+
+def apply_method(method: Method, draws: LabelledDraws) -> Array:
+    """The permutations (S, K) that a method returns, or an error where they are none."""
+    found = np.asarray(method(draws))
+    if found.shape != draws.shape or (np.sort(found, -1) != np.arange(draws.shape[1])).any():
+        raise ProgramError(
+            f"{method_name(method)} must return a permutation of {draws.shape[1]} components for each "
+            f"of {draws.shape[0]} draws; it returned an array of shape {found.shape}"
+        )
+    return found
 
 
 # --- what a method looks at, and which draw is the pivot: functions to pass

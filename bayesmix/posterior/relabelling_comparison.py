@@ -18,6 +18,7 @@ from bayesmix.posterior.relabelling import (
     Method,
     OrderBy,
     Pivot,
+    apply_method,
     label_probabilities,
 )
 from bayesmix.posterior.relabelling_confidence import ambiguity, confidence
@@ -139,36 +140,38 @@ def compare_relabellings(
     chosen = applicable_methods(draws) if methods is None else dict(methods)
     if not chosen:
         raise ProgramError("there is no method to compare: name one at least")
-    found = {
-        name: labels.find_permutations(idata, method=method)[dim].reshape(draws.shape)
-        for name, method in chosen.items()
-    }
+    found = {name: apply_method(method, draws) for name, method in chosen.items()}
     names = list(found)
     shares = [[agreement(found[a], found[b]) for b in names] for a in names]
+    judged = draws.probabilities is not None or draws.allocations is not None
+    sure = {name: confidence(draws, order) for name, order in found.items() if judged}
     rows = {name: _row(idata, draws, dim, order) for name, order in found.items()}
+    means = [sure[name].mean if judged else np.nan for name in names]
     table = pd.DataFrame.from_dict(rows, orient="index")
-    best = names[int(table["confidence"].fillna(-1).round(6).argmax())]
-    reason, pairs = "", None
-    if table["confidence"].notna().any():
-        sure = confidence(draws, found[best])
-        pairs = sure.pairs
-        if sure.mean < least_confidence:
-            reason = ambiguity(draws, found[best], sure, least_confidence)
-    frame = pd.DataFrame(shares, names, names)
-    return RelabellingComparison(frame, table, found, best, reason, pairs)
+    table.insert(0, "confidence", means)
+    best = names[int(np.argmax(np.round(means, 6)))]
+    reason = ""
+    if judged and sure[best].mean < least_confidence:
+        reason = ambiguity(draws, found[best], sure[best], least_confidence)
+    return RelabellingComparison(
+        agreement=pd.DataFrame(shares, names, names),
+        table=table,
+        permutations=found,
+        best=best,
+        reason=reason,
+        pairs=sure[best].pairs if judged else None,
+    )
 
 
 def _row(idata: Any, draws: LabelledDraws, dim: str, order: Array) -> dict[str, float]:
-    """What the table says of one method."""
+    """What the table says of one method beside the confidence in it."""
     posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     shape = (posterior.sizes["chain"], posterior.sizes["draw"], -1)
     renamed = labels.renamed(posterior, {dim: order.reshape(shape)})
     carrying = [name for name, v in renamed.data_vars.items() if dim in v.dims]
     seen = compat.diagnostics(renamed[carrying])
-    judged = draws.probabilities is not None or draws.allocations is not None
     p = draws.probabilities
     return {
-        "confidence": confidence(draws, order).mean if judged else np.nan,
         "Stephens loss": np.nan if p is None else stephens_loss(p, order),
         "r_hat": seen["r_hat"].max(),
         "ess_bulk": seen["ess_bulk"].min(),

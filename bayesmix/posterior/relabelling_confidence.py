@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayesmix.posterior.labelled_draws import LabelledDraws
+from bayesmix.posterior.partitions import posterior_similarity
 from bayesmix.posterior.relabelling import Array, average_table, inner_products
 from bayesmix.program.errors import ProgramError
 
@@ -28,7 +29,7 @@ class Confidence:
     """Confidence in a relabelling: by draw (S,), and of each pair of components (K, K).
 
     ``pairs[k, j]`` is the mean over draws of the confidence that k and j are not to be exchanged (1
-    on the diagonal). ``mean`` is the mean over draws.
+    on the diagonal).
     """
 
     draws: Array
@@ -36,6 +37,7 @@ class Confidence:
 
     @property
     def mean(self) -> float:
+        """The mean over draws."""
         return float(self.draws.mean())
 
 
@@ -100,13 +102,13 @@ def ambiguity(
     """Why a relabelling is in doubt: no structure, components without rows, or overlapping ones."""
     table = draws.allocations if draws.probabilities is None else draws.probabilities
     assert table is not None  # or there would be no confidence
-    spread = similarity_spread(table, permutations.shape[1])
-    if spread < _FLAT:
+    spread = _similarity_spread(table)
+    empty = _empty_share(table, permutations)
+    if spread < _FLAT and (empty < 0.5).all():
         return (
             "no two rows are together more often than any others (posterior similarities deviate by "
             f"{spread:.3f}), so the data say nothing about components"
         )
-    empty = _empty_share(table, permutations)
     size, reasons = len(empty), []
     for k in range(size):
         for j in range(k + 1, size):
@@ -121,12 +123,10 @@ def ambiguity(
     return "; ".join(reasons[:4]) + more
 
 
-def similarity_spread(table: Array, size: int, rows: int = 200) -> float:
-    """Standard deviation of posterior similarities of pairs of rows, over at most ``rows`` rows."""
-    some = np.unique(np.linspace(0, table.shape[1] - 1, rows).astype(int))
-    part = table[:, some]
-    part = (part[..., None] == np.arange(size)).astype(float) if part.ndim == 2 else part
-    together = np.tensordot(part, part, ((0, 2), (0, 2))) / len(part)
+def _similarity_spread(table: Array) -> float:
+    """Standard deviation of the posterior similarities of pairs of rows, over at most 200 rows."""
+    some = np.unique(np.linspace(0, table.shape[1] - 1, 200).astype(int))
+    together = posterior_similarity(table, some)
     pairs = together[np.triu_indices(len(some), 1)]
     return float(pairs.std()) if pairs.size else 0.0
 

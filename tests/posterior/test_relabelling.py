@@ -283,3 +283,6 @@ def test_what_cannot_be_told_apart_is_refused_with_the_reason():
     empty = LabelledDraws(np.tile([0] * 30 + [1] * 30, (50, 1)), num_components=4)
     with pytest.raises(ProgramError, match="components 2 and 3 have no rows in 100% and 100%"):
         refuse_below(empty, as_drawn(empty), 0.9)
+    one = LabelledDraws(np.zeros((50, 60), int), num_components=3)
+    with pytest.raises(ProgramError, match="components 1 and 2 have no rows"):
+        refuse_below(one, as_drawn(one), 0.9)
