@@ -200,6 +200,25 @@ def test_chosen_methods_are_compared_under_their_names():
         compare_relabellings(idata, dim="state")
 
 
+def test_both_axes_of_a_transition_matrix_are_renamed():
+    """The states of a chain: one set of labels, two dimensions."""
+    rng = np.random.default_rng(0)
+    table = np.array([[8.0, 1.0, 1.0], [2.0, 6.0, 2.0], [0.0, 3.0, 7.0]]) / 10
+    made = rng.permuted(np.tile(np.arange(3), (2, 40, 1)), axis=-1)
+    rows = np.take_along_axis(table + np.zeros((2, 40, 1, 1)), made[..., None], 2)
+    groups = {
+        "transition": np.take_along_axis(rows, made[:, :, None], 3),
+        "mean": np.take_along_axis(np.array([0.0, 5.0, 9.0]) + np.zeros((2, 40, 1)), made, -1),
+    }
+    dims = {"transition": ["state", "state_next"], "mean": ["state"]}
+    attrs = {"posterior": {"label_dims": "state=state_next", "exchangeable": "yes"}}
+    idata = compat.make({"posterior": groups}, dims=dims, attrs=attrs)
+    found = compat.dataset(relabel(idata, method=OrderBy("mean")), "posterior")["transition"]
+    np.testing.assert_allclose(found, table + np.zeros((2, 40, 1, 1)))
+    found = compare_relabellings(idata, {"a": PRA(), "b": OrderBy("mean")})
+    assert found.agreement.loc["a", "b"] == 1.0
+
+
 # --- who switched with whom
 
 
