@@ -304,7 +304,8 @@ def declare_labels(
             posterior[probabilities], posterior[probabilities].dims[-1]
         )
     attrs = {"label_dims": "component", "exchangeable": exchangeable, "relabelled": "no"}
-    kept = posterior.drop_vars([*renamed, *moved]).assign(renamed).assign_attrs(attrs)
+    others = [name for name in posterior.data_vars if name not in (*renamed, *moved)]
+    kept = posterior[others].assign(renamed).assign_attrs(attrs)
     idata = compat.replace_group(idata, "posterior", kept)
     return compat.replace_group(idata, "latents", xr.Dataset(latents)) if latents else idata
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from bayesmix.posterior.partitions import (
     Array,
     PartitionLoss,
+    allocations_of,
     canonical,
     cluster_sizes,
     compact,
@@ -109,7 +110,7 @@ class PointPartition:
 
 
 def point_partition(
-    allocations: Any,
+    draws: Any,
     loss: PartitionLoss = variation_of_information,
     *,
     max_clusters: int | None = None,
@@ -122,8 +123,8 @@ def point_partition(
     r"""The partition with the least posterior expected loss, :math:`argmin_c \frac1S \sum_t d(c, z_t)`.
 
     Args:
-        allocations: drawn labels (S, N), as of
-            :func:`~bayesmix.posterior.partitions.allocations_of`.
+        draws: drawn labels (S, N), or a container of ArviZ, which
+            :func:`~bayesmix.posterior.partitions.allocations_of` takes them from.
         loss: ``variation_of_information``, or ``binder``, which tends to many small clusters.
         max_clusters: at most so many clusters; by default twice the most of any draw, 10 at least.
         num_candidates: draws, evenly spaced, that are candidates.
@@ -143,7 +144,7 @@ def point_partition(
     Sources: Wade and Ghahramani (2018), Bayesian Analysis 13(2), 559-626; Dahl, Johnson and Mueller
     (2022), J. Comput. Graph. Statist. 31(4), for sweeps with exact expected losses.
     """
-    z = compact(allocations)
+    z = compact(allocations_of(draws) if hasattr(draws, "groups") else draws)
     if z.ndim != 2:
         raise ProgramError(f"draws of a partition are labels (S, N), not {z.shape}")
     if max_clusters is not None and max_clusters < 1:

@@ -218,6 +218,8 @@ def test_labels_are_those_drawn_or_drawn_from_probabilities():
     z, p = rng.integers(0, 3, (2, 30, 5)), rng.dirichlet(np.ones(3), size=(2, 3000, 4))
     both = container(z=z, z_probability=rng.dirichlet(np.ones(3), size=(2, 30, 5)))
     np.testing.assert_array_equal(allocations_of(both), z.reshape(60, 5))
+    one, two = (point_partition.point_partition(part) for part in (both, z.reshape(60, 5)))
+    np.testing.assert_array_equal(one.labels, two.labels)
     idata = compat.make({"latents": {"z_probability": p}}, dims={"z_probability": ["r", "c"]})
     drawn = allocations_of(idata)
     shares = np.stack([(drawn == k).mean(0) for k in range(3)], -1)

@@ -55,10 +55,6 @@ def galaxies(size=3, chains=1):
     return compat.make(groups, dims=dims, attrs=attrs), permutations
 
 
-def worst(posterior):
-    return compat.diagnostics(posterior)["r_hat"].max()
-
-
 # --- a method of relabel
 
 
@@ -91,14 +87,17 @@ def test_a_function_of_ones_own_is_a_method():
         relabel(idata, pivot=(0, 1), method=ECR())
 
 
-@pytest.mark.parametrize("chains", [1, 2, 3])
-def test_r_hat_after_relabelling_is_at_most_that_of_the_published_permutations(chains):
+@pytest.mark.parametrize("chains", [1, 3])
+@pytest.mark.parametrize("method", [None, Stephens(), ECR(), PRA()])
+def test_r_hat_after_relabelling_is_that_of_the_published_permutations(method, chains):
+    """Below 1.01 wherever theirs is."""
     idata, published = galaxies(chains=chains)
     posterior = compat.dataset(idata, "posterior")
-    for name, method in {"stephens": Stephens(), "ecr": None, "pra": PRA()}.items():
-        theirs = worst(renamed(posterior, {"component": published[name]}))
-        ours = worst(compat.dataset(relabel(idata, method=method), "posterior"))
-        assert ours <= theirs + 1e-9
+    theirs = compat.diagnostics(renamed(posterior, {"component": published["stephens"]}))
+    ours = compat.diagnostics(compat.dataset(relabel(idata, method=method), "posterior"))
+    np.testing.assert_allclose(np.sort(ours["r_hat"]), np.sort(theirs["r_hat"]), atol=1e-9)
+    assert (theirs["r_hat"] < 1.01).sum() >= 6  # of 9, in 300 draws
+    assert (ours["r_hat"] < 1.01).sum() == (theirs["r_hat"] < 1.01).sum()
 
 
 def test_components_that_cannot_be_told_apart_are_refused():
@@ -141,9 +140,7 @@ def test_draws_of_other_programs_are_relabelled_once_they_say_where_labels_are()
     fixed = relabel(told)
     assert bayesmix.summary(fixed).loc["rate", "mean"] == 1.0
     assert "s" not in compat.dataset(fixed, "posterior")
-    assert (
-        bayesmix.point_partition(compat.dataset(told, "latents")["z"].values[0]).num_clusters == 3
-    )
+    assert bayesmix.point_partition(told).num_clusters == 3
 
 
 def test_what_is_declared_must_be_there():
