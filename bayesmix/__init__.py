@@ -21,7 +21,10 @@ from .infer.variational import VariationalBayes  # noqa: E402
 from .infer.variational_result import VariationalResult  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
+from .posterior.labelled_draws import declare_labels  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
+from .posterior.point_partition import point_partition  # noqa: E402
+from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
 from .posterior.stacking import Stacking, stack_chains  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
@@ -52,6 +55,8 @@ __all__ = [
     "VariationalResult",
     "accelerators",
     "compare",
+    "compare_relabellings",
+    "declare_labels",
     "e_steps",
     "label_switching",
     "log_evidence",
@@ -59,6 +64,7 @@ __all__ = [
     "marginalize",
     "multiple_imputations",
     "plan",
+    "point_partition",
     "relabel",
     "stack_chains",
     "summary",

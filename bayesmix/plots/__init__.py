@@ -32,7 +32,8 @@ from bayesmix.plots.estimates import (
     responsibility_image,
     sorted_rows,
 )
-from bayesmix.plots.example import example_comparison
+from bayesmix.plots.example import example_comparison, example_draws
+from bayesmix.plots.labels import plot_agreement, plot_similarity, plot_switched_pairs
 from bayesmix.plots.search import plot_modes, plot_objective
 
 __all__ = [
@@ -43,9 +44,11 @@ __all__ = [
     "draw_trace",
     "ellipse_points",
     "example_comparison",
+    "example_draws",
     "figure_png",
     "kernel_density",
     "mass_levels",
+    "plot_agreement",
     "plot_bound",
     "plot_density",
     "plot_modes",
@@ -53,6 +56,8 @@ __all__ = [
     "plot_parameters",
     "plot_predictive_check",
     "plot_responsibilities",
+    "plot_similarity",
+    "plot_switched_pairs",
     "plot_traces",
     "predictive_p_value",
     "responsibility_image",
