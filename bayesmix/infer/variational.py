@@ -24,6 +24,7 @@ from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, plan_arguments
 from ..program.probe import few_rows
+from .convergence import judge
 from .em import _given_values
 from .mean_field import (
     Factorised,
@@ -281,7 +282,6 @@ def _ascend(
             q=q,
             statistics=kept,
             bound=bound,
-            gain=bound - state.bound,
             trace=state.trace.at[state.step + 1].set(bound),
             proper=proper(found, q),
         )
@@ -298,29 +298,12 @@ def _ascend(
 
 def _judge(before: _State, moved: _State, tolerance: Array, rows: int) -> _State:
     """The state after a step: taken unless the bound fell or is not finite; has it converged?"""
-    bound, gain = moved.bound, moved.gain
-    noise = 64 * jnp.finfo(bound.dtype).eps * (jnp.abs(bound) + rows)
-    loss = jnp.maximum(noise, jnp.sqrt(jnp.finfo(bound.dtype).eps) * (jnp.abs(bound) + rows))
-    target = jnp.maximum(tolerance * (1 + jnp.abs(bound)), noise)
-    # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
-    ratio = jnp.clip(gain / before.gain, 0.0, 1.0)
-    to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
-    settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
-    finite = jnp.isfinite(bound) & jnp.all(moved.proper)
-    status = jnp.select(
-        [~finite, gain < -loss, gain < -noise, settled, moved.step >= moved.trace.size - 1],
-        [
-            Status.NOT_FINITE,
-            Status.OBJECTIVE_FELL,
-            Status.ROUNDING,
-            Status.CONVERGED,
-            Status.OUT_OF_STEPS,
-        ],
-        Status.RUNNING,
-    )
+    judged = judge(moved.bound, before.bound, before.gain, tolerance, rows)
+    judged = judged._replace(finite=judged.finite & jnp.all(moved.proper))
+    status = judged.status(judged.settled, moved.step >= moved.trace.size - 1)
+    taken = moved._replace(gain=judged.gain, status=status)
     kept = before._replace(status=status, proper=moved.proper)
-    taken = moved._replace(status=status)
-    return jax.tree.map(partial(jnp.where, finite & ~(gain < -noise)), taken, kept)
+    return jax.tree.map(partial(jnp.where, judged.good), taken, kept)
 
 
 def _result(
