@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -128,17 +128,15 @@ class KMeansResult:
             >>> (again.encode(x) == fit.labels).all()
             np.True_
         """
-        modes = {
+        kept: dict[str, Any] = {
             "mode_objective": [mode.objective for mode in self.modes],
             "mode_count": [mode.count for mode in self.modes],
             "mode_status": [mode.status for mode in self.modes],
             "mode_centroids": [mode.parameters["centroids"] for mode in self.modes],
         }
-        plain = {name: value for name, value in vars(self).items() if name != "modes"}
+        kept |= {name: value for name, value in vars(self).items() if name != "modes"}
         with open(path, "wb") as file:
-            np.savez(
-                file, **{name: np.asarray(value) for name, value in {**plain, **modes}.items()}
-            )
+            np.savez(file, **kept)
 
     @classmethod
     def load(cls, path: str | Path) -> KMeansResult:
@@ -188,7 +186,7 @@ class KMeansResult:
 
     def _nearest(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Codes and squared distances (N,)."""
-        given = read_rows(x, "x").astype(self.centroids.dtype)
+        given = read_rows(x, "x").astype(self.centroids.dtype, copy=False)
         size, columns = self.centroids.shape
         if given.shape[1] != columns:
             raise ProgramError(
@@ -196,9 +194,8 @@ class KMeansResult:
                 "columns of the fit"
             )
         rows = lloyd.arrange(given - self.origin, size)
-        found = lloyd.encode(rows, jnp.asarray(self.centroids - self.origin))
-        codes, squares = jax.tree.map(np.asarray, found)
-        return codes, squares
+        codes, squares = lloyd.encode(rows, self.centroids - self.origin)
+        return np.asarray(codes), np.asarray(squares)
 
 
 def read_rows(x: ArrayLike, name: str) -> np.ndarray:
@@ -228,6 +225,5 @@ def read_rows(x: ArrayLike, name: str) -> np.ndarray:
             f"column {column}; leave those rows out, or fit a mixture with bayesmix.EM, which "
             "integrates missing cells out"
         )
-    return given.astype(
-        np.float32 if given.dtype == np.float32 else np.dtype(jnp.result_type(float))
-    )
+    single = given.dtype == np.float32
+    return given.astype(np.float32 if single else jnp.result_type(float), copy=False)

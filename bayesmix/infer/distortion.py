@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
@@ -125,16 +124,16 @@ def distortion_curve(
     origin = x.mean(axis=0, dtype=float).astype(x.dtype)
     starts = np.tile(means.seed(rng_key, x - origin, restarts), (len(sizes), 1, 1))
     use = np.repeat(np.arange(largest) < sizes[:, None], restarts, axis=0)
-    found = means.settle(lloyd.arrange(x - origin, largest), starts, use)
+    rows = lloyd.arrange(x - origin, largest)
+    found = means.settle(rows, starts, use)
+    fitted = np.asarray(lloyd.measure(rows, found.centroids, use)[0])
     best = np.arange(len(sizes)) * restarts
-    best += found.distortions.reshape(len(sizes), restarts).argmin(axis=1)
-    rows = lloyd.arrange(held_out - origin, largest)
-    measured = lloyd.distortions(rows, jnp.asarray(found.centroids[best]), jnp.asarray(use[best]))
-    measured = np.asarray(measured)
+    best += fitted.reshape(len(sizes), restarts).argmin(axis=1)
+    others = lloyd.arrange(held_out - origin, largest)
+    measured = np.asarray(lloyd.measure(others, found.centroids[best], use[best])[0])
     if not measured.all():
         raise ProgramError(
             f"{sizes[np.argmin(measured)]} clusters leave no distortion on held_out; give smaller Ks"
         )
-    return DistortionCurve(
-        sizes, found.distortions[best], measured, tuple(found.statuses[i] for i in best)
-    )
+    statuses = tuple(found.statuses[i] for i in best)
+    return DistortionCurve(sizes, fitted[best], measured, statuses)

@@ -24,11 +24,10 @@ _CHUNK = 20
 
 
 class Settled(NamedTuple):
-    """Where each start ended: centroids (R, K, D), distortions and steps (R,), statuses, and the
-    distortion before each step, traces (R, max_steps + 1)."""
+    """Where each start ended: centroids (R, K, D), statuses and steps (R,), and the distortion before
+    each step, traces (R, max_steps + 1)."""
 
     centroids: np.ndarray
-    distortions: np.ndarray
     statuses: tuple[Status, ...]
     steps: np.ndarray
     traces: np.ndarray
@@ -118,17 +117,20 @@ class KMeans:
         else:
             starts = self._given(init, x, restarts) - origin
         rows = lloyd.arrange(centred, self.num_clusters)
-        found = self.settle(rows, starts, np.ones(starts.shape[:2], bool))
-        best = int(np.argmin(found.distortions))
+        use = np.ones(starts.shape[:2], bool)
+        found = self.settle(rows, starts, use)
         centroids = found.centroids + origin
-        labels, _ = lloyd.encode(rows, jnp.asarray(centroids[best] - origin))
+        # measured where rounding has put them
+        measured = lloyd.measure(rows, centroids - origin, use)
+        distortions, labels = (np.asarray(each) for each in measured)
+        best = int(np.argmin(distortions))
         return KMeansResult(
             centroids=centroids[best],
-            labels=np.asarray(labels),
-            trace=np.append(found.traces[best][: found.steps[best]], found.distortions[best]),
+            labels=labels,
+            trace=np.append(found.traces[best][: found.steps[best]], distortions[best]),
             status=found.statuses[best],
-            modes=gather_modes(centroids, found.distortions, found.statuses),
-            restart_distortions=found.distortions,
+            modes=gather_modes(centroids, distortions, found.statuses),
+            restart_distortions=distortions,
             restart_statuses=found.statuses,
             restart_steps=found.steps,
             origin=origin,
@@ -148,7 +150,7 @@ class KMeans:
             starts: centroids (R, K, D).
             use: which of them each start has, (R, K); the others stay as they are.
         """
-        state = lloyd.new_state(rows, jnp.asarray(starts), jnp.asarray(use), self.max_steps)
+        state = lloyd.new_state(rows, starts, use, self.max_steps)
         tolerance = jnp.asarray(self.tolerance, rows.blocks.dtype)
         with tqdm(
             total=self.max_steps,
@@ -165,12 +167,10 @@ class KMeans:
                 if not running.any():
                     break
                 bar.set_postfix_str(f"{running.sum()} of {running.size} running")
-        last = lloyd.distortions(rows, state.centroids, state.use)
         host = jax.tree.map(np.asarray, state)
         statuses = (Status(int(each)) for each in host.status)
         return Settled(
             host.centroids,
-            np.asarray(last),
             tuple(Status.OUT_OF_STEPS if s is Status.RUNNING else s for s in statuses),
             host.step,
             host.trace,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from numpy.typing import ArrayLike
 
 from .starts import Seeding
 from .status import Status
@@ -26,7 +27,7 @@ _BLOCK_ENTRIES = 1 << 14  # of one block's rows and scores together: they stay i
 _BLOCK_ROWS = (128, 4096)
 _LANES = 64
 _ROWS_PER_DEVICE = 4096  # fewer are not worth the exchange of sums
-_FEW_CLUSTERS = 8  # up to here sums by label are faster as a matrix product
+_FEW_CLUSTERS = 8  # up to here reading and summing by label are faster as matrix products
 _AXIS = "rows"
 
 
@@ -44,11 +45,11 @@ class LloydState(NamedTuple):
     """Runs in progress, leading with starts: centroids (K, D) after `step` steps, which of them are in
     `use` (K,), the distortion before each step, `trace` (max_steps + 1,), and the status."""
 
-    centroids: Array
-    use: Array
-    step: Array
-    trace: Array
-    status: Array
+    centroids: Any
+    use: Any
+    step: Any
+    trace: Any
+    status: Any
 
 
 def arrange(x: np.ndarray, num_clusters: int) -> Rows:
@@ -58,24 +59,27 @@ def arrange(x: np.ndarray, num_clusters: int) -> Rows:
     size = int(np.clip(_BLOCK_ENTRIES // (num_clusters + columns), *_BLOCK_ROWS)) // _LANES * _LANES
     size = min(size, -(-num_rows // len(devices)))
     count = len(devices) * -(-num_rows // (len(devices) * size))
-    lines = np.zeros((count * size, columns + 1), x.dtype)
-    lines[:num_rows, :-1] = x
-    lines[:num_rows, -1] = 1.0
-    blocks = np.ascontiguousarray(lines.reshape(count, size, columns + 1).swapaxes(1, 2))
+    blocks = np.zeros((count, columns + 1, size), x.dtype)
+    whole, rest = divmod(num_rows, size)
+    blocks[:whole, :-1] = x[: whole * size].reshape(whole, size, columns).swapaxes(1, 2)
+    blocks[:whole, -1] = 1.0
+    if rest:
+        blocks[whole, :-1, :rest] = x[whole * size :].T
+        blocks[whole, -1, :rest] = 1.0
     mesh = jax.make_mesh((len(devices),), (_AXIS,), (AxisType.Auto,), devices=devices)
     placed = jax.device_put(blocks, NamedSharding(mesh, PartitionSpec(_AXIS)))
     return Rows(placed, num_rows, mesh)
 
 
-def new_state(rows: Rows, centroids: Array, use: Array, max_steps: int) -> LloydState:
+def new_state(rows: Rows, centroids: ArrayLike, use: np.ndarray, max_steps: int) -> LloydState:
     """Runs before their first step, from centroids (R, K, D), on all devices; `use` is (R, K)."""
-    restarts = centroids.shape[0]
+    restarts = use.shape[0]
     state = LloydState(
         centroids,
         use,
-        step=jnp.zeros(restarts, int),
-        trace=jnp.full((restarts, max_steps + 1), jnp.nan, centroids.dtype),
-        status=jnp.full(restarts, Status.RUNNING),
+        step=np.zeros(restarts, np.int32),
+        trace=np.full((restarts, max_steps + 1), np.nan, rows.blocks.dtype),
+        status=np.full(restarts, Status.RUNNING, np.int32),
     )
     # where `advance` leaves its results, so that it is compiled once
     return jax.device_put(state, NamedSharding(rows.mesh, PartitionSpec()))
@@ -113,7 +117,7 @@ def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> L
                 centroids=moved,
                 step=state.step + 1,
                 trace=state.trace.at[state.step].set(distortion / rows.num_rows),
-                status=jnp.where(settled, Status.CONVERGED, Status.RUNNING),
+                status=jnp.where(settled, Status.CONVERGED, Status.RUNNING).astype(jnp.int32),
             )
 
         return jax.lax.map(lambda state: jax.lax.while_loop(running, step, state), states)
@@ -122,14 +126,25 @@ def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> L
 
 
 @jax.jit
-def distortions(rows: Rows, centroids: Array, use: Array) -> Array:
-    """Mean squared distance of the rows from the nearest of each start's centroids, (R,)."""
+def measure(rows: Rows, centroids: Array, use: Array) -> tuple[Array, Array]:
+    """Mean squared distance of the rows from the nearest of each start's centroids, (R,), and the labels
+    (N,) of the start where it is least, the lowest of several."""
 
-    def local(blocks: Array, centroids: Array, use: Array) -> Array:
-        sums = jax.lax.map(lambda given: jnp.sum(_encode(blocks, *given)[1]), (centroids, use))
-        return jax.lax.psum(sums, _AXIS) / rows.num_rows
+    def local(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
+        def add(best: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[Any, Array]:
+            labels, squares = _encode(blocks, *given)
+            total = jax.lax.psum(jnp.sum(squares), _AXIS)
+            better = total < best[0]
+            return jax.tree.map(partial(jnp.where, better), (total, labels), best), total
 
-    return _over_devices(rows, local, PartitionSpec())(rows.blocks, centroids, use)
+        nothing = jnp.zeros((blocks.shape[0], blocks.shape[2]), jnp.int32)
+        worst = jnp.asarray(jnp.inf, blocks.dtype)
+        (_, labels), totals = jax.lax.scan(add, (worst, nothing), (centroids, use))
+        return totals / rows.num_rows, labels
+
+    out = (PartitionSpec(), PartitionSpec(_AXIS))
+    totals, labels = _over_devices(rows, local, out)(rows.blocks, centroids, use)
+    return totals, labels.reshape(-1)[: rows.num_rows]
 
 
 @jax.jit
@@ -141,7 +156,7 @@ def encode(rows: Rows, centroids: Array) -> tuple[Array, Array]:
     return labels, squares
 
 
-def _over_devices(rows: Rows, local: Callable[..., Any], out: PartitionSpec) -> Callable[..., Any]:
+def _over_devices(rows: Rows, local: Callable[..., Any], out: Any) -> Callable[..., Any]:
     """`local(blocks, *others)` on every device, with its own blocks and the same others."""
 
     def run(blocks: Array, *others: Any) -> Any:
@@ -197,7 +212,11 @@ def _encode(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
 
     def one(block: Array) -> tuple[Array, Array]:
         labels, _ = _nearest(plane, block)
-        away = block[:-1] - centroids[labels].T
+        if centroids.shape[0] <= _FEW_CLUSTERS:
+            places = centroids.T @ jax.nn.one_hot(labels, len(centroids), dtype=block.dtype, axis=0)
+        else:
+            places = centroids[labels].T
+        away = block[:-1] - places
         return labels, block[-1] * jnp.sum(away**2, axis=0)
 
     return jax.lax.map(one, blocks)

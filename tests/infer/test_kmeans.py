@@ -18,7 +18,7 @@ from bayesmix.infer.seeding import farthest_point
 from bayesmix.infer.starts import kmeans_plus_plus, random_rows
 from tests.references import reference
 
-COMPILED = (lloyd.seeded, lloyd.advance, lloyd.distortions, lloyd.encode)
+COMPILED = (lloyd.seeded, lloyd.advance, lloyd.measure, lloyd.encode)
 
 
 def clusters(rows, columns, centres, spread=1.0, seed=0):
