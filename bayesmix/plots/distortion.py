@@ -46,7 +46,9 @@ def plot_distortion(curve: DistortionCurve) -> Figure:
     axes.set(
         xscale="log", yscale="log", xlabel="number of clusters K", ylabel="distortion of a row"
     )
-    axes.set_xticks(sizes if len(sizes) <= 12 else axes.get_xticks(), minor=False)
+    ticks = np.unique(np.geomspace(sizes[0], sizes[-1], 10).round().astype(int))
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_title(f"elbow at K = {curve.elbow}, depth {curve.depths[place]:.2f}")
     axes.legend()
     return figure
