@@ -25,7 +25,7 @@ _CHUNK = 20
 
 class Settled(NamedTuple):
     """Where each start ended: centroids (R, K, D), statuses and steps (R,), and the distortion before
-    each step, traces (R, max_steps + 1)."""
+    each step, traces (R, max_steps)."""
 
     centroids: np.ndarray
     statuses: tuple[Status, ...]

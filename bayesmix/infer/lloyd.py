@@ -27,7 +27,7 @@ _BLOCK_ENTRIES = 1 << 14  # of one block's rows and scores together: they stay i
 _BLOCK_ROWS = (128, 4096)
 _LANES = 64
 _ROWS_PER_DEVICE = 4096  # fewer are not worth the exchange of sums
-_FEW_CLUSTERS = 8  # up to here reading and summing by label are faster as matrix products
+_FEW_CLUSTERS = 12  # up to here reading and summing by label are faster as matrix products
 _AXIS = "rows"
 
 
@@ -43,7 +43,7 @@ class Rows:
 
 class LloydState(NamedTuple):
     """Runs in progress, leading with starts: centroids (K, D) after `step` steps, which of them are in
-    `use` (K,), the distortion before each step, `trace` (max_steps + 1,), and the status."""
+    `use` (K,), the distortion before each step, `trace` (max_steps,), and the status."""
 
     centroids: Any
     use: Any
@@ -78,7 +78,7 @@ def new_state(rows: Rows, centroids: ArrayLike, use: np.ndarray, max_steps: int)
         centroids,
         use,
         step=np.zeros(restarts, np.int32),
-        trace=np.full((restarts, max_steps + 1), np.nan, rows.blocks.dtype),
+        trace=np.full((restarts, max_steps), np.nan, rows.blocks.dtype),
         status=np.full(restarts, Status.RUNNING, np.int32),
     )
     # where `advance` leaves its results, so that it is compiled once
@@ -133,18 +133,18 @@ def measure(rows: Rows, centroids: Array, use: Array) -> tuple[Array, Array]:
     def local(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
         def add(best: tuple[Array, Array], given: tuple[Array, Array]) -> tuple[Any, Array]:
             labels, squares = _encode(blocks, *given)
-            total = jax.lax.psum(jnp.sum(squares), _AXIS)
-            better = total < best[0]
-            return jax.tree.map(partial(jnp.where, better), (total, labels), best), total
+            mean = jax.lax.psum(jnp.sum(squares), _AXIS) / rows.num_rows
+            better = mean < best[0]
+            return jax.tree.map(partial(jnp.where, better), (mean, labels), best), mean
 
         nothing = jnp.zeros((blocks.shape[0], blocks.shape[2]), jnp.int32)
         worst = jnp.asarray(jnp.inf, blocks.dtype)
-        (_, labels), totals = jax.lax.scan(add, (worst, nothing), (centroids, use))
-        return totals / rows.num_rows, labels
+        (_, labels), means = jax.lax.scan(add, (worst, nothing), (centroids, use))
+        return means, labels
 
     out = (PartitionSpec(), PartitionSpec(_AXIS))
-    totals, labels = _over_devices(rows, local, out)(rows.blocks, centroids, use)
-    return totals, labels.reshape(-1)[: rows.num_rows]
+    means, labels = _over_devices(rows, local, out)(rows.blocks, centroids, use)
+    return means, labels.reshape(-1)[: rows.num_rows]
 
 
 @jax.jit
@@ -183,10 +183,19 @@ def _plane(centroids: Array, use: Array) -> Array:
 def _nearest(plane: Array, block: Array) -> tuple[Array, Array]:
     """Labels and scores (n,) of a block; by a minimum and comparisons, since XLA takes those for many
     rows at a time, an argmin for one."""
-    scores = plane @ block
+    scores = _product(plane, block)
     best = jnp.min(scores, axis=0)
     numbers = jnp.arange(plane.shape[0], dtype=jnp.int32)[:, None]
     return jnp.min(jnp.where(scores == best, numbers, plane.shape[0]), axis=0), best
+
+
+# on a GPU single precision is rounded further unless told otherwise
+_product = partial(jnp.matmul, precision="highest")
+
+
+def _indicators(labels: Array, like: Array) -> Array:
+    """Ones (K, n) where a row has the label, else zeros; K is that of `like`, (K, ...)."""
+    return jax.nn.one_hot(labels, like.shape[0], dtype=like.dtype, axis=0)
 
 
 def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
@@ -195,7 +204,7 @@ def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
 
     def by_label(labels: Array, block: Array) -> Array:
         if plane.shape[0] <= _FEW_CLUSTERS:
-            return jax.nn.one_hot(labels, plane.shape[0], dtype=block.dtype, axis=0) @ block.T
+            return _product(_indicators(labels, plane), block.T)
         return jnp.zeros_like(plane).at[labels].add(block.T)
 
     def add(total: tuple[Array, Array], block: Array) -> tuple[tuple[Array, Array], None]:
@@ -213,7 +222,7 @@ def _encode(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
     def one(block: Array) -> tuple[Array, Array]:
         labels, _ = _nearest(plane, block)
         if centroids.shape[0] <= _FEW_CLUSTERS:
-            places = centroids.T @ jax.nn.one_hot(labels, len(centroids), dtype=block.dtype, axis=0)
+            places = _product(centroids.T, _indicators(labels, centroids))
         else:
             places = centroids[labels].T
         away = block[:-1] - places

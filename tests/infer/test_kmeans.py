@@ -62,6 +62,8 @@ def test_it_is_hard_em_of_equal_weights_and_one_known_spherical_covariance():
 
     x = clusters(150, 2, 3)
     direct = KMeans(3).run(0, x, init=x[:3])
+    loose = KMeans(3, tolerance=0.05).run(0, x, init=x[:3])
+    assert loose.status and 1 < len(loose.trace) < len(direct.trace)
     em = bayesmix.EM(program, e_step=bayesmix.e_steps.Hard(), tolerance=0.0)
     fit = em.run(0, x, 3, init={"mean": x[:3]})
     assert direct.status and fit.status
