@@ -10,8 +10,11 @@ from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
 from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
+from .infer.codebook import KMeansResult  # noqa: E402
+from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
 from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
+from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
@@ -37,7 +40,10 @@ __all__ = [
     "EM",
     "Comparison",
     "ConjugateGibbs",
+    "DistortionCurve",
     "EMResult",
+    "KMeans",
+    "KMeansResult",
     "LabelSwitching",
     "LabelSwitchingWarning",
     "MixedGibbs",
@@ -57,6 +63,7 @@ __all__ = [
     "compare",
     "compare_relabellings",
     "declare_labels",
+    "distortion_curve",
     "e_steps",
     "label_switching",
     "log_evidence",

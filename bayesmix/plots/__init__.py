@@ -19,6 +19,7 @@ from bayesmix.plots.common import (
     mass_levels,
 )
 from bayesmix.plots.density import draw_clusters, draw_ellipses, plot_density
+from bayesmix.plots.distortion import plot_distortion
 from bayesmix.plots.draws import (
     draw_replications,
     draw_trace,
@@ -51,6 +52,7 @@ __all__ = [
     "plot_agreement",
     "plot_bound",
     "plot_density",
+    "plot_distortion",
     "plot_modes",
     "plot_objective",
     "plot_parameters",
