@@ -8,10 +8,14 @@ from .comparison import Comparison, compare  # noqa: E402
 from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
+from .infer import search_strategies as strategies  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
+from .infer.search import Search  # noqa: E402
+from .infer.search_comparison import StrategyComparison, compare_strategies  # noqa: E402
+from .infer.search_result import SearchResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
@@ -33,13 +37,18 @@ __all__ = [
     "MixedGibbs",
     "Plan",
     "ProgramError",
+    "Search",
+    "SearchResult",
     "Status",
+    "StrategyComparison",
     "compare",
+    "compare_strategies",
     "label_switching",
     "marginalize",
     "multiple_imputations",
     "plan",
     "relabel",
+    "strategies",
     "summary",
     "to_arviz",
     "without_priors",

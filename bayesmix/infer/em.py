@@ -220,6 +220,7 @@ class EM:
             restart_objectives=host.objective,
             restart_statuses=tuple(statuses),
             restart_steps=host.step,
+            restart_parameters=host.values,
             plan=found,
             arguments=arguments,
         )

@@ -33,6 +33,7 @@ from bayesmix.plots.estimates import (
 )
 from bayesmix.plots.example import example_comparison
 from bayesmix.plots.search import plot_modes, plot_objective
+from bayesmix.plots.strategies import plot_search, plot_strategies
 
 __all__ = [
     "component_colors",
@@ -51,6 +52,8 @@ __all__ = [
     "plot_parameters",
     "plot_predictive_check",
     "plot_responsibilities",
+    "plot_search",
+    "plot_strategies",
     "plot_traces",
     "predictive_p_value",
     "responsibility_image",
