@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ from ..program.plan import Plan
 from .steps import log_posterior
 
 _MOST_COORDINATES = 2000
-_FURTHEST = (
-    0.5  # half the squared length, in standard deviations, of the way to the expansion's top
-)
+_NEWTON_STEPS = 20
+_NEAR = 1e-9  # nats still to gain by a Newton step
+_FURTHEST = 0.5  # nats by a Newton step and coordinate: one standard deviation
 
 
 class LogWeight(NamedTuple):
@@ -38,22 +38,22 @@ def laplace_log_weight(
     """Laplace's approximation to the log of the posterior's integral about one mode.
 
     In unconstrained coordinates u (NumPyro's `biject_to` for each site's support) with f(u) =
-    log p(x, theta(u)) + log|d theta / d u|, slope g and H = -f'' at the given point,
+    log p(x, theta(u)) + log|d theta / d u|, Newton steps lead from the mode of the density of theta to
+    the mode of f nearby; with H = -f'' there,
 
-        log int exp(f) du = f + g'H^-1 g / 2 + (d / 2) log 2 pi - log|H| / 2,
+        log int exp(f) du = f + (d / 2) log 2 pi - log|H| / 2.
 
-    the integral of the second-order expansion. A mode of the density of theta is no mode of f, hence the
-    slope. The log of the number of distinct relabelled copies (K! for each group of exchangeable labels,
-    less where components are the same) is added.
+    The log of the number of distinct relabelled copies (K! for each group of exchangeable labels, less
+    where components are the same) is added.
 
     Args:
         plan, arguments, blocks: the program, its data, and the data as blocks.
         parameters: values by site, a mode.
 
     Returns:
-        A :class:`LogWeight`; its value is None where H is not positive definite, where g'H^-1 g > d (the
-        top of the expansion is more than a standard deviation a coordinate away), where a parameter is
-        on the boundary of its support, or where there are more than 2000 coordinates.
+        A :class:`LogWeight`; its value is None where H is not positive definite, where the mode of f is
+        not near, where a parameter is on the boundary of its support, or where there are more than 2000
+        coordinates.
 
     Source: Tierney & Kadane (1986), *JASA* 81, 82-86; copies: Fruehwirth-Schnatter (2006), *Finite
     Mixture and Markov Switching Models*, Springer, section 5.5.
@@ -62,24 +62,32 @@ def laplace_log_weight(
     expand = plan.remember(
         ("laplace", layout),
         lambda: compile_lightly(
-            lambda arrays, blocks, values: _expand(plan, Arguments(arrays, layout), blocks, values)
+            lambda arrays, blocks, free: _expand(plan, Arguments(arrays, layout), blocks, free)
         ),
     )
     count = sum(np.size(value) for value in parameters.values())
     if count > _MOST_COORDINATES:
         return LogWeight(None, f"{count} coordinates are too many for a Hessian")
-    told = {name: jnp.asarray(value) for name, value in parameters.items()}
-    height, slope, curvature = jax.tree.map(np.asarray, expand(arguments.arrays, blocks, told))
-    if not all(np.isfinite(each).all() for each in (height, slope, curvature)):
-        return LogWeight(None, "a parameter is on the boundary of its support")
-    values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
-    if values[0] <= values[-1] * len(values) * np.finfo(curvature.dtype).eps:
-        return LogWeight(None, "the Hessian is not positive definite")
-    newton = np.sum((vectors.T @ slope) ** 2 / values) / 2
-    if newton > _FURTHEST * len(values):
-        return LogWeight(None, "the mode in unconstrained coordinates is far away")
-    volume = 0.5 * len(values) * math.log(2 * math.pi) - 0.5 * np.sum(np.log(values))
-    return LogWeight(float(height + newton + volume) + log_copies(plan, parameters))
+    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
+    free = {name: bijections[name].inv(jnp.asarray(each)) for name, each in parameters.items()}
+    flat, unravel = ravel_pytree(free)
+    for _ in range(_NEWTON_STEPS):
+        found = expand(arguments.arrays, blocks, unravel(flat))
+        height, slope, curvature = (np.asarray(each) for each in found)
+        if not all(np.isfinite(each).all() for each in (height, slope, curvature)):
+            return LogWeight(None, "a parameter is on the boundary of its support")
+        values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+        if values[0] <= values[-1] * len(values) * np.finfo(curvature.dtype).eps:
+            return LogWeight(None, "the Hessian is not positive definite")
+        along = vectors.T @ slope / values
+        gain = np.sum(values * along**2) / 2
+        if gain > _FURTHEST * len(values):
+            break
+        if gain < _NEAR:
+            volume = 0.5 * len(values) * math.log(2 * math.pi) - 0.5 * np.sum(np.log(values))
+            return LogWeight(float(height + volume) + log_copies(plan, parameters))
+        flat = flat + vectors @ along
+    return LogWeight(None, "the mode in unconstrained coordinates is far away")
 
 
 def log_copies(plan: Plan, parameters: dict[str, np.ndarray]) -> float:
@@ -112,16 +120,15 @@ def _swapped_alike(
 
 
 def _expand(
-    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values
+    plan: Plan, arguments: Arguments, blocks: Blocks, free: Values
 ) -> tuple[Array, Array, Array]:
     """f, its slope (d,), and minus its Hessian (d, d)."""
     bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
-    free = {name: bijections[name].inv(value) for name, value in values.items()}
-    flat, unravel = ravel_pytree(free)
     density = log_posterior(plan, arguments, blocks)
+    flat, unravel = ravel_pytree(free)
 
     def height(flat: Array) -> Array:
-        free: dict[str, Any] = unravel(flat)
+        free: Values = unravel(flat)
         told = {name: bijections[name](each) for name, each in free.items()}
         volume = sum(
             jnp.sum(bijections[name].log_abs_det_jacobian(each, told[name]))

@@ -186,7 +186,7 @@ class Search:
         best, since = -np.inf, 0
         for score in (s for found in history.values() for each in found for s in each.scores):
             since += 1
-            if np.isneginf(best) or better(score, best):
+            if better(score, best):
                 best, since = score, 0
         return since < self.patience
 

@@ -98,6 +98,8 @@ def compare_strategies(
     budget: float,
     repeats: int = 50,
     batch: int = 16,
+    max_steps: int = 2000,
+    tolerance: float = 1e-10,
     progress_bar: bool = True,
     **kwargs: Any,
 ) -> StrategyComparison:
@@ -116,6 +118,7 @@ def compare_strategies(
         budget: passes for each run; a pass is one computation of the responsibilities of all rows.
         repeats: number of runs of each strategy.
         batch: how many starts run in one compiled call.
+        max_steps, tolerance: of EM, see :class:`bayesmix.EM`.
         progress_bar: show progress where it takes longer than a second or two.
 
     Returns:
@@ -144,7 +147,8 @@ def compare_strategies(
         )
     key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
     members = named(strategies)
-    problem = Search(program, members, batch=batch).problem(split(args, kwargs))
+    search = Search(program, members, batch=batch, max_steps=max_steps, tolerance=tolerance)
+    problem = search.problem(split(args, kwargs))
     costs: dict[str, list[np.ndarray]] = {name: [] for name in members}
     objectives: dict[str, list[np.ndarray]] = {name: [] for name in members}
     total = repeats * len(members)

@@ -114,7 +114,8 @@ class Genetic:
 
 def better(objective: float, than: float) -> bool:
     """Better by more than what tells modes apart."""
-    return bool(objective > than + 1e-6 * (1 + abs(than)))
+    margin = 1e-6 * (1 + abs(than)) if np.isfinite(than) else 0.0
+    return bool(objective > than + margin)
 
 
 def survivors(problem: Problem, climbs: Climbs, count: int) -> Climbs:

@@ -102,9 +102,13 @@ def walking(setting: tuple[Array, Array, Array]) -> row_pass.Part:
 
         told = tuple(changed(*each) for each in zip(tables, keys[1:], strict=True))
         evidence, exact = eliminate.marginals(graph, told)
-        labels = eliminate.draw(graph, told, keys[0])[1]
-        ones = indicators(graph, labels, evidence.dtype)
-        weights = tuple((1 - drawn) * r + drawn * z for r, z in zip(exact, ones, strict=True))
+
+        def mixed() -> Tables:
+            labels = eliminate.draw(graph, told, keys[0])[1]
+            ones = indicators(graph, labels, evidence.dtype)
+            return tuple((1 - drawn) * r + drawn * z for r, z in zip(exact, ones, strict=True))
+
+        weights = jax.lax.cond(drawn > 0, mixed, lambda: exact)
         return row_pass.Weighed(evidence, weights, None, None)
 
     return weigh
