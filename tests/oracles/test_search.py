@@ -1,4 +1,4 @@
-"""Search against the best of 60 to 100 starts of mclust's M steps (R), and on problems with poor modes."""
+"""Search against the best of many starts of mclust's M steps (R), and on problems with poor modes."""
 
 import functools
 
