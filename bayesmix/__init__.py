@@ -8,15 +8,21 @@ from .comparison import Comparison, compare  # noqa: E402
 from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
+from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
-from .infer.em import EM  # noqa: E402
+from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
+from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.search import Search  # noqa: E402
 from .infer.search_comparison import StrategyComparison, compare_strategies  # noqa: E402
 from .infer.search_result import SearchResult  # noqa: E402
+from .infer.smc import SMCResult, TemperedSMC  # noqa: E402
 from .infer.status import Status  # noqa: E402
+from .infer.variational import VariationalBayes  # noqa: E402
+from .infer.variational_result import VariationalResult  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
@@ -35,21 +41,34 @@ __all__ = [
     "LabelSwitching",
     "LabelSwitchingWarning",
     "MixedGibbs",
+    "MonteCarloEM",
+    "MonteCarloResult",
+    "ParallelTempering",
     "Plan",
     "ProgramError",
+    "Progress",
+    "SMCResult",
     "Search",
     "SearchResult",
     "Status",
     "StrategyComparison",
+    "TemperedSMC",
+    "VariationalBayes",
+    "VariationalResult",
+    "accelerators",
     "compare",
     "compare_strategies",
+    "e_steps",
     "label_switching",
+    "log_evidence",
+    "m_steps",
     "marginalize",
     "multiple_imputations",
     "plan",
     "relabel",
     "strategies",
     "summary",
+    "theory",
     "to_arviz",
     "without_priors",
 ]

@@ -23,7 +23,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from .likelihoods import Family, Lead, register
+from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
 
 _LOG_TWO_PI = math.log(2 * math.pi)
@@ -194,6 +194,20 @@ def scatter_about(mean: Array, statistics: GaussianStatistics) -> Array:
     return second - cross - jnp.swapaxes(cross, -1, -2) + square
 
 
+def about(reference: Array, statistics: GaussianStatistics) -> GaussianStatistics:
+    """The same sums about another reference."""
+    _, count, first, _ = statistics
+    first = first - count[:, None] * (reference - statistics.reference)
+    return GaussianStatistics(reference, count, first, scatter_about(reference, statistics))
+
+
+def _combine(
+    one: GaussianStatistics, other: GaussianStatistics, first: Array, second: Array
+) -> GaussianStatistics:
+    moved = about(other.reference, one)
+    return linear(moved, other, first, second)._replace(reference=other.reference)
+
+
 def expected_square(lower: Array, scatter: Array) -> Array:
     """tr(Sigma^{-1} scatter) with Sigma = L L', (K,)."""
     half = jax.lax.linalg.triangular_solve(lower, scatter, left_side=True, lower=True)
@@ -227,6 +241,7 @@ FULL = Family(
     expected_log_prob=_expected_log_prob,
     moments=_moments,
     grouped=True,
+    combine=_combine,
 )
 
 
@@ -299,13 +314,32 @@ def _columns_finish(parameters: Columns, sums: tuple[Array, ...]) -> ColumnStati
     return ColumnStatistics(parameters.mean, count, first * scale, second * scale**2)
 
 
-def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Array:
-    mean, scale = parameters
+def squares_about(mean: Array, statistics: ColumnStatistics) -> Array:
+    """Weighted sum of (x - mean)^2 by column, (K, D), from sums about the reference."""
     reference, count, first, second = statistics
     shift = mean - reference
-    scatter = second - 2 * shift * first + count * shift**2
+    return second - 2 * shift * first + count * shift**2
+
+
+def columns_about(reference: Array, statistics: ColumnStatistics) -> ColumnStatistics:
+    """The same sums about another reference."""
+    _, count, first, _ = statistics
+    first = first - count * (reference - statistics.reference)
+    return ColumnStatistics(reference, count, first, squares_about(reference, statistics))
+
+
+def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Array:
+    mean, scale = parameters
+    scatter = squares_about(mean, statistics)
     log_scale = jnp.log(scale) + _LOG_TWO_PI / 2
-    return -jnp.sum(count * log_scale + scatter / (2 * scale**2), axis=-1)
+    return -jnp.sum(statistics.count * log_scale + scatter / (2 * scale**2), axis=-1)
+
+
+def _columns_combine(
+    one: ColumnStatistics, other: ColumnStatistics, first: Array, second: Array
+) -> ColumnStatistics:
+    moved = columns_about(other.reference, one)
+    return linear(moved, other, first, second)._replace(reference=other.reference)
 
 
 def _columns_moments(parameters: Columns) -> tuple[Array, Array]:
@@ -335,6 +369,7 @@ COLUMNS = Family(
     finish=_columns_finish,
     expected_log_prob=_columns_expected,
     moments=_columns_moments,
+    combine=_columns_combine,
 )
 
 

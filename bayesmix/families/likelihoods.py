@@ -17,8 +17,13 @@ lead with the K components; rows come last, so that the same products serve any 
     finish(prepared, sums)               -> statistics
     expected_log_prob(parameters, stats) -> (K,), sum_i r_ik log p(x_i | k), up to a constant
     moments(parameters)                  -> mean (K, D), covariance (K, D, D)
+    combine(one, other, first, second)   -> first * one + second * other, statistics of the rows of both;
+                                            these may have been accumulated at different parameters
 
 `expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q.
+
+Most statistics are sums, and :func:`linear` combines them. Moments about a reference are not: they have
+to be about the same one first, and `combine` takes that of `other`.
 
 Where `grouped`, the kernels need all rows of a block to have the same cells missing: `pattern` (D,) is
 True where a cell is there. Other families get None for it, and find missing cells in their rows.
@@ -30,9 +35,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from .peel import Peeled
 
 Lead = Callable[[Any, int], Any]
+
+
+def linear(one: Any, other: Any, first: Any, second: Any) -> Any:
+    """first * one + second * other, array by array.
+
+    >>> linear((1.0, 2.0), (10.0, 20.0), 1.0, 0.5)
+    (6.0, 12.0)
+    """
+    return jax.tree.map(lambda x, y: first * x + second * y, one, other)
 
 
 class Family(NamedTuple):
@@ -49,6 +65,7 @@ class Family(NamedTuple):
     expected_log_prob: Callable[[Any, Any], Any]
     moments: Callable[[Any], Any]
     grouped: bool = False
+    combine: Callable[[Any, Any, Any, Any], Any] = linear
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}

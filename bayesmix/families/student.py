@@ -22,9 +22,12 @@ from jax.scipy.special import digamma, gammaln
 from .gaussian import (
     ColumnRows,
     Columns,
+    ColumnStatistics,
     Gaussian,
     GaussianStatistics,
     PreparedGaussian,
+    about,
+    columns_about,
     columns_arrange,
     expected_square,
     flat_columns,
@@ -34,9 +37,10 @@ from .gaussian import (
     prepare,
     scatter_about,
     squared_length,
+    squares_about,
     whiten,
 )
-from .likelihoods import Family, Lead, register
+from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
 
 _LOG_TWO_PI = math.log(2 * math.pi)
@@ -161,6 +165,15 @@ def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Ar
     return gaussian + _log_gamma_density(freedom, count, scale, log_scale)
 
 
+def _combine(
+    one: StudentStatistics, other: StudentStatistics, first: Array, second: Array
+) -> StudentStatistics:
+    scaled = GaussianStatistics(one.reference, one.scale, one.first, one.second)
+    moved = about(other.reference, scaled)
+    one = one._replace(reference=moved.reference, first=moved.first, second=moved.second)
+    return linear(one, other, first, second)._replace(reference=other.reference)
+
+
 def _moments(parameters: Student) -> tuple[Array, Array]:
     mean, lower, freedom = parameters
     some = freedom > 2
@@ -181,6 +194,7 @@ FULL = Family(
     expected_log_prob=_expected_log_prob,
     moments=_moments,
     grouped=True,
+    combine=_combine,
 )
 
 
@@ -252,10 +266,18 @@ def _columns_finish(parameters: StudentColumns, sums: tuple[Array, ...]) -> Stud
 def _columns_expected(parameters: StudentColumns, statistics: StudentColumnStatistics) -> Array:
     mean, unit, freedom = parameters
     reference, count, scale, log_scale, first, second = statistics
-    shift = mean - reference
-    scatter = second - 2 * shift * first + scale * shift**2
+    scatter = squares_about(mean, ColumnStatistics(reference, scale, first, second))
     gaussian = log_scale / 2 - count * (jnp.log(unit) + _LOG_TWO_PI / 2) - scatter / (2 * unit**2)
     return jnp.sum(gaussian + _log_gamma_density(freedom, count, scale, log_scale), axis=-1)
+
+
+def _columns_combine(
+    one: StudentColumnStatistics, other: StudentColumnStatistics, first: Array, second: Array
+) -> StudentColumnStatistics:
+    scaled = ColumnStatistics(one.reference, one.scale, one.first, one.second)
+    moved = columns_about(other.reference, scaled)
+    one = one._replace(reference=moved.reference, first=moved.first, second=moved.second)
+    return linear(one, other, first, second)._replace(reference=other.reference)
 
 
 def _columns_moments(parameters: StudentColumns) -> tuple[Array, Array]:
@@ -277,6 +299,7 @@ COLUMNS = Family(
     finish=_columns_finish,
     expected_log_prob=_columns_expected,
     moments=_columns_moments,
+    combine=_columns_combine,
 )
 CAUCHY = COLUMNS._replace(name="independent Cauchy columns", parameters=_cauchy_parameters)
 

@@ -8,6 +8,7 @@ climb is a generalised EM step (Dempster, Laird & Rubin 1977, section 3).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +22,24 @@ from ..program.reading import Site
 Values = dict[str, Array]
 Loss = Callable[[Array], Array]
 
+Climber = Callable[[Loss, Array], Array]  # from a loss and a start, (P,), to a lower point
+
 LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
-_NEWTON_STEPS, _LBFGS_STEPS = 3, 12
 # lengths tried along a Newton direction, all at once
 _LENGTHS = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3)
 
 
-def climb(sites: tuple[Site, ...], log_joint: Callable[[Values], Array], values: Values) -> Values:
+def usual_climber(loss: Loss, start: Array) -> Array:
+    """:class:`Newton` for few coordinates, :class:`LBFGS` for many."""
+    return (Newton() if start.size <= LARGEST_HESSIAN else LBFGS())(loss, start)
+
+
+def climb(
+    sites: tuple[Site, ...],
+    log_joint: Callable[[Values], Array],
+    values: Values,
+    climber: Climber = usual_climber,
+) -> Values:
     """Raise `log_joint` over `sites`, all else held fixed; returns values that are no worse."""
     bijections = {site.name: biject_to(site.support) for site in sites}
     start, unravel = ravel_pytree({n: b.inv(values[n]) for n, b in bijections.items()})
@@ -39,37 +51,92 @@ def climb(sites: tuple[Site, ...], log_joint: Callable[[Values], Array], values:
     def loss(flat: Array) -> Array:
         return -log_joint(constrained(flat))
 
-    flat = (_newton if start.size <= LARGEST_HESSIAN else _lbfgs)(loss, start)
+    flat = climber(loss, start)
     better = (loss(flat) < loss(start)) & jnp.all(jnp.isfinite(flat))
     found = constrained(jnp.where(better, flat, start))
     return {n: jnp.where(better, v, values[n]) if n in bijections else v for n, v in found.items()}
 
 
-def _newton(loss: Loss, start: Array) -> Array:
+@dataclass(frozen=True)
+class Newton:
     """Newton steps with the curvature's absolute value, so that each goes downhill, of the best length.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Newton(steps=1)(lambda v: jnp.sum((v - 3.0) ** 2), jnp.zeros(2)).tolist()
+        [3.0, 3.0]
 
     Source: Nocedal & Wright (2006), *Numerical Optimization*, section 3.4.
     """
-    slope = jax.grad(loss)
-    lengths = jnp.asarray(_LENGTHS, start.dtype)
 
-    def step(flat: Array, _: None) -> tuple[Array, None]:
-        gradient, product = jax.linearize(slope, flat)
-        hessian = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
-        curvature, axes = jnp.linalg.eigh((hessian + hessian.T) / 2)
-        size = jnp.abs(curvature)
-        floor = jnp.sqrt(jnp.finfo(flat.dtype).eps) * jnp.max(size) + jnp.finfo(flat.dtype).tiny
-        direction = -axes @ ((axes.T @ gradient) / jnp.maximum(size, floor))
-        tried = flat + jnp.concatenate([jnp.zeros(1, flat.dtype), lengths])[:, None] * direction
-        heights = jax.vmap(loss)(tried)
-        return tried[jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))], None
+    steps: int = 3
 
-    return jax.lax.scan(step, start, length=_NEWTON_STEPS)[0]
+    def __call__(self, loss: Loss, start: Array) -> Array:
+        """A point no higher than `start`."""
+        slope = jax.grad(loss)
+        lengths = jnp.asarray(_LENGTHS, start.dtype)
+
+        def step(flat: Array, _: None) -> tuple[Array, None]:
+            gradient, product = jax.linearize(slope, flat)
+            hessian = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+            curvature, axes = jnp.linalg.eigh((hessian + hessian.T) / 2)
+            size = jnp.abs(curvature)
+            tiny = jnp.finfo(flat.dtype)
+            floor = jnp.sqrt(tiny.eps) * jnp.max(size) + tiny.tiny
+            direction = -axes @ ((axes.T @ gradient) / jnp.maximum(size, floor))
+            tried = flat + jnp.concatenate([jnp.zeros(1, flat.dtype), lengths])[:, None] * direction
+            heights = jax.vmap(loss)(tried)
+            return tried[jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))], None
+
+        return jax.lax.scan(step, start, length=self.steps)[0]
 
 
-def _lbfgs(loss: Loss, start: Array) -> Array:
-    """L-BFGS steps with optax's line search."""
-    solver = optax.lbfgs(memory_size=8)
+@dataclass(frozen=True)
+class LBFGS:
+    """L-BFGS steps with optax's line search.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> LBFGS()(lambda v: jnp.sum((v - 3.0) ** 2), jnp.zeros(2)).round(6).tolist()
+        [3.0, 3.0]
+
+    Source: Liu & Nocedal (1989), *Mathematical Programming* 45, 503-528.
+    """
+
+    steps: int = 12
+    memory: int = 8
+
+    def __call__(self, loss: Loss, start: Array) -> Array:
+        """A point no higher than `start`."""
+        return _follow(optax.lbfgs(memory_size=self.memory), self.steps, loss, start)
+
+
+@dataclass(frozen=True)
+class GradientAscent:
+    """Steps along the gradient, halved until they raise the objective enough (Armijo's rule).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> GradientAscent(steps=1)(lambda v: jnp.sum((v - 3.0) ** 2), jnp.zeros(2)).tolist()
+        [3.0, 3.0]
+
+    Source: Nocedal & Wright (2006), *Numerical Optimization*, section 3.1.
+    """
+
+    steps: int = 1
+
+    def __call__(self, loss: Loss, start: Array) -> Array:
+        """A point no higher than `start`."""
+        search = optax.scale_by_backtracking_linesearch(
+            max_backtracking_steps=40, decrease_factor=0.5, store_grad=True
+        )
+        return _follow(optax.chain(optax.sgd(1.0), search), self.steps, loss, start)
+
+
+def _follow(
+    solver: optax.GradientTransformationExtraArgs, steps: int, loss: Loss, start: Array
+) -> Array:
+    """Some steps of an optax solver with a line search."""
     value_and_grad = optax.value_and_grad_from_state(loss)
     State = tuple[Array, optax.OptState]
 
@@ -81,4 +148,4 @@ def _lbfgs(loss: Loss, start: Array) -> Array:
         )
         return (optax.apply_updates(flat, update), state), None
 
-    return jax.lax.scan(step, (start, solver.init(start)), length=_LBFGS_STEPS)[0][0]
+    return jax.lax.scan(step, (start, solver.init(start)), length=steps)[0][0]

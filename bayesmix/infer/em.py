@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,11 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, plan_arguments
-from .loop import EMState, Fixed, Settings, advance, last_look, new_state
+from .accelerators import Accelerator
+from .checkpoint import Checkpoint
+from .e_steps import EXACT, EStep
+from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, last_look, new_state
+from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
 from .result import EMResult
 from .separation import LEAST_INFORMATION, least_information
@@ -38,12 +43,22 @@ from .starts import (
 from .status import Status
 from .steps import objective_and_statistics
 
-_CHUNK = 100
 _EMPTY = 1e-6
+_PARTS_STREAM = 0x70617274
+
+
+class Progress(NamedTuple):
+    """What a callback is told between chunks of steps, by start: steps made (R,), objectives (R,),
+    statuses, and parameters by site, leading with starts."""
+
+    step: np.ndarray
+    objective: np.ndarray
+    status: tuple[Status, ...]
+    values: dict[str, np.ndarray]
 
 
 class EM:
-    """Maximum a posteriori estimates by EM, from many starts in one compiled call.
+    """Maximum a posteriori estimates by EM and its variants, from many starts in one compiled call.
 
     E step: responsibilities r_ik = p(z_i = k | x_i, theta) and the expected statistics they weight.
     M step: every block of parameters at its mode given the others, in closed form where the program has
@@ -53,16 +68,23 @@ class EM:
 
     For maximum likelihood leave the priors out: ``EM(bayesmix.without_priors(program))``.
 
+    Variants are a choice of parts, each by itself: see :mod:`bayesmix.e_steps` (hard, tempered, mean
+    field, Monte Carlo), :mod:`bayesmix.m_steps` (conditional and generalised M steps) and
+    :mod:`bayesmix.accelerators`. Some raise another objective, and say which.
+
     Args:
         program: a NumPyro program, or a plan of one.
         max_steps: largest number of EM steps.
         tolerance: converged when the gain still to come, estimated from the last two gains (Aitken), is
             below `tolerance` times (1 + |objective|), or below rounding.
         seeding: how starts are seeded: a function of (key, points (N, D), K) giving K row indices.
-        climb_marginal: names of sites that each M step climbs on the objective itself and not on Q, all
-            others at their new values (ECME). Fewer steps where hidden values say little about a site,
-            such as the degrees of freedom of a Student-t, or where components overlap; each step visits
-            the rows several times more.
+        e_step: what is done with the hidden causes given parameters.
+        m_step: what is done with the parameters given statistics: one part or several, in order.
+        accelerator: where to go after an M step; none: where it went.
+        keep_path: keep the parameters of every step, as `fit.path`.
+        callback: called with a :class:`Progress` every `report_every` steps; where it returns True, the
+            fit stops.
+        report_every: steps in one compiled call.
         progress_bar: show progress on fits longer than a second or two.
 
     Example:
@@ -80,7 +102,8 @@ class EM:
         (True, [0.07, 9.9])
 
     Source: Dempster, Laird & Rubin (1977), *JRSS B* 39, 1-38; conditional M steps: Meng & Rubin (1993),
-    *Biometrika* 80, 267-278; `climb_marginal`: Liu & Rubin (1994), *Biometrika* 81, 633-648.
+    *Biometrika* 80, 267-278; parts chosen freely: Neal & Hinton (1998), in *Learning in Graphical
+    Models*, 355-368.
     """
 
     def __init__(
@@ -90,16 +113,24 @@ class EM:
         max_steps: int = 2000,
         tolerance: float = 1e-10,
         seeding: Seeding = kmeans_plus_plus,
-        climb_marginal: str | Sequence[str] = (),
+        e_step: EStep = EXACT,
+        m_step: MPart | Sequence[MPart] = USUAL,
+        accelerator: Accelerator | None = None,
+        keep_path: bool = False,
+        callback: Callable[[Progress], bool | None] | None = None,
+        report_every: int = 100,
         progress_bar: bool = True,
     ) -> None:
         self.program = program.program if isinstance(program, Plan) else program
         self.max_steps = max_steps
         self.tolerance = tolerance
         self.seeding = seeding
-        self.climb_marginal = (
-            (climb_marginal,) if isinstance(climb_marginal, str) else tuple(climb_marginal)
-        )
+        self.e_step = e_step
+        self.m_step = m_step
+        self.accelerator = accelerator
+        self.keep_path = keep_path
+        self.callback = callback
+        self.report_every = report_every
         self.progress_bar = progress_bar
         self._given = program if isinstance(program, Plan) else None
         self._plans: dict[Layout, Plan] = {}
@@ -110,6 +141,7 @@ class EM:
         *args: Any,
         restarts: int = 1,
         init: dict[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> EMResult:
         """Fit from `restarts` starts and keep the best.
@@ -121,6 +153,8 @@ class EM:
             init: initial values of some or all parameters, by site name (as in `fit.parameters` or
                 `fit.site_values`); `numpyro.param` sites start at the program's own values, the others
                 from data. Values lead with an axis of `restarts` starts, or are shared by all.
+            checkpoint: a file (.npz) in which the state is kept every `report_every` steps. Where it is
+                there already, the fit goes on from it; it is left there at the end.
 
         Returns:
             An :class:`EMResult`: `parameters`, `objective` (the trace), `status`, `modes`, and more.
@@ -128,7 +162,10 @@ class EM:
         Raises:
             ProgramError: where the program or its data cannot be read; the message names the cure.
         """
-        return self.run_arguments(rng_key, split(args, kwargs), restarts=restarts, init=init)
+        arguments = split(args, kwargs)
+        return self.run_arguments(
+            rng_key, arguments, restarts=restarts, init=init, checkpoint=checkpoint
+        )
 
     def run_arguments(
         self,
@@ -137,6 +174,7 @@ class EM:
         *,
         restarts: int = 1,
         init: dict[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
     ) -> EMResult:
         """As :meth:`run`, for arguments already split into arrays and static ones."""
         if restarts < 1:
@@ -149,13 +187,21 @@ class EM:
         blocks = found.arrange(observed)
         given = _given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, random.split(rng_key, restarts)), **given}
+        keys = random.split(rng_key, restarts)
         if set(given) == set(found.reading.parameter_names):
             state, partitioned = compiled.given(arguments.arrays, blocks, given)
         else:
             rows = seeding_rows(found, arguments, blocks, observed)
-            keys = random.split(rng_key, restarts)
             state, partitioned = compiled.start(arguments.arrays, rows, keys)
-        state = self._advance(compiled, arguments, blocks, state, Fixed(partitioned, given))
+        # keys of their own, so that starts are the same whatever the parts
+        streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
+        state = compiled.begin(arguments.arrays, blocks, state, streams)
+        kept = (
+            Checkpoint(checkpoint, state, (arguments.arrays, given, rng_key))
+            if checkpoint
+            else None
+        )
+        state = self._advance(compiled, arguments, blocks, state, Fixed(partitioned, given), kept)
         symmetric, derived, information = compiled.last(arguments.arrays, blocks, state)
         marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
         return self._result(found, arguments, state, marks, derived)
@@ -165,8 +211,8 @@ class EM:
         if layout not in self._plans:
             self._plans[layout] = self._given or plan_arguments(self.program, arguments)
         found = self._plans[layout]
-        _check_names(found, self.climb_marginal, "climb_marginal")
-        options = (self.max_steps, self.seeding, self.climb_marginal)
+        parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
+        options = (self.max_steps, self.seeding, parts, self.keep_path)
         return found.remember(("EM", layout, *options), lambda: _Compiled(found, layout, *options))
 
     def _advance(
@@ -176,21 +222,27 @@ class EM:
         blocks: Blocks,
         state: EMState,
         fixed: Fixed,
+        checkpoint: Checkpoint | None,
     ) -> EMState:
         """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
         tolerance = jnp.asarray(self.tolerance)
+        if checkpoint is not None:
+            state = checkpoint.read()
         with tqdm(
             total=self.max_steps, desc="EM", unit="step", delay=2.0, disable=not self.progress_bar
         ) as bar:
-            for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
-                limit = jnp.asarray(min(until, self.max_steps))
+            while (np.asarray(state.status) == Status.RUNNING).any():
+                done = int(np.max(np.asarray(state.step)))
+                limit = jnp.asarray(min(max(done, 0) + self.report_every, self.max_steps))
                 settings = Settings(tolerance, limit)
                 state = compiled.advance(arguments.arrays, blocks, state, fixed, settings)
-                bar.update(min(until, self.max_steps) - bar.n)
                 running = np.asarray(state.status) == Status.RUNNING
-                if not running.any():
-                    break
+                bar.update(int(limit) - bar.n)
                 bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+                if checkpoint is not None:
+                    checkpoint.write(state)
+                if self.callback is not None and self.callback(_progress(state)):
+                    break
         return state
 
     def _result(
@@ -201,7 +253,7 @@ class EM:
         marks: Marks,
         derived: Values,
     ) -> EMResult:
-        host = jax.tree.map(np.asarray, state)
+        host = jax.tree.map(np.asarray, state._replace(memory=(), pace=()))
         derived = {name: np.asarray(value) for name, value in derived.items()}
         statuses = [_status(found, host, i, marks) for i in range(len(host.objective))]
         order = sorted(
@@ -221,6 +273,9 @@ class EM:
             restart_statuses=tuple(statuses),
             restart_steps=host.step,
             restart_parameters=host.values,
+            path={
+                name: value[best][: int(host.step[best]) + 1] for name, value in host.path.items()
+            },
             plan=found,
             arguments=arguments,
         )
@@ -235,7 +290,8 @@ class _Compiled:
         layout: Layout,
         max_steps: int,
         seeding: Seeding,
-        marginal: tuple[str, ...],
+        parts: Parts,
+        keep_path: bool,
     ) -> None:
         self.plan = found
 
@@ -261,7 +317,12 @@ class _Compiled:
         self.given = compile_lightly(given)
         self.advance = jax.jit(
             lambda arrays, blocks, states, fixed, settings: advance(
-                found, call(arrays), blocks, states, fixed, settings, marginal
+                found, call(arrays), blocks, states, fixed, settings, parts
+            )
+        )
+        self.begin = compile_lightly(
+            lambda arrays, blocks, states, keys: begin_parts(
+                found, call(arrays), blocks, parts, states, keys, keep_path
             )
         )
 
@@ -273,6 +334,12 @@ class _Compiled:
             return *last_look(found, call(arrays), blocks, states), information
 
         self.last = compile_lightly(last)
+
+
+def _progress(state: EMState) -> Progress:
+    statuses = tuple(Status(int(status)) for status in np.asarray(state.status))
+    values = jax.tree.map(np.asarray, state.values)
+    return Progress(np.asarray(state.step), np.asarray(state.objective), statuses, values)
 
 
 class Marks(NamedTuple):

@@ -1,5 +1,8 @@
 """EM's one loop: M and E steps in turn, all starts together, compiled whole.
 
+What a step does is put together from parts (:class:`Parts`), chosen independently: an E step, an M step,
+and an accelerator or none. The loop judges what they did.
+
 A fit that is started from data first takes a few M steps from statistics of all rows alike, then one
 from the rows partitioned about seeds; they run in the same loop, so that the M step is compiled once.
 """
@@ -18,14 +21,30 @@ from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from .accelerators import Accelerator, Proposal, free_coordinates, propose
+from .e_steps import EStep, Expected
+from .m_steps import MPart, make_m_step
 from .status import Status
-from .steps import climb_marginal, maximise_blocks, objective_and_statistics
+
+# an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
+# share of what is still to come
+_CALM_STEPS, _CALM_SHARE = 3, 0.01
+
+
+class Parts(NamedTuple):
+    """What a step of EM is made of; hashable."""
+
+    e_step: EStep
+    m_step: tuple[MPart, ...]
+    accelerator: Accelerator | None
 
 
 class EMState(NamedTuple):
     """Fits in progress, leading with starts: values and statistics at `step` (-1: before the first
     E step), objectives and their traces (max_steps + 1,). `alike` counts the M steps still to be made
-    from statistics of all rows alike, before the first E step."""
+    from statistics of all rows alike, before the first E step. `memory` and `pace` are what the E step
+    and the accelerator carry, `calm` the number of small gains in a row; `path`: the values of every
+    step (max_steps + 1, ...), or nothing."""
 
     alike: Any
     step: Array
@@ -36,6 +55,10 @@ class EMState(NamedTuple):
     trace: Array
     status: Array
     proper: Array
+    calm: Array
+    memory: Any
+    pace: Any
+    path: Values
 
 
 class Fixed(NamedTuple):
@@ -70,7 +93,37 @@ def new_state(
         trace=jnp.full((restarts, max_steps + 1), jnp.nan, dtype),
         status=jnp.full(restarts, Status.RUNNING),
         proper=jnp.ones((restarts, closed), bool),
+        calm=jnp.zeros(restarts, int),
+        memory=(),
+        pace=(),
+        path={},
     )
+
+
+def begin_parts(
+    found: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    parts: Parts,
+    states: EMState,
+    rng_keys: Array,
+    keep_path: bool,
+) -> EMState:
+    """The same fits with what the parts carry, and room for the path."""
+
+    def one(values: Values, rng_key: Array) -> tuple[Any, Any]:
+        memory = parts.e_step.begin(found, arguments, blocks, values, rng_key)
+        if parts.accelerator is None:
+            return memory, ()
+        return memory, parts.accelerator.begin(jnp.zeros_like(free_coordinates(found, values)))
+
+    memory, pace = jax.vmap(one)(states.values, rng_keys)
+    length = states.trace.shape[1]
+    path = {
+        name: jnp.zeros((value.shape[0], length, *value.shape[1:]), value.dtype)
+        for name, value in states.values.items()
+    }
+    return states._replace(memory=memory, pace=pace, path=path if keep_path else {})
 
 
 def advance(
@@ -80,24 +133,18 @@ def advance(
     states: EMState,
     fixed: Fixed,
     settings: Settings,
-    marginal: tuple[str, ...] = (),
+    parts: Parts,
 ) -> EMState:
-    """M and E steps in turn, all starts together, until each has stopped or `settings.until` steps.
-
-    Sites in `marginal` are climbed on the objective itself, at the end of each M step.
-    """
+    """M and E steps in turn, all starts together, until each has stopped or `settings.until` steps."""
+    m_step = make_m_step(found, parts.m_step)
 
     def running(states: EMState) -> Array:
         return (states.status == Status.RUNNING) & (states.step < settings.until)
 
-    def m_step(statistics: row_pass.Statistics, values: Values) -> tuple[Values, Array]:
-        values, proper = maximise_blocks(found, arguments, statistics, values, left=marginal)
-        if marginal:
-            values = climb_marginal(found, arguments, blocks, values, marginal)
-        return values, proper
-
     def step(states: EMState) -> EMState:
-        values, proper = jax.vmap(m_step)(states.statistics, states.values)
+        values, proper = jax.vmap(partial(m_step, arguments, blocks))(
+            states.statistics, states.values
+        )
         moved = states._replace(values=values, proper=proper)
         return jax.lax.cond(states.alike > 0, once_more, expected, states, moved)
 
@@ -108,54 +155,61 @@ def advance(
         )
         return moved._replace(alike=states.alike - 1, statistics=statistics)
 
-    def expected(states: EMState, moved: EMState) -> EMState:
-        first = (states.step < 0) if fixed.given else False
-        values = {
-            name: jnp.where(_wide(first, value), fixed.given[name], value)
-            if name in fixed.given
-            else value
-            for name, value in moved.values.items()
-        }
-        objective, statistics = jax.vmap(
-            lambda values: objective_and_statistics(found, arguments, blocks, values)
-        )(values)
-        moved = moved._replace(values=values, objective=objective, statistics=statistics)
-        judged = jax.vmap(partial(_judge, tolerance=settings.tolerance, rows=blocks.num_rows))
-        judged_states = judged(states._replace(alike=None), moved._replace(alike=None))
-        stopped = ~running(states)
-        kept = jax.tree.map(
-            lambda old, new: jnp.where(_wide(stopped, new), old, new),
-            states._replace(alike=None),
-            judged_states,
+    def e_step(before: EMState, moved: EMState, given: Values) -> EMState:
+        """One fit's E step where the accelerator goes, judged."""
+        going = Proposal(moved.values, before.pace, jnp.asarray(False))
+        if parts.accelerator is not None:
+            going = propose(found, parts.accelerator, before.values, moved.values, before.pace)
+        first = before.step < 0
+        mapped = {**moved.values, **given}
+        values = {n: jnp.where(first, mapped[n], value) for n, value in going.values.items()}
+        seen = parts.e_step(found, arguments, blocks, values, before.memory)
+        extrapolated = going.extrapolated & ~first
+        pace = jax.tree.map(lambda new, old: jnp.where(first, old, new), going.pace, before.pace)
+        after = _judge(
+            before, moved._replace(pace=pace), seen, extrapolated, settings, blocks.num_rows, parts
         )
-        return kept._replace(alike=states.alike)
+        stopped = ~running(before)
+        return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), before, after)
+
+    def expected(states: EMState, moved: EMState) -> EMState:
+        alone = [each._replace(alike=None) for each in (states, moved)]
+        return jax.vmap(e_step)(*alone, fixed.given)._replace(alike=states.alike)
 
     return jax.lax.while_loop(lambda states: jnp.any(running(states)), step, states)
 
 
-def _wide(mask: Array, like: Array) -> Array:
-    """A mask over starts, broadcast against an array that leads with starts."""
-    return jnp.reshape(mask, jnp.shape(mask) + (1,) * (like.ndim - jnp.ndim(mask)))
-
-
-def _judge(before: EMState, moved: EMState, tolerance: Array, rows: int) -> EMState:
+def _judge(
+    before: EMState,
+    moved: EMState,
+    seen: Expected,
+    extrapolated: Array,
+    settings: Settings,
+    rows: int,
+    parts: Parts,
+) -> EMState:
     """The state after a step: accepted or not, its gain, and whether the fit goes on."""
-    objective = moved.objective
+    objective = seen.objective
     precision = jnp.finfo(objective.dtype).eps
     gain = objective - before.objective
     noise = 64 * precision * (jnp.abs(objective) + rows)
-    target = jnp.maximum(tolerance * (1 + jnp.abs(objective)), noise)
+    target = jnp.maximum(settings.tolerance * (1 + jnp.abs(objective)), noise)
+    last = before.step + 1 >= before.trace.shape[0] - 1
+    finite = jnp.isfinite(objective)
+    comparable = jnp.asarray(seen.comparable)
+    fell = (gain < -noise) & comparable
+    small = gain <= jnp.maximum(_CALM_SHARE * target, noise)
+    calm = jnp.where(comparable & small, before.calm + 1, 0)
     # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
     ratio = jnp.clip(gain / before.gain, 0.0, 1.0)
     to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
     settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
-    last = before.step + 1 >= before.trace.shape[0] - 1
-    finite = jnp.isfinite(objective)
-    fell = gain < -noise
+    if parts.accelerator is not None:
+        settled &= calm >= _CALM_STEPS
     # with nearly collinear columns rounding is worse than the noise of a sum
     loss = jnp.maximum(noise, jnp.sqrt(precision) * (jnp.abs(objective) + rows))
     status = jnp.select(
-        [~finite, gain < -loss, fell, settled, last],
+        [~finite, comparable & (gain < -loss), fell, (comparable & settled) | seen.settled, last],
         [
             Status.NOT_FINITE,
             Status.OBJECTIVE_FELL,
@@ -165,15 +219,37 @@ def _judge(before: EMState, moved: EMState, tolerance: Array, rows: int) -> EMSt
         ],
         Status.RUNNING,
     )
+    good = finite & ~fell
     taken = moved._replace(
         step=before.step + 1,
-        gain=gain,
+        values=seen.values,
+        statistics=seen.statistics,
+        memory=seen.memory,
+        objective=objective,
+        gain=jnp.where(comparable, gain, jnp.inf),
         trace=before.trace.at[before.step + 1].set(objective),
+        path={n: p.at[before.step + 1].set(seen.values[n]) for n, p in before.path.items()},
         status=status,
+        calm=calm,
     )
     # a step that failed is not taken, unless it is the first: only its status is kept
     stays = before._replace(status=status, proper=moved.proper)
-    return jax.tree.map(partial(jnp.where, (finite & ~fell) | (before.step < 0)), taken, stays)
+    if parts.accelerator is not None:
+        judged = parts.accelerator.judge
+        taken = taken._replace(pace=judged(moved.pace, jnp.asarray(True)))
+        # a step too far costs a step, and the plain one is next
+        stays = stays._replace(
+            step=before.step + extrapolated,
+            status=jnp.where(
+                extrapolated, jnp.where(last, Status.OUT_OF_STEPS, Status.RUNNING), status
+            ),
+            pace=judged(moved.pace, jnp.asarray(False)),
+            trace=jnp.where(
+                extrapolated, before.trace.at[before.step + 1].set(before.objective), before.trace
+            ),
+            path={n: p.at[before.step + 1].set(before.values[n]) for n, p in before.path.items()},
+        )
+    return jax.tree.map(partial(jnp.where, good | (before.step < 0)), taken, stays)
 
 
 def last_look(

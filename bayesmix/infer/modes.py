@@ -72,9 +72,8 @@ def _by_component(values: dict[str, np.ndarray], labels: Labels, group: LabelGro
         if name not in values:
             continue
         value = np.asarray(values[name])
-        for axis in {axis for other in labels.groups for axis in other.axes.get(name, ())} - {
-            first
-        }:
+        of_labels = {axis for other in labels.groups for axis in other.axes.get(name, ())}
+        for axis in of_labels - {first}:
             value = np.sort(value, axis=axis)
         parts.append(np.moveaxis(value, first, 0).reshape(group.size, -1))
     return np.concatenate(parts, axis=1)

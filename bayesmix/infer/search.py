@@ -24,7 +24,7 @@ from .search_strategies import DeterministicAnnealing, Genetic, Restarts, Strate
 DEFAULT_STRATEGIES = (Restarts(), DeterministicAnnealing(), Genetic())
 
 
-class Progress(NamedTuple):
+class SearchProgress(NamedTuple):
     """What a callback is told after each step of a strategy: its name, the step's climbs, the passes
     that the search has cost so far, and the best objective so far."""
 
@@ -49,8 +49,8 @@ class Search:
         max_steps, tolerance: of EM, see :class:`bayesmix.EM`.
         batch: how many starts run in one compiled call; a strategy that makes fewer pays for all.
         patience: stop after this many starts in succession that brought nothing better.
-        callback: a function of :class:`Progress`, called after each step of a strategy; stops the search
-            where it returns True.
+        callback: called with a :class:`SearchProgress` after each step of a strategy; where it returns
+            True, the search stops.
         checkpoint: a file to keep the search in. Where it exists the search goes on from there, and ends
             as it would have without the stop.
         progress_bar: show progress on searches longer than a second or two.
@@ -83,7 +83,7 @@ class Search:
         tolerance: float = 1e-10,
         batch: int = 16,
         patience: int | None = None,
-        callback: Callable[[Progress], bool | None] | None = None,
+        callback: Callable[[SearchProgress], bool | None] | None = None,
         checkpoint: str | Path | None = None,
         progress_bar: bool = True,
     ) -> None:
@@ -174,7 +174,7 @@ class Search:
             history, finished = checkpoint_file.load(self.checkpoint, mark)
         return mark, {name: list(history.get(name, [])) for name in self.strategies}, finished
 
-    def _stops(self, progress: Progress, history: checkpoint_file.History) -> str:
+    def _stops(self, progress: SearchProgress, history: checkpoint_file.History) -> str:
         if self.callback is not None and self.callback(progress):
             return "callback"
         return "" if self._patient(history) else "patience"
@@ -191,9 +191,11 @@ class Search:
         return since < self.patience
 
 
-def _progress(name: str, climbs: Climbs, history: checkpoint_file.History) -> Progress:
+def _progress(name: str, climbs: Climbs, history: checkpoint_file.History) -> SearchProgress:
     everything = join([each for found in history.values() for each in found])
-    return Progress(name, climbs, float(everything.costs.sum()), float(everything.scores.max()))
+    return SearchProgress(
+        name, climbs, float(everything.costs.sum()), float(everything.scores.max())
+    )
 
 
 def describe(strategy: Strategy) -> str:

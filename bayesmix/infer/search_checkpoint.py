@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def load(path: Path, mark: str) -> tuple[History, set[str]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
             told = json.loads(str(arrays.pop("told")))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
         raise ProgramError(
             f"'{path}' cannot be read as the checkpoint of a search; name another file, or remove it"
         ) from error

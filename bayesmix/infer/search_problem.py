@@ -25,8 +25,10 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Graph, Tables, independent, indicators
+from ..program.parts import Part, Weighed
 from ..program.plan import Plan
 from .em import EM
+from .m_steps import maximise_blocks
 from .result import EMResult
 from .starts import (
     ALIKE_STEPS,
@@ -41,7 +43,7 @@ from .starts import (
     starting_statistics,
 )
 from .status import Status
-from .steps import maximise_blocks
+from .steps import pass_with
 
 _SOUND = (Status.CONVERGED, Status.OUT_OF_STEPS, Status.ROUNDING)
 _REFITS = 2  # M steps from changed responsibilities: blocks that depend on each other meet twice
@@ -85,7 +87,7 @@ class Schedule(NamedTuple):
     drawn: np.ndarray
 
 
-def walking(setting: tuple[Array, Array, Array]) -> row_pass.Part:
+def walking(setting: tuple[Array, Array, Array]) -> Part:
     """The E step of a walk: tempered, jittered, and partly drawn.
 
     With r the probabilities in proportion to exp(beta * log p(x, z) + noise) and z one draw from them,
@@ -93,7 +95,7 @@ def walking(setting: tuple[Array, Array, Array]) -> row_pass.Part:
     """
     inverse_temperature, noise, drawn = setting
 
-    def weigh(graph: Graph, tables: Tables, rng_key: Array) -> row_pass.Weighed:
+    def weigh(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
         keys = random.split(rng_key, len(tables) + 1)
 
         def changed(table: Array, key: Array) -> Array:
@@ -109,7 +111,7 @@ def walking(setting: tuple[Array, Array, Array]) -> row_pass.Part:
             return tuple((1 - drawn) * r + drawn * z for r, z in zip(exact, ones, strict=True))
 
         weights = jax.lax.cond(drawn > 0, mixed, lambda: exact)
-        return row_pass.Weighed(evidence, weights, None, None)
+        return Weighed(evidence, weights, None, None)
 
     return weigh
 
@@ -364,9 +366,8 @@ def _walk(
         return jax.tree.map(partial(jnp.where, jnp.all(finite)), found, values)
 
     def e_step(values: Values, key: Array, setting: Any) -> row_pass.Statistics:
-        evaluation = plan.evaluate(arguments, values)
-        part = walking(setting)
-        return row_pass.passes(plan.graph, plan.families, evaluation, blocks, part, key).statistics
+        told = random.split(key, blocks.weight.shape[0])
+        return pass_with(plan, arguments, blocks, values, walking(setting), told)[1].statistics
 
     def step(state: tuple[Array, Values, row_pass.Statistics]) -> Any:
         i, values, statistics = state

@@ -26,8 +26,8 @@ from ..program.evaluate import Values
 from ..program.graph import independent
 from ..program.modules import array_names, initial_values
 from ..program.plan import Plan
+from .m_steps import maximise_blocks
 from .predict import sites_by_component
-from .steps import maximise_blocks
 
 Seeding = Callable[[Array, Array, int], Array]
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison; each function returns a `matplotlib.figure.Figure`.
+"""Pictures of a comparison, and of a fit; each function returns a `matplotlib.figure.Figure`.
 
 A component has one colour in every picture, safe with colour blindness, so engines must number
 their components alike. Save a picture with ``figure.savefig("name.png")``; a notebook shows the
@@ -10,6 +10,7 @@ returned figure by itself. matplotlib is imported when the first picture is draw
 'column a'
 """
 
+from bayesmix.plots.bound import plot_bound
 from bayesmix.plots.common import (
     component_colors,
     ellipse_points,
@@ -46,6 +47,7 @@ __all__ = [
     "figure_png",
     "kernel_density",
     "mass_levels",
+    "plot_bound",
     "plot_density",
     "plot_modes",
     "plot_objective",

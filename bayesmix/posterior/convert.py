@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from jax import random
 
-from ..infer.gibbs import ConjugateGibbs
 from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
-from ..program.transforms import Marginal
 from . import arviz_compat
 from .draws import at_draws, flatten, known_latents, replicate
 from .imputation import impute_draws
@@ -95,10 +93,10 @@ def to_arviz(
 
 def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
     kernel = mcmc.sampler
-    source = kernel if isinstance(kernel, ConjugateGibbs) else getattr(kernel, "model", None)
-    if not isinstance(source, ConjugateGibbs | Marginal):
+    source = next((s for s in (kernel, getattr(kernel, "model", None)) if hasattr(s, "plan")), None)
+    if source is None:
         raise ProgramError(
-            "to_arviz reads runs of bayesmix.ConjugateGibbs or bayesmix.MixedGibbs, or of a kernel on "
+            "to_arviz reads runs of bayesmix's samplers, or of a kernel on "
             "bayesmix.marginalize(program); this run has another kernel or model"
         )
     if getattr(mcmc, "_args", None) is None:

@@ -20,7 +20,7 @@ from jax import Array, random
 
 from ..infer import predict
 from ..infer.moments import Completion, over_patterns
-from ..program import rows as row_pass
+from ..program import parts
 from ..program.arguments import Arguments, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
@@ -131,7 +131,7 @@ def _draw_cells(
     label_key, cell_key, program_key = random.split(rng_key, 3)
     evaluation = plan.evaluate(arguments, values)
     tables = predict.log_factors(plan, arguments, values, rows)
-    _, weights, labels, _ = row_pass.draw(plan.graph, tables, label_key)
+    _, weights, labels, _ = parts.draw(plan.graph, tables, label_key)
     drawn = {}
     for i, name in enumerate(names):
         if name in rows.blocks.patterns:

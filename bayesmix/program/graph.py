@@ -28,6 +28,7 @@ from .errors import ProgramError
 _LARGEST_TABLE = 1 << 17
 _ROWS = -1  # the index of rows in a path
 _USUAL_ROWS = 1000  # what a path is made for
+_IMPOSSIBLE = -1e10
 
 
 class Step(NamedTuple):
@@ -37,6 +38,11 @@ class Step(NamedTuple):
     taken: tuple[int, ...]
     scope: tuple[int, ...]
     gone: tuple[int, ...]
+
+    @property
+    def stays(self) -> tuple[int, ...]:
+        """Latents of the sum that go on, ascending."""
+        return tuple(i for i in self.scope if i not in self.gone)
 
 
 class Graph(NamedTuple):
@@ -87,13 +93,11 @@ def _steps(
 ) -> tuple[Step, ...]:
     if len(cliques) == 1:
         return (Step((0,), cliques[0], cliques[0]),)
-    operands: list[object] = []
-    for clique in cliques:
-        operands += [(*(sizes[i] for i in clique), _USUAL_ROWS), [*clique, _ROWS]]
     symbols = {i: opt_einsum.get_symbol(i + 1) for i in range(_ROWS, len(sizes))}
-    inputs = ["".join(symbols[i] for i in part) for part in operands[1::2]]  # type: ignore[attr-defined]
+    inputs = ["".join(symbols[i] for i in (*clique, _ROWS)) for clique in cliques]
+    shapes = [(*(sizes[i] for i in clique), _USUAL_ROWS) for clique in cliques]
     path, _ = opt_einsum.contract_path(
-        ",".join(inputs) + "->" + symbols[_ROWS], *operands[0::2], shapes=True, optimize="auto"
+        ",".join(inputs) + "->" + symbols[_ROWS], *shapes, shapes=True, optimize="auto"
     )
     pool, steps = list(cliques), []
     for positions in path:
@@ -110,7 +114,7 @@ def _steps(
                 "dependencies, or give these latents fewer values"
             )
         steps.append(Step(taken, scope, gone))
-        pool.append(tuple(i for i in scope if i not in gone))
+        pool.append(steps[-1].stays)
     return tuple(steps)
 
 
@@ -136,16 +140,15 @@ def _eliminate(
             total = total + jnp.reshape(table, (*shape, table.shape[-1]))
         assert isinstance(total, jax.Array)
         places = [step.scope.index(i) for i in step.gone]
-        stays = tuple(i for i in step.scope if i not in step.gone)
         total = jnp.moveaxis(total, places, range(len(places)))
         rows = total.shape[-1]
         total = total.reshape(
             math.prod(graph.sizes[i] for i in step.gone),
-            math.prod(graph.sizes[i] for i in stays),
+            math.prod(graph.sizes[i] for i in step.stays),
             rows,
         )
         sums.append(total)
-        pool.append((reduce(total), stays))
+        pool.append((reduce(total), step.stays))
     ((last, _),) = pool
     return last[0], sums
 
@@ -174,6 +177,41 @@ def marginals(graph: Graph, tables: Tables) -> tuple[Array, Tables]:
     wide = tuple(jnp.broadcast_to(table, (table.shape[0], rows)) for table in tables)
     evidence, pull = jax.vjp(lambda given: sum_out(graph, given), wide)
     return evidence, pull(jnp.ones_like(evidence))[0]
+
+
+def product_form(
+    graph: Graph, tables: Tables, factors: Tables, sweeps: int
+) -> tuple[Array, Tables]:
+    """Coordinate ascent on E_q[log p(x, z)] + H(q) over q(z) = prod_j q_j(z_j), from given factors.
+
+    log q_j(z_j) = sum_c E_{q, all but j}[table_c] + constant, over the cliques c that hold j. Returns
+    the bound (n,) and the factors, (values, n) each. Impossible joint values count as e^-1e10.
+    Source: Jordan, Ghahramani, Jaakkola & Saul (1999), *Machine Learning* 37, 183-233, section 6.
+    """
+    rows = max(table.shape[-1] for table in (*tables, *factors))
+    # zero times minus infinity is not a number
+    kept = [jnp.maximum(table, _IMPOSSIBLE) for table in tables]
+    now = [jnp.broadcast_to(each, (each.shape[0], rows)) for each in factors]
+
+    def expected(clique: int, free: int | None) -> Array:
+        """A clique's table with all latents but one averaged out, (values, n); with all, (1, n)."""
+        members = graph.cliques[clique]
+        table = kept[clique].reshape(*(graph.sizes[i] for i in members), -1)
+        for place in reversed(range(len(members))):
+            if members[place] != free:
+                share = now[members[place]]
+                wide = (1,) * place + (share.shape[0],) + (1,) * (table.ndim - place - 2) + (rows,)
+                table = jnp.sum(table * share.reshape(wide), axis=place)
+        return table.reshape(-1, table.shape[-1])
+
+    for _ in range(sweeps):
+        for j in range(len(graph.names)):
+            held = [c for c, members in enumerate(graph.cliques) if j in members]
+            field = sum(expected(c, j) for c in held)
+            now[j] = jax.nn.softmax(jnp.broadcast_to(field, (graph.sizes[j], rows)), axis=0)
+    energy = sum(expected(c, None)[0] for c in range(len(graph.cliques)))
+    entropy = sum(-jnp.sum(jax.scipy.special.xlogy(q, q), axis=0) for q in now)
+    return jnp.broadcast_to(energy + entropy, (rows,)), tuple(now)
 
 
 def draw(graph: Graph, tables: Tables, rng_key: Array) -> tuple[Array, Array]:
@@ -210,8 +248,8 @@ def _walk_back(graph: Graph, sums: list[Array], choose: Callable[[int, Array], A
     for i, (step, table) in reversed(list(enumerate(zip(graph.steps, sums, strict=True)))):
         if not step.gone:
             continue
-        stays = [j for j in step.scope if j not in step.gone]
-        place = joint_index([values[j] for j in stays], [graph.sizes[j] for j in stays], rows)
+        sizes = [graph.sizes[j] for j in step.stays]
+        place = joint_index([values[j] for j in step.stays], sizes, rows)
         table = jnp.broadcast_to(table, (*table.shape[:2], rows))
         chosen = choose(i, jnp.take_along_axis(table, place[None, None], axis=1)[:, 0])
         for j in reversed(step.gone):

@@ -2,7 +2,8 @@
 
 Rows are visited in blocks under one `lax.scan`; nothing of size (N, K, D) exists, and responsibilities
 are kept only where a factor has no statistics of its own. What the pass does with a row's posterior is a
-part: :func:`expect` takes the responsibilities (EM), :func:`draw` one value of each latent (Gibbs).
+part: :func:`expect` takes the responsibilities (EM), :func:`draw` one value of each latent (Gibbs),
+:func:`harden` the most probable values (k-means), and so on.
 
 Source of the identity used for gradients: the score of the marginal likelihood is the expected score of
 the complete likelihood (Fisher's identity; Dempster, Laird & Rubin 1977, *JRSS B* 39, eq. 2.13).
@@ -18,11 +19,12 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from ..families.augmented import RowFamily, Statistic
-from ..families.likelihoods import Family
-from . import graph as eliminate
+from ..families.likelihoods import Family, linear
 from .blocks import Blocks
+from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
+from .parts import Part, Weighed, draw, expect
 
 
 class Statistics(NamedTuple):
@@ -36,40 +38,58 @@ class Statistics(NamedTuple):
     hidden: dict[str, Any]
 
 
+def combine(
+    families: dict[str, Statistic],
+    one: Statistics,
+    other: Statistics,
+    first: Array | float = 1.0,
+    second: Array | float = 1.0,
+) -> Statistics:
+    """first * one + second * other: statistics of the rows of both, each weighted so many times.
+
+    The two may have been made at different parameter values: moments about a reference are brought to
+    that of `other`. With `second` zero, `one` alone is scaled. Numbers (), scalars.
+
+    Raises :class:`ProgramError` where a factor differs from row to row: its statistics are the rows'
+    responsibilities, which belong to these rows alone.
+    """
+    if one.responsibilities or other.responsibilities:
+        raise ProgramError(
+            "statistics of parts of the rows cannot be added where factors differ from row to row "
+            f"({', '.join(map(repr, sorted(one.responsibilities)))}); use bayesmix.EM, which keeps "
+            "the responsibilities of all rows"
+        )
+    counts = linear(one.counts, other.counts, first, second)
+    moments = {
+        name: family.combine(one.moments[name], other.moments[name], first, second)
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    return Statistics(counts, moments, {}, {})
+
+
+def scaled(
+    families: dict[str, Statistic], statistics: Statistics, factor: Array | float
+) -> Statistics:
+    """Statistics of the same rows, each counted `factor` times."""
+    counts, shares = (
+        jax.tree.map(lambda x: factor * x, part)
+        for part in (statistics.counts, statistics.responsibilities)
+    )
+    moments = {
+        name: family.combine(statistics.moments[name], statistics.moments[name], factor, 0.0)
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    return Statistics(counts, moments, shares, statistics.hidden)
+
+
 class Pass(NamedTuple):
     """What one pass returns: log likelihood (), statistics, and what the part said of each row."""
 
     log_likelihood: Array
     statistics: Statistics
     rows: Any
-
-
-class Weighed(NamedTuple):
-    """What a part makes of the tables of rows: log evidence (n,), weights (K, n) for each clique, what
-    is to be kept of each row, and the key with which hidden parts are drawn (None: expected)."""
-
-    log_evidence: Array
-    weights: Tables
-    said: Any
-    hidden_key: Array | None
-
-
-Part = Callable[[Graph, Tables, Array], Weighed]
-
-
-def expect(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
-    """Responsibilities: posterior probabilities of each clique's joint values."""
-    evidence, weights = eliminate.marginals(graph, tables)
-    return Weighed(evidence, weights, None, None)
-
-
-def draw(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
-    """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
-    (latents, n), counted from 0."""
-    label_key, hidden_key = random.split(rng_key)
-    evidence, values = eliminate.draw(graph, tables, label_key)
-    weights = eliminate.indicators(graph, values, evidence.dtype)
-    return Weighed(evidence, weights, values, hidden_key)
 
 
 class _Tables(NamedTuple):
@@ -187,22 +207,36 @@ def passes(
     evaluation: Evaluation,
     blocks: Blocks,
     part: Part,
-    rng_key: Array,
+    told: Any = None,
+    hidden_key: Array | None = None,
 ) -> Pass:
     """One pass over all rows with a part that turns each block's tables into weights.
 
-    The log likelihood is exact whatever the part: sum_i w_i log sum_z p(x_i, z).
+    `told` leads with blocks: what the part is told of each. `log_likelihood` is the sum of what the part
+    gives as log evidence. Row families' hidden values are expected, or drawn with `hidden_key`.
     """
-    keys = random.split(rng_key, blocks.weight.shape[0])
 
-    def weigh(tables: Callable[[], Tables], key: Array) -> Weighed:
-        return part(graph, tables(), key)
+    def weigh(tables: Callable[[], Tables], told: Any) -> Weighed:
+        return part(graph, tables(), told)
 
-    found = _accumulate(graph, families, evaluation, blocks, weigh, keys)
-    # splitting is folding in 0, 1, ...: a number that no block has
-    drawn_key = random.fold_in(rng_key, len(keys)) if part is draw else None
-    hidden = hidden_values(families, evaluation, drawn_key)
+    found = _accumulate(graph, families, evaluation, blocks, weigh, told)
+    hidden = hidden_values(families, evaluation, hidden_key)
     return found._replace(statistics=found.statistics._replace(hidden=hidden))
+
+
+def drawn_pass(
+    graph: Graph,
+    families: dict[str, Statistic],
+    evaluation: Evaluation,
+    blocks: Blocks,
+    rng_key: Array,
+) -> Pass:
+    """One pass with :func:`draw`: all hidden values of the rows drawn jointly."""
+    count = blocks.weight.shape[0]
+    # splitting is folding in 0, 1, ...: a number that no block has
+    hidden_key = random.fold_in(rng_key, count)
+    keys = random.split(rng_key, count)
+    return passes(graph, families, evaluation, blocks, draw, keys, hidden_key)
 
 
 def hidden_values(
@@ -353,12 +387,12 @@ def log_likelihood(
 
     @jax.custom_jvp
     def value(parts: _Parts, blocks: Blocks) -> Array:
-        return passes(graph, families, _at(parts), blocks, expect, random.key(0)).log_likelihood
+        return passes(graph, families, _at(parts), blocks, expect).log_likelihood
 
     @value.defjvp
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (parts, blocks), (moved, _) = primals, tangents
-        result = passes(graph, families, _at(parts), blocks, expect, random.key(0))
+        result = passes(graph, families, _at(parts), blocks, expect)
 
         def expected(parts: _Parts) -> Array:
             return sum(expected_factors(families, _at(parts), result.statistics).values())

@@ -151,7 +151,7 @@ def blocks_of(x):
 @jax.jit
 def one_pass(blocks, mean, covariance):
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(GRAPH, FAMILIES, found, blocks, row_pass.expect, jax.random.key(0))
+    result = row_pass.passes(GRAPH, FAMILIES, found, blocks, row_pass.expect)
     return result, row_pass.log_factors(GRAPH, FAMILIES, found, blocks)[0]
 
 
@@ -179,7 +179,7 @@ def test_blocks_and_padding_change_nothing(N):
 def test_drawn_labels_are_the_weights_that_were_added_up(N):
     x, _, mean, covariance = problem(2, N=N, scale=2.0)
     found = evaluation_of(mean, covariance)
-    result = row_pass.passes(GRAPH, FAMILIES, found, blocks_of(x), row_pass.draw, jax.random.key(1))
+    result = row_pass.drawn_pass(GRAPH, FAMILIES, found, blocks_of(x), jax.random.key(1))
     (labels,) = np.asarray(result.rows)
     assert labels.shape == (N,)
     np.testing.assert_array_equal(result.statistics.counts["z"], np.bincount(labels, minlength=3))

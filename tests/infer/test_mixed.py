@@ -154,9 +154,7 @@ def test_its_potential_is_that_of_the_program_with_the_labels_told():
     slope = jnp.array([-0.7, 1.3])
     values = {"slope": slope, "scale": jnp.asarray(0.4), "gate": jnp.zeros(2)}
     evaluation, blocks = plan.evaluate(arguments, values), plan.blocks_of_rows(arguments)
-    drawn = row_pass.passes(
-        plan.graph, plan.families, evaluation, blocks, row_pass.draw, random.key(0)
-    )
+    drawn = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, random.key(0))
     told = condition(experts, {"slope": slope, "z": drawn.rows[0]})
 
     @compile_lightly

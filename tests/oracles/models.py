@@ -14,7 +14,8 @@ import numpyro.distributions as dist
 
 import bayesmix
 from bayesmix import EM, Plan
-from bayesmix.infer.steps import maximise_blocks, objective_and_statistics
+from bayesmix.infer.m_steps import maximise_blocks
+from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import compile_lightly, split
 from tests.references import reference
 

@@ -165,8 +165,8 @@ class Calibration:
             def sweep(values: Any, key: Any) -> tuple[Any, dict[str, Any]]:
                 hidden_key, block_key, open_key = random.split(key, 3)
                 evaluation = plan.evaluate(arguments, values)
-                drawn = row_pass.passes(
-                    plan.graph, plan.families, evaluation, blocks, row_pass.draw, hidden_key
+                drawn = row_pass.drawn_pass(
+                    plan.graph, plan.families, evaluation, blocks, hidden_key
                 )
                 said = {
                     "log likelihood": drawn.log_likelihood,

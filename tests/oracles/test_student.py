@@ -146,7 +146,12 @@ def test_free_degrees_of_freedom_have_the_fit_of_sn(dataset):
 def test_degrees_of_freedom_climbed_on_the_likelihood_itself_take_fewer_steps():
     """ECME against ECM: Liu & Rubin (1995)."""
     x, weight = rows("iris_setosa")
-    em = EM(plan_of(free), climb_marginal="freedom", tolerance=1e-13, progress_bar=False)
+    em = EM(
+        plan_of(free),
+        m_step=bayesmix.m_steps.ClimbObjective("freedom"),
+        tolerance=1e-13,
+        progress_bar=False,
+    )
     init = {**moments_of("iris_setosa"), "freedom": np.asarray(5.0)}
     plain, ours = (each.run(0, x, weight, init=init) for each in (em_of(free), em))
     assert bool(ours.status), ours.status

@@ -223,7 +223,7 @@ def _expected_counts(program: Any, arguments: Any, tables: Any) -> tuple[dict[st
     def run(values: Any) -> Any:
         def gathered(values: Any) -> Any:
             evaluation = evaluate(program, reading, found, arguments, values)
-            return passes(reading.graph, found, evaluation, blocks, expect, jax.random.key(0))
+            return passes(reading.graph, found, evaluation, blocks, expect)
 
         result = gathered(values)
 

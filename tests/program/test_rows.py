@@ -303,8 +303,8 @@ def test_drawn_statistics_are_right_on_average(name):
         told = arguments._replace(arrays=arrays)
         evaluation = plan.evaluate(told, values)
         passed = functools.partial(row_pass.passes, plan.graph, plan.families, evaluation, blocks)
-        drawn = jax.vmap(lambda key: passed(row_pass.draw, key).statistics)(keys)
-        return passed(row_pass.expect, keys[0]).statistics, drawn
+        draw = functools.partial(row_pass.drawn_pass, plan.graph, plan.families, evaluation, blocks)
+        return passed(row_pass.expect).statistics, jax.vmap(lambda key: draw(key).statistics)(keys)
 
     keys = jax.random.split(jax.random.key(0), 4000)
     expected, drawn = both(arguments.arrays, blocks, start_of(name), keys)

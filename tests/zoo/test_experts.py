@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import bayesmix
 from bayesmix import EM, Status, datasets, zoo
-from bayesmix.infer.steps import maximise_blocks
+from bayesmix.infer.m_steps import maximise_blocks
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
 from tests.checks import assert_never_falls, slopes

@@ -9,6 +9,7 @@ from numpyro.handlers import scale
 
 import bayesmix
 from bayesmix import EM, datasets
+from bayesmix.infer.m_steps import ClimbObjective
 from tests.checks import assert_never_falls, slopes
 
 
@@ -47,17 +48,10 @@ def test_it_ends_in_the_same_mode_in_fewer_steps(name):
     plan = bayesmix.plan(program, *rows)
     settings = {"max_steps": 5000, "tolerance": 1e-12, "progress_bar": False}
     slow = EM(plan, **settings).run(0, *rows)
-    quick = EM(plan, climb_marginal=sites, **settings).run(0, *rows)
+    quick = EM(plan, m_step=ClimbObjective(sites), **settings).run(0, *rows)
     assert slow.status and quick.status
     assert_never_falls(quick.objective, len(rows[0]))
     assert quick.objective[-1] == pytest.approx(slow.objective[-1], abs=1e-7)
     assert quick.restart_steps[0] < share * slow.restart_steps[0]
     for slope in slopes(quick).values():
         np.testing.assert_allclose(slope, 0.0, atol=1e-4)
-
-
-def test_one_name_may_stand_alone_and_an_unknown_one_is_refused():
-    assert EM(experts, climb_marginal="gate").climb_marginal == ("gate",)
-    em = EM(experts, climb_marginal=("gate", "gait"), progress_bar=False)
-    with pytest.raises(bayesmix.ProgramError, match=r"climb_marginal names 'gait'.*gate, slope"):
-        em.run(0, U, Y)

@@ -1,0 +1,91 @@
+"""States kept in a file, so that a stopped run goes on from where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from ..program.errors import ProgramError
+
+_MARK = "mark"
+
+
+class Checkpoint:
+    """A pytree of arrays in an .npz file, written whole or not at all, and nothing pickled.
+
+    Args:
+        path: the file.
+        like: a state of the shapes and types that are kept, returned where there is no file yet.
+        belongs_to: whatever tells one run from another, a pytree; a file of another run is refused.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> from bayesmix.infer.checkpoint import Checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     kept = Checkpoint(folder + "/state.npz", {"step": jnp.array(0)}, jnp.ones(3))
+        ...     kept.write({"step": jnp.array(7)})
+        ...     kept.read()
+        {'step': Array(7, dtype=int64...)}
+    """
+
+    def __init__(self, path: str | Path, like: Any, belongs_to: Any = ()) -> None:
+        self.path = Path(path)
+        self.like = like
+        shapes = str(jax.tree.map(lambda x: (jnp.shape(x), str(jnp.result_type(x))), _plain(like)))
+        digest = hashlib.sha256(f"{jax.tree.structure(like)} {shapes}".encode())
+        for leaf in jax.tree.leaves(_plain(belongs_to)):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        self.mark = digest.hexdigest()
+
+    def read(self) -> Any:
+        """The state in the file, or `like` where there is no file.
+
+        Raises:
+            ProgramError: where the file is not of this run.
+        """
+        if not self.path.exists():
+            return self.like
+        try:
+            with np.load(self.path, allow_pickle=False) as kept:
+                mark = str(kept[_MARK]) if _MARK in kept else ""
+                leaves = [kept[str(i)] for i in range(len(kept.files) - 1)]
+        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+            raise ProgramError(
+                f"'{self.path}' is not a checkpoint; name another file, or remove it to start anew"
+            ) from error
+        if mark != self.mark:
+            raise ProgramError(
+                f"the checkpoint '{self.path}' is of another run (other data, key, settings or "
+                "initial values); name another file, or remove it to start anew"
+            )
+        told, treedef = jax.tree.flatten(self.like)
+        read = [
+            random.wrap_key_data(jnp.asarray(leaf)) if _is_key(one) else jnp.asarray(leaf)
+            for leaf, one in zip(leaves, told, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, read)
+
+    def write(self, state: Any) -> None:
+        """Put a state in the file's place."""
+        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_plain(state)))}
+        unfinished = self.path.with_name(self.path.name + ".unfinished")
+        with open(unfinished, "wb") as file:
+            np.savez(file, allow_pickle=False, **{_MARK: np.asarray(self.mark)}, **leaves)
+        os.replace(unfinished, self.path)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(tree: Any) -> Any:
+    """The same with random keys as numbers."""
+    return jax.tree.map(lambda leaf: random.key_data(leaf) if _is_key(leaf) else leaf, tree)

@@ -1,0 +1,103 @@
+"""What one pass over the rows does with each row's posterior: expect, harden, temper, draw.
+
+A *part* is a function of a block's tables of log factors, and of what it is told of the block. It gives
+weights for the joint values of the latents, from which statistics are made, and what stands for the log
+evidence in the objective that these weights raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from . import graph as eliminate
+from .graph import Graph, Tables
+
+
+class Weighed(NamedTuple):
+    """What a part makes of the tables of rows: log evidence (n,), or what stands in its place in the
+    objective; weights (K, n) for each clique; what is to be kept of each row; and the key with which
+    hidden parts are drawn (None: expected)."""
+
+    log_evidence: Array
+    weights: Tables
+    said: Any
+    hidden_key: Array | None
+
+
+Part = Callable[
+    [Graph, Tables, Any], Weighed
+]  # of a block's tables, and what it is told of the block
+
+
+def expect(graph: Graph, tables: Tables, told: None = None) -> Weighed:
+    """Responsibilities: posterior probabilities of each clique's joint values."""
+    evidence, weights = eliminate.marginals(graph, tables)
+    return Weighed(evidence, weights, None, None)
+
+
+def harden(graph: Graph, tables: Tables, told: None = None) -> Weighed:
+    """The most probable joint values of a row's latents, as weights of zeros and ones; max_z log p(x, z)
+    in place of the log evidence."""
+    values, height = eliminate.explain(graph, tables)
+    return Weighed(height, eliminate.indicators(graph, values, height.dtype), None, None)
+
+
+def temper(inverse_temperature: Array) -> Part:
+    """Posterior probabilities in proportion to p(x, z)^beta; log sum_z p(x, z)^beta / beta in place of
+    the log evidence. At beta = 1 it is :func:`expect`."""
+
+    def tempered(graph: Graph, tables: Tables, told: None = None) -> Weighed:
+        evidence, weights = eliminate.marginals(
+            graph, tuple(inverse_temperature * table for table in tables)
+        )
+        return Weighed(evidence / inverse_temperature, weights, None, None)
+
+    return tempered
+
+
+def mean_field(sweeps: int) -> Part:
+    """Probabilities of a product form, q(z) = prod_j q_j(z_j), each factor improved in turn.
+
+    What it is told, and says, of each row are the factors q_j, (values, n) each. The bound
+    E_q[log p(x, z)] + H(q) stands in place of the log evidence.
+    """
+
+    def improved(graph: Graph, tables: Tables, told: Tables) -> Weighed:
+        bound, factors = eliminate.product_form(graph, tables, told, sweeps)
+        weights = eliminate.independent(graph, list(factors), factors[0].shape[-1])
+        return Weighed(bound, weights, factors, None)
+
+    return improved
+
+
+def draw_often(num_draws: Array) -> Part:
+    """Shares of `num_draws` joint draws of a row's latents; it is told a key. The evidence is exact."""
+
+    def drawn(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
+        evidence = eliminate.sum_out(graph, tables)
+        like = jax.eval_shape(lambda: eliminate.marginals(graph, tables)[1])
+
+        def once_more(i: Array, total: Tables) -> Tables:
+            values = eliminate.draw(graph, tables, random.fold_in(rng_key, i))[1]
+            found = eliminate.indicators(graph, values, evidence.dtype)
+            return tuple(jnp.add(*each) for each in zip(total, found, strict=True))
+
+        nothing = tuple(jnp.zeros(each.shape, each.dtype) for each in like)
+        total = jax.lax.fori_loop(0, num_draws, once_more, nothing)
+        return Weighed(evidence, tuple(each / num_draws for each in total), None, None)
+
+    return drawn
+
+
+def draw(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
+    """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
+    (latents, n), counted from 0; it is told a key."""
+    label_key, hidden_key = random.split(rng_key)
+    evidence, values = eliminate.draw(graph, tables, label_key)
+    weights = eliminate.indicators(graph, values, evidence.dtype)
+    return Weighed(evidence, weights, values, hidden_key)
