@@ -9,6 +9,7 @@ from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
+from .infer import search_strategies as strategies  # noqa: E402
 from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
 from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
@@ -18,6 +19,9 @@ from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
+from .infer.search import Search  # noqa: E402
+from .infer.search_comparison import StrategyComparison, compare_strategies  # noqa: E402
+from .infer.search_result import SearchResult  # noqa: E402
 from .infer.smc import SMCResult, TemperedSMC  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .infer.variational import VariationalBayes  # noqa: E402
@@ -54,14 +58,18 @@ __all__ = [
     "ProgramError",
     "Progress",
     "SMCResult",
+    "Search",
+    "SearchResult",
     "Stacking",
     "Status",
+    "StrategyComparison",
     "TemperedSMC",
     "VariationalBayes",
     "VariationalResult",
     "accelerators",
     "compare",
     "compare_relabellings",
+    "compare_strategies",
     "declare_labels",
     "distortion_curve",
     "e_steps",
@@ -74,6 +82,7 @@ __all__ = [
     "point_partition",
     "relabel",
     "stack_chains",
+    "strategies",
     "summary",
     "theory",
     "to_arviz",

@@ -272,6 +272,7 @@ class EM:
             restart_objectives=host.objective,
             restart_statuses=tuple(statuses),
             restart_steps=host.step,
+            restart_parameters=host.values,
             path={
                 name: value[best][: int(host.step[best]) + 1] for name, value in host.path.items()
             },

@@ -64,6 +64,7 @@ class EMResult(Prediction):
         modes: distinct modes up to relabelling, best first, each with the number of starts that reached
             it. Starts that did not converge are listed too, each with its own status.
         restart_objectives, restart_statuses, restart_steps: one entry per start.
+        restart_parameters: where each start ended, by site, leading with starts.
         path: the parameters of every step of the best start, (steps + 1, ...), where they were kept.
         plan: the plan that was used.
 
@@ -103,6 +104,7 @@ class EMResult(Prediction):
     restart_steps: np.ndarray
     plan: Plan
     arguments: Arguments
+    restart_parameters: dict[str, np.ndarray] = field(default_factory=dict)
     path: dict[str, np.ndarray] = field(default_factory=dict)
     _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 

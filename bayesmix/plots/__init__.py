@@ -36,6 +36,7 @@ from bayesmix.plots.estimates import (
 from bayesmix.plots.example import example_comparison, example_draws
 from bayesmix.plots.labels import plot_agreement, plot_similarity, plot_switched_pairs
 from bayesmix.plots.search import plot_modes, plot_objective
+from bayesmix.plots.strategies import plot_search, plot_strategies
 
 __all__ = [
     "component_colors",
@@ -58,7 +59,9 @@ __all__ = [
     "plot_parameters",
     "plot_predictive_check",
     "plot_responsibilities",
+    "plot_search",
     "plot_similarity",
+    "plot_strategies",
     "plot_switched_pairs",
     "plot_traces",
     "predictive_p_value",
