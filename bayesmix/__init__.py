@@ -11,6 +11,8 @@ from .families import student as _student  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.online import OnlineEM  # noqa: E402
+from .infer.orders import ConstantRate, Incremental, PowerDecay, Stepwise  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.status import Status  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
@@ -27,13 +29,18 @@ __all__ = [
     "EM",
     "Comparison",
     "ConjugateGibbs",
+    "ConstantRate",
     "EMResult",
+    "Incremental",
     "LabelSwitching",
     "LabelSwitchingWarning",
     "MixedGibbs",
+    "OnlineEM",
     "Plan",
+    "PowerDecay",
     "ProgramError",
     "Status",
+    "Stepwise",
     "compare",
     "label_switching",
     "marginalize",
