@@ -165,6 +165,7 @@ class OnlineEM:
         rng_key: Array,
         *args: Any,
         num_rows: float | None = None,
+        restarts: int = 5,
         init: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Stream:
@@ -175,14 +176,14 @@ class OnlineEM:
             *args, **kwargs: the program's own arguments, with the rows of the first batch.
             num_rows: how many rows priors are held against, by weight: all that will come, where that
                 is known; else those that have come so far.
-            init: initial values, as in :meth:`run`; those of a fit of :class:`bayesmix.EM` to the first
-                batch, say.
+            restarts: the first batch is fitted by :class:`bayesmix.EM` from so many starts.
+            init: initial values, as in :meth:`run`; with all parameters given there is no such fit.
 
         Raises:
             ProgramError: as :meth:`run`; and where the order is not :class:`Stepwise`.
         """
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
-        return start_stream(self, key, split(args, kwargs), num_rows, init)
+        return start_stream(self, key, split(args, kwargs), num_rows, restarts, init)
 
     def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Stream:
         """The fit to a stream that :meth:`Stream.save` wrote, to go on as if it had never stopped.
@@ -203,13 +204,14 @@ class OnlineEM:
         *,
         num_passes: int = 1,
         num_rows: float | None = None,
+        restarts: int = 5,
         init: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Stream:
         """Start on the first of many batches, and take all others in turn.
 
         Args:
-            rng_key, num_rows, init: as in :meth:`start`.
+            rng_key, num_rows, restarts, init: as in :meth:`start`.
             batches: each the program's positional arguments: a tuple of them, or the only one.
             num_passes: how often `batches` are gone through.
             **kwargs: the program's other arguments, the same for all batches.
@@ -217,7 +219,7 @@ class OnlineEM:
         Returns:
             The :class:`Stream` after the last batch; its `result()` is the fit.
         """
-        start = partial(self.start, rng_key, num_rows=num_rows, init=init)
+        start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
         return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
 
     def plan_of(self, arguments: Arguments) -> Plan:

@@ -18,10 +18,13 @@ from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.plan import Plan
+from .em import EM
 from .orders import Fitted, Posterior, Stepwise, described
 from .result import EMResult
 from .saving import fill, load_tree, save_tree
 from .status import Status
+
+_FIRST_STEPS = 200  # of EM on the first batch: more would fit what is its own
 
 if TYPE_CHECKING:
     from .online import OnlineEM
@@ -142,11 +145,16 @@ def start_stream(
     rng_key: Array,
     arguments: Arguments,
     num_rows: float | None,
+    restarts: int,
     init: dict[str, Any] | None,
 ) -> Stream:
     """A fit to the first batch of a stream."""
     found, order = online.plan_of(arguments), _stepwise(online)
     observed = found.observe(arguments, fitting=True)
+    if set(init or {}) < set(found.reading.parameter_names):
+        em = EM(found, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
+        fit = em.run_arguments(rng_key, arguments, restarts=restarts, init=init)
+        init = fit.parameters
     values = online.starts(found, arguments, observed, rng_key[None], init)
     whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
     begin = online.compiled(found, arguments.layout).begin
