@@ -17,6 +17,8 @@ from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.online import OnlineEM  # noqa: E402
+from .infer.orders import ConstantRate, Incremental, PowerDecay, Stepwise  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.search import Search  # noqa: E402
@@ -44,8 +46,10 @@ __all__ = [
     "EM",
     "Comparison",
     "ConjugateGibbs",
+    "ConstantRate",
     "DistortionCurve",
     "EMResult",
+    "Incremental",
     "KMeans",
     "KMeansResult",
     "LabelSwitching",
@@ -53,8 +57,10 @@ __all__ = [
     "MixedGibbs",
     "MonteCarloEM",
     "MonteCarloResult",
+    "OnlineEM",
     "ParallelTempering",
     "Plan",
+    "PowerDecay",
     "ProgramError",
     "Progress",
     "SMCResult",
@@ -62,6 +68,7 @@ __all__ = [
     "SearchResult",
     "Stacking",
     "Status",
+    "Stepwise",
     "StrategyComparison",
     "TemperedSMC",
     "VariationalBayes",
