@@ -37,7 +37,8 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.rows import Statistics
-from .steps import maximise_blocks, objective_and_statistics
+from .m_steps import maximise_blocks
+from .steps import objective_and_statistics
 
 Rate = Callable[[Array], Array]
 
