@@ -21,11 +21,11 @@ from numpyro.handlers import condition, seed, trace
 from tqdm.auto import tqdm
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, compile_lightly, split
 from ..program.blocks import Blocks, Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from ..program.reading import Site
 from .m_steps import USUAL, ClimbObjective, MPart, resolve, visit
 from .predict import as_program, rows_first
@@ -144,7 +144,7 @@ class MonteCarloEM:
         self.num_steps = num_steps
         self.m_step = m_step
         self.progress_bar = progress_bar
-        self._plans: dict[Layout, Plan] = {}
+        self.plans = Plans(_Completed(program))
 
     def run(
         self, rng_key: Array, *args: Any, init: Values | None = None, **kwargs: Any
@@ -163,10 +163,7 @@ class MonteCarloEM:
         first_key, start_key, run_key = random.split(key, 3)
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
         arguments = split((told, *args), kwargs)
-        if arguments.layout not in self._plans:
-            completed = _Completed(self.program)
-            self._plans[arguments.layout] = plan_arguments(completed, arguments)
-        plan = self._plans[arguments.layout]
+        plan = self.plans.of(arguments)
         chains = _Chains(plan, arguments, self.hidden, self.num_moves, self._parts(plan))
         observed = plan.observe(arguments, fitting=True)
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)

@@ -20,7 +20,7 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from .accelerators import Accelerator
 from .checkpoint import Checkpoint
 from .e_steps import EXACT, EStep
@@ -121,7 +121,7 @@ class EM:
         report_every: int = 100,
         progress_bar: bool = True,
     ) -> None:
-        self.program = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.max_steps = max_steps
         self.tolerance = tolerance
         self.seeding = seeding
@@ -132,8 +132,6 @@ class EM:
         self.callback = callback
         self.report_every = report_every
         self.progress_bar = progress_bar
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     def run(
         self,
@@ -208,9 +206,7 @@ class EM:
 
     def _compile(self, arguments: Arguments) -> _Compiled:
         layout = arguments.layout
-        if layout not in self._plans:
-            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
-        found = self._plans[layout]
+        found = self.plans.of(arguments)
         parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
         options = (self.max_steps, self.seeding, parts, self.keep_path)
         return found.remember(("EM", layout, *options), lambda: _Compiled(found, layout, *options))

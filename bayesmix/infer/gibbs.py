@@ -17,7 +17,7 @@ from ..program.blocks import Blocks
 from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from .starts import SeedingRows, seeding_rows, starting_values
 
 _PERMUTATION_STREAM = 0x7065726D
@@ -89,31 +89,18 @@ class ConjugateGibbs(MCMCKernel):
         keep_latents: bool = True,
         permute_labels: bool = False,
     ) -> None:
-        self.model = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.keep_latents = keep_latents
         self.permute_labels = permute_labels
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     @property
     def default_fields(self) -> tuple[str, ...]:
         """What MCMC collects besides the parameters."""
         return ("z", "latents") if self.keep_latents else ("z",)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # plans hold compiled parts and are read again when needed
-        return {**self.__dict__, "_plans": {}, "_given": None}
-
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self._plan(split(args, kwargs))
-
-    def _plan(self, arguments: Arguments) -> Plan:
-        if self._given is not None:
-            return self._given
-        if arguments.layout not in self._plans:
-            self._plans[arguments.layout] = plan_arguments(self.model, arguments)
-        return self._plans[arguments.layout]
+        return self.plans.of(split(args, kwargs))
 
     def init(
         self,
@@ -125,7 +112,7 @@ class ConjugateGibbs(MCMCKernel):
     ) -> GibbsState:
         """Start each chain from a partition of its own, or from given parameter values (constrained)."""
         arguments = split(model_args, model_kwargs or {})
-        found = self._plan(arguments)
+        found = self.plans.of(arguments)
         self._check(found)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
@@ -151,7 +138,7 @@ class ConjugateGibbs(MCMCKernel):
     ) -> GibbsState:
         """One sweep: labels given parameters, then parameters given labels."""
         arguments = split(model_args, model_kwargs or {})
-        found = self._plan(arguments)
+        found = self.plans.of(arguments)
         blocks = found.blocks_of_rows(arguments)
 
         def sweep(state: GibbsState) -> GibbsState:

@@ -19,7 +19,7 @@ from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from .em import _given_values
 from .orders import Incremental, Stepwise
 from .passes import (
@@ -96,7 +96,7 @@ class OnlineEM:
     ) -> None:
         if look_every < 1:
             raise ProgramError(f"look_every is {look_every}; look after one pass at least")
-        self.program = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.order = Stepwise() if order is None else order
         self.tolerance = tolerance
         self.look_every = look_every
@@ -104,8 +104,6 @@ class OnlineEM:
         self.callback = callback
         self.seeding = seeding
         self.progress_bar = progress_bar
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     def run(
         self,
@@ -224,10 +222,7 @@ class OnlineEM:
 
     def plan_of(self, arguments: Arguments) -> Plan:
         """The plan for these arguments, checked; read once for each layout."""
-        layout = arguments.layout
-        if layout not in self._plans:
-            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
-        found = self._plans[layout]
+        found = self.plans.of(arguments)
         if found.by_row:
             raise ProgramError(
                 "some factors of the program differ from row to row (print the plan to see which), so "

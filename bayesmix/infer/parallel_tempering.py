@@ -12,10 +12,10 @@ from jax import Array, random
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from .tempering import Call, Moves, Tuning, first_tuning, prior_draws, retuned, usual_moves
 
 
@@ -85,11 +85,9 @@ class ParallelTempering(MCMCKernel):
         betas: int | Sequence[float] = 12,
         moves: Moves | None = None,
     ) -> None:
-        self.model = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.betas = _ladder(betas)
         self.moves = moves
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
         self._num_warmup = 0
 
     @property
@@ -97,17 +95,9 @@ class ParallelTempering(MCMCKernel):
         """What MCMC collects besides the parameters."""
         return ("z", "log_ratios", "swapped")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}, "_given": None}
-
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        arguments = split(args, kwargs)
-        if self._given is not None:
-            return self._given
-        if arguments.layout not in self._plans:
-            self._plans[arguments.layout] = plan_arguments(self.model, arguments)
-        return self._plans[arguments.layout]
+        return self.plans.of(split(args, kwargs))
 
     def init(
         self,

@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, split
+from ..program.arguments import Arguments, split
 from ..program.errors import ProgramError
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from . import search_checkpoint as checkpoint_file
 from .em import EM
 from .search_moves import better
@@ -91,14 +91,12 @@ class Search:
             raise ProgramError("there is no strategy to search by; give at least one")
         if batch < 1:
             raise ProgramError(f"batch is {batch}; at least one start has to run at a time")
-        self.program = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.strategies = named(strategies)
         self.max_steps, self.tolerance, self.batch = max_steps, tolerance, batch
         self.patience, self.callback = patience, callback
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.progress_bar = progress_bar
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> SearchResult:
         """Run every strategy until it has nothing more to do.
@@ -135,10 +133,7 @@ class Search:
 
     def problem(self, arguments: Arguments) -> Problem:
         """What strategies work with, for arguments already split into arrays and static ones."""
-        layout = arguments.layout
-        if layout not in self._plans:
-            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
-        found = self._plans[layout]
+        found = self.plans.of(arguments)
         if not found.graph.names:
             raise ProgramError(
                 "the program has no latent, so there are no responsibilities to search over; use EM "

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from .accelerators import free_coordinates
 from .tempering import (
     Call,
@@ -92,22 +92,17 @@ class TemperedSMC:
         max_stages: int = 500,
         progress_bar: bool = True,
     ) -> None:
-        self.program = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.num_particles = num_particles
         self.num_runs = num_runs
         self.target_ess = target_ess
         self.moves = moves
         self.max_stages = max_stages
         self.progress_bar = progress_bar
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        arguments = split(args, kwargs)
-        if arguments.layout not in self._plans:
-            self._plans[arguments.layout] = self._given or plan_arguments(self.program, arguments)
-        return self._plans[arguments.layout]
+        return self.plans.of(split(args, kwargs))
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> SMCResult:
         """Walk from the prior to the posterior.

@@ -15,14 +15,14 @@ from tqdm.auto import tqdm
 from ..families.augmented import RowFamily
 from ..families.likelihoods import Family
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, compile_lightly, split
 from ..program.blocks import Blocks, Observed, arrange
 from ..program.conjugacy import random_noise, random_points
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from ..program.probe import few_rows
 from .convergence import judge
 from .em import _given_values
@@ -106,13 +106,11 @@ class VariationalBayes:
         seeding: Seeding = kmeans_plus_plus,
         progress_bar: bool = True,
     ) -> None:
-        self.program = program.program if isinstance(program, Plan) else program
+        self.plans = Plans(program)
         self.max_steps = max_steps
         self.tolerance = tolerance
         self.seeding = seeding
         self.progress_bar = progress_bar
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
 
     def run(
         self,
@@ -159,9 +157,7 @@ class VariationalBayes:
 
     def _compile(self, arguments: Arguments) -> _Compiled:
         layout = arguments.layout
-        if layout not in self._plans:
-            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
-        found = self._plans[layout]
+        found = self.plans.of(arguments)
         found.remember("variational check", lambda: check(found, arguments))
         options = (self.max_steps, self.seeding)
         return found.remember(

@@ -13,7 +13,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, split
+from .arguments import Arguments, Layout, split
 from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
 from .errors import ProgramError
@@ -172,6 +172,28 @@ class Plan:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
+
+
+class Plans:
+    """A program's plans, each read when a layout of arguments first needs it; or the one plan that was
+    given in the program's place."""
+
+    def __init__(self, program: Program | Plan) -> None:
+        self.given = program if isinstance(program, Plan) else None
+        self.program = program.program if isinstance(program, Plan) else program
+        self._read: dict[Layout, Plan] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # plans hold compiled parts and are read again when needed
+        return {**self.__dict__, "given": None, "_read": {}}
+
+    def of(self, arguments: Arguments) -> Plan:
+        """The plan for these arguments. Raises :class:`ProgramError` as :func:`plan` does."""
+        if self.given is not None:
+            return self.given
+        if arguments.layout not in self._read:
+            self._read[arguments.layout] = plan_arguments(self.program, arguments)
+        return self._read[arguments.layout]
 
 
 def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:

@@ -17,7 +17,7 @@ from . import rows as row_pass
 from .arguments import Arguments, Layout, split
 from .blocks import Blocks
 from .loops import Unrolled
-from .plan import Plan, plan_arguments
+from .plan import Plan, Plans
 from .reading import Program, plate_of_rows
 
 
@@ -80,24 +80,17 @@ class Marginal:
     """A NumPyro program with the latent summed out; made by :func:`marginalize`."""
 
     def __init__(self, program: Program | Plan) -> None:
-        self.program = program.program if isinstance(program, Plan) else program
-        self._given = program if isinstance(program, Plan) else None
-        self._plans: dict[Layout, Plan] = {}
+        self.plans = Plans(program)
         self._factors: dict[Layout, Any] = {}
-        self.__name__ = f"{getattr(self.program, '__name__', 'program')}, latent summed out"
+        self.__name__ = f"{getattr(self.plans.program, '__name__', 'program')}, latent summed out"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}, "_factors": {}, "_given": None}
+        return {**self.__dict__, "_factors": {}}
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        if self._given is not None:
-            return self._given
-        arguments = split(args, kwargs)
-        if arguments.layout not in self._plans:
-            with _Isolated():
-                self._plans[arguments.layout] = plan_arguments(self.program, arguments)
-        return self._plans[arguments.layout]
+        with _Isolated():
+            return self.plans.of(split(args, kwargs))
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         found = self.plan(*args, **kwargs)

@@ -87,7 +87,7 @@ def map_em(rows):
 @pytest.fixture(scope="module")
 def one_step(map_em):
     """The same plan, one step at a time."""
-    return EM(map_em._given, max_steps=1, progress_bar=False)
+    return EM(map_em.plans.given, max_steps=1, progress_bar=False)
 
 
 def test_one_map_step_is_murphys_closed_form(one_step, rows, start):
@@ -271,7 +271,7 @@ def test_a_concentration_below_one_can_empty_a_weight(map_scalar, line):
 
 
 def test_out_of_steps_is_said_and_the_last_trace_entry_is_the_fit(map_scalar, line):
-    em = EM(map_scalar._given, max_steps=3, tolerance=0.0, progress_bar=False)
+    em = EM(map_scalar.plans.given, max_steps=3, tolerance=0.0, progress_bar=False)
     fit = em.run(0, line, ALPHA, 2, init={"mean": [-0.1, 0.1]})
     assert fit.status is Status.OUT_OF_STEPS
     assert len(fit.objective) == 4
