@@ -62,14 +62,14 @@ class Search:
         >>> x = np.array([0, 1, 1, 0, 2, 9, 8, 11, 10, 9, 30, 28, 33, 31, 29])[:, None]
         >>> search = bayesmix.Search(
         ...     zoo.poisson_mixture,
-        ...     (strategies.Restarts(8), strategies.SplitAndMerge(starts=1)),
+        ...     (strategies.Restarts(8), strategies.DeterministicAnnealing(2)),
         ...     batch=8,
         ... )
         >>> found = search.run(jax.random.key(0), x, K=3)
         >>> np.sort(found.best.parameters["rate"], axis=None).round(1).tolist()
-        [0.9, 9.4, 29.9]
+        [0.9, 9.2, 29.6]
         >>> found.modes[0].found_by
-        ('Restarts', 'SplitAndMerge')
+        ('Restarts', 'DeterministicAnnealing')
 
     Source: the strategies name theirs.
     """
@@ -114,7 +114,7 @@ class Search:
         """
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         problem = self.problem(split(args, kwargs))
-        mark, history, finished = self._resume(problem.arguments, key)
+        mark, history, finished = self._resume(problem, key)
         stopped = "" if self._patient(history) else "patience"
         with tqdm(desc="search", unit="start", delay=2.0, disable=not self.progress_bar) as bar:
             for name, own_key in zip(self.strategies, random.split(key, len(self.strategies))):
@@ -158,11 +158,12 @@ class Search:
         return climbs
 
     def _resume(
-        self, arguments: Arguments, rng_key: Array
+        self, problem: Problem, rng_key: Array
     ) -> tuple[str, checkpoint_file.History, set[str]]:
         described = {name: describe(each) for name, each in self.strategies.items()}
-        settings = {"": f"{self.max_steps} {self.tolerance} {self.batch}"}
-        mark = checkpoint_file.fingerprint(arguments, rng_key, described | settings)
+        sites = [(site.name, site.shape) for site in problem.plan.reading.parameters]
+        settings = {"": f"{self.max_steps} {self.tolerance} {self.batch} {sites}"}
+        mark = checkpoint_file.fingerprint(problem.arguments, rng_key, described | settings)
         history: checkpoint_file.History = {}
         finished: set[str] = set()
         if self.checkpoint is not None:

@@ -87,6 +87,9 @@ class Schedule(NamedTuple):
     drawn: np.ndarray
 
 
+NO_STEPS = Schedule(np.zeros(0), np.zeros(0), np.zeros(0))
+
+
 def walking(setting: tuple[Array, Array, Array]) -> Part:
     """The E step of a walk: tempered, jittered, and partly drawn.
 
@@ -148,7 +151,7 @@ class Problem:
     # ----------------------------------------------------------------------------------- what is had
     def seeds(self, rng_key: Array, count: int, seeding: Seeding) -> Solutions:
         """Starts from rows partitioned about seeds, as EM's own."""
-        return self.walk(rng_key, count, seeding, Schedule(*(np.zeros(0),) * 3))
+        return self.walk(rng_key, count, seeding, NO_STEPS)
 
     def walk(self, rng_key: Array, count: int, seeding: Seeding, schedule: Schedule) -> Solutions:
         """Where EM steps with changed E steps lead to from seeds; one pass a step."""
@@ -183,14 +186,13 @@ class Problem:
     def refit(self, solutions: Solutions, shares: Shares) -> Solutions:
         """The program's M step from given responsibilities, leaving from given values."""
         made = self._compiled("statistics", _statistics)
-        nothing = Schedule(*(np.zeros(0),) * 3)
 
         def one(told: tuple[Solutions, Shares]) -> Solutions:
             solutions, shares = told
             statistics = made(self.arguments.arrays, self.rows, solutions, shares)
             keys = random.split(random.key(0), self.batch)
             starting = Starting(statistics, statistics)
-            return self._walked(solutions, starting, _REFITS - 1, nothing, keys)
+            return self._walked(solutions, starting, _REFITS - 1, NO_STEPS, keys)
 
         return self._in_batches(one, (solutions, shares))
 
@@ -257,14 +259,12 @@ class Problem:
         self, name: Any, function: Callable[..., Any], compiler: Any = compile_lightly
     ) -> Callable[..., Any]:
         """`function(plan, arguments, ...)` compiled, once for each plan and layout."""
-        layout = self.arguments.layout
+        plan, layout = self.plan, self.arguments.layout  # what is remembered must not hold the data
 
         def make() -> Callable[..., Any]:
-            return compiler(
-                lambda arrays, *rest: function(self.plan, Arguments(arrays, layout), *rest)
-            )
+            return compiler(lambda arrays, *rest: function(plan, Arguments(arrays, layout), *rest))
 
-        return self.plan.remember(("search", name, layout), make)
+        return plan.remember(("search", name, layout), make)
 
     def _in_batches(self, function: Callable[[Any], Any], told: Any) -> Any:
         """`function` of arrays that lead with starts, a batch at a time; the last is filled up."""

@@ -16,7 +16,7 @@ from .result import EMResult
 from .search_problem import Climbs, Problem, join
 from .status import Status
 
-_SHOWN = 12
+_SHOWN, _WEIGHED = 12, 50
 _STOPPED = {
     "": "ended when every strategy had nothing more to do",
     "patience": "ended early, as the last starts brought nothing better (patience)",
@@ -156,10 +156,14 @@ def summarise(problem: Problem, history: Mapping[str, list[Climbs]], stopped: st
         modes=gathered,
         restart_objectives=everything.objectives,
         restart_statuses=tuple(statuses),
-        restart_steps=everything.costs.astype(int) - 1,
+        restart_steps=np.rint(everything.costs).astype(int) - 1,
         restart_parameters=everything.values,
     )
-    modes = tuple(_mode(problem, mode, owner, bool(sound[mode.starts[0]])) for mode in ordered)
+    weights = [LogWeight(None, "no mode")] * len(ordered)
+    for i, mode in enumerate(ordered):
+        if sound[mode.starts[0]]:
+            weights[i] = _log_weight(problem, mode, i)
+    modes = tuple(_mode(*each, owner) for each in zip(ordered, weights))
     return SearchResult(modes, best, climbs, stopped)
 
 
@@ -167,14 +171,16 @@ def _wide(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value[None] for name, value in parameters.items()}
 
 
-def _mode(problem: Problem, mode: Mode, owner: np.ndarray, sound: bool) -> SearchMode:
-    names, counts = np.unique(owner[list(mode.starts)], return_counts=True)
-    counted = dict(zip(names.tolist(), counts.tolist()))
-    ordered = {name: counted[name] for name in dict.fromkeys(owner.tolist()) if name in counted}
-    weight = LogWeight(None, "no mode")
-    if sound:
-        weight = laplace_log_weight(
-            problem.plan, problem.arguments, problem.blocks, mode.parameters
-        )
-    frequencies = {name: count / int(np.sum(owner == name)) for name, count in ordered.items()}
-    return SearchMode(mode.objective, weight, ordered, frequencies, mode.status, mode.parameters)
+def _log_weight(problem: Problem, mode: Mode, place: int) -> LogWeight:
+    if place >= _WEIGHED:
+        return LogWeight(None, f"not among the best {_WEIGHED}")
+    return laplace_log_weight(problem.plan, problem.arguments, problem.blocks, mode.parameters)
+
+
+def _mode(mode: Mode, log_weight: LogWeight, owner: np.ndarray) -> SearchMode:
+    """The mode with its starts counted by strategy, in the order in which these were run."""
+    own = owner[list(mode.starts)]
+    counts = {name: int(np.sum(own == name)) for name in dict.fromkeys(owner.tolist())}
+    counts = {name: count for name, count in counts.items() if count}
+    frequencies = {name: count / int(np.sum(owner == name)) for name, count in counts.items()}
+    return SearchMode(mode.objective, log_weight, counts, frequencies, mode.status, mode.parameters)
