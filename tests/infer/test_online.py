@@ -131,7 +131,8 @@ def labelled(x):
 
 def fed(*batches, order):
     # started from rows that are of no use later
-    stream = online(order).start(0, *labelled(np.linspace(-1.0, 4.0, 12)), num_rows=50.0)
+    first = labelled(np.linspace(-1.0, 4.0, 12))
+    stream = online(order).start(0, *first, num_rows=50.0, init=init())
     for batch in batches:
         stream = stream.partial_fit(*batch)
     return stream._fitted.memory
@@ -189,7 +190,7 @@ def cut(sizes):
 
 def test_ragged_batches_compile_once_for_all_of_about_one_size():
     batches = cut([60, 57, 64, 58, 61])
-    stream = online(Stepwise(60)).run_stream(0, batches[:2])
+    stream = online(Stepwise(60)).run_stream(0, batches[:2], init=init())
     compiled = plan()._made["stream", stream.arguments.layout, Stepwise(60)]
     assert compiled._cache_size() == 1
     for batch in batches[2:]:
@@ -202,7 +203,7 @@ def test_ragged_batches_compile_once_for_all_of_about_one_size():
 def test_a_stream_that_was_saved_goes_on_as_if_it_had_not_been(tmp_path):
     batches, path = cut([60, 57, 64, 58, 61]), tmp_path / "fit.npz"
     fit = online(Stepwise(60))
-    half = fit.run_stream(0, batches[:3])
+    half = fit.run_stream(0, batches[:3], init=init())
     half.save(path)
     again = OnlineEM(normals, order=Stepwise(60), progress_bar=False).load(path, *batches[4])
     assert again.num_batches == 3
@@ -265,7 +266,7 @@ def test_bad_input_is_told_in_a_sentence(make, message):
 
 
 def test_a_bad_batch_names_its_own_rows_and_leaves_the_fit():
-    stream = online(Stepwise(30)).start(0, *data())
+    stream = online(WHOLE).start(0, *data(), init=init())
     x, labels, weight = (array[:7].copy() for array in data())
     x[6] = np.inf
     with pytest.raises(ProgramError, match="infinite values \\(row 6, counted"):
@@ -285,6 +286,14 @@ def test_a_regression_is_sent_to_em():
 
     with pytest.raises(ProgramError, match=r"differ from row to row .* use bayesmix.EM"):
         OnlineEM(regression).run(0, np.arange(9.0), np.arange(9.0))
+
+
+def test_a_stream_starts_from_em_on_its_first_batch():
+    first = cut([100])[0]
+    expected = EM(plan(), max_steps=200, progress_bar=False).run(0, *first, restarts=5)
+    order = Stepwise(100, averaging=None)
+    found = online(order).start(0, *first).result().parameters
+    np.testing.assert_array_equal(found["mean"], expected.parameters["mean"])
 
 
 def test_a_damaged_file_is_told(tmp_path):
