@@ -153,12 +153,12 @@ class OnlineEM:
         )
         values = self.starts(found, arguments, observed, random.split(key, restarts), init)
         compiled = self.compiled(found, arguments.layout)
-        told = Run(
-            compiled, arguments, batches, order_key, kind_of(arguments, self.order, key, restarts)
-        )
+        # what a saved fit must share with this one: takes a look at all data
+        kind = kind_of(arguments, self.order, key, restarts) if self.checkpoint is not None else {}
+        told = Run(compiled, arguments, batches, order_key, kind)
         if self.checkpoint is not None and Path(self.checkpoint).exists():
             shapes = jax.eval_shape(compiled.begin, arguments.arrays, batches, values)
-            judge, progress = saved_run(self.checkpoint, told.kind, shapes)
+            judge, progress = saved_run(self.checkpoint, kind, shapes)
         else:
             progress = compiled.begin(arguments.arrays, batches, values)
             judge = first_look(np.asarray(progress.objective))

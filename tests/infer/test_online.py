@@ -14,6 +14,7 @@ import bayesmix
 from bayesmix import EM, ConstantRate, Incremental, OnlineEM, PowerDecay, ProgramError, Stepwise
 from bayesmix.infer.orders import Posterior
 from bayesmix.infer.passes import Compiled, batch_of_row
+from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
 from bayesmix.program.batches import arrange_batches
 
@@ -175,6 +176,47 @@ def test_a_stream_whose_rate_is_one_is_em_on_each_batch():
     found = stream.partial_fit(*data()).result()
     for name, value in expected.parameters.items():
         np.testing.assert_allclose(found.parameters[name], value, rtol=1e-10)
+
+
+def full(x):
+    weights = numpyro.sample("weights", dist.Dirichlet(2.0 * jnp.ones(K)))
+    with numpyro.plate("component", K):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 5.0).expand([2]).to_event(1))
+        covariance = numpyro.sample("covariance", dist.InverseWishart(6.0, jnp.eye(2)))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.MultivariateNormal(mean[z], covariance[z]), obs=x)
+
+
+def test_missing_cells_of_vectors_in_batches():
+    """Rows of a batch are grouped by the cells that they lack, whatever batches there were before."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 2)) + 3.0 * rng.integers(2, size=(90, 1))
+    holes = np.where(rng.uniform(size=x.shape) < 0.25, np.nan, x)
+    start = {
+        "weights": np.array([0.4, 0.6]),
+        "mean": np.array([[0.0, 0.5], [3.0, 2.0]]),
+        "covariance": np.array([np.eye(2), [[1.0, 0.3], [0.3, 2.0]]]),
+    }
+    plan = bayesmix.plan(full, x)
+    order = Stepwise(90, rate=ConstantRate(1.0), averaging=None)
+    online = OnlineEM(plan, order=order, progress_bar=False)
+    stream = online.start(0, x[:40], init=start, num_rows=sum(~np.isnan(holes).all(axis=1)))
+    stream = stream.partial_fit(holes)
+    arguments, values = split((holes,), {}), stream._fitted.values
+    blocks = plan.blocks_of_rows(arguments)
+    expected = jax.jit(lambda values: objective_and_statistics(plan, arguments, blocks, values))
+    found, statistics = stream._fitted.memory, expected(values)[1]
+    here = statistics.moments["x"]
+    total = jax.tree.map(lambda each: each * found.rows, found.mean)
+    np.testing.assert_allclose(total.counts["z"], statistics.counts["z"], rtol=1e-10)
+    np.testing.assert_allclose(total.moments["x"].first, here.first, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(total.moments["x"].second, here.second, rtol=1e-9, atol=1e-9)
+    fit = OnlineEM(plan, order=Incremental(4), tolerance=1e-12, progress_bar=False)
+    em = EM(plan, tolerance=1e-12, progress_bar=False).run(0, holes, init=start)
+    ended = fit.run(0, holes, init=start, num_passes=400)
+    assert ended.status
+    np.testing.assert_allclose(ended.parameters["mean"], em.parameters["mean"], atol=1e-4)
 
 
 def weight_of_data():
