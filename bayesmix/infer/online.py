@@ -71,12 +71,17 @@ class OnlineEM:
         progress_bar: show progress on fits longer than a second or two.
 
     Example:
-        >>> import jax, numpy as np, bayesmix
-        >>> from bayesmix import zoo
-        >>> x = np.random.default_rng(0).normal(size=(4000, 1)) + np.repeat([-3.0, 3.0], 2000)[:, None]
-        >>> online = bayesmix.OnlineEM(zoo.gaussian_mixture, order=bayesmix.Stepwise(batch_size=200))
-        >>> fit = online.run(jax.random.key(0), x, K=2, num_passes=3)
-        >>> len(fit.objective), sorted(fit.parameters["mean"].ravel().round(1).tolist())
+        >>> import jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
+        >>> import bayesmix
+        >>> def program(x):
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([2]).to_event(1))
+        ...     with numpyro.plate("rows", len(x)):
+        ...         z = numpyro.sample("z", dist.Categorical(jnp.full(2, 0.5)))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> x = np.random.default_rng(0).normal(size=4000) + np.repeat([-3.0, 3.0], 2000)
+        >>> online = bayesmix.OnlineEM(program, order=bayesmix.Stepwise(batch_size=200))
+        >>> fit = online.run(0, x, num_passes=3)
+        >>> len(fit.objective), sorted(fit.parameters["mean"].round(1).tolist())
         (4, [-3.0, 3.0])
 
     Source: see :mod:`bayesmix.infer.orders`.
@@ -146,12 +151,12 @@ class OnlineEM:
         )
         values = self.starts(found, arguments, observed, random.split(key, restarts), init)
         compiled = self.compiled(found, arguments.layout)
-        told = Run(
-            compiled, arguments, batches, order_key, kind_of(arguments, self.order, key, restarts)
-        )
+        # what a saved fit must share with this one: takes a look at all data
+        kind = kind_of(arguments, self.order, key, restarts) if self.checkpoint is not None else {}
+        told = Run(compiled, arguments, batches, order_key, kind)
         if self.checkpoint is not None and Path(self.checkpoint).exists():
             shapes = jax.eval_shape(compiled.begin, arguments.arrays, batches, values)
-            judge, progress = saved_run(self.checkpoint, told.kind, shapes)
+            judge, progress = saved_run(self.checkpoint, kind, shapes)
         else:
             progress = compiled.begin(arguments.arrays, batches, values)
             judge = first_look(np.asarray(progress.objective))

@@ -53,7 +53,7 @@ def main() -> None:
     bare: dict[str, Any] = {"progress_bar": False}
     EM(plan, tolerance=1e9, **bare).run(0, x, COMPONENTS)
     started = time.perf_counter()
-    best = EM(plan, tolerance=1e-7, **bare).run(0, x, COMPONENTS)
+    best = EM(plan, tolerance=1e-6, **bare).run(0, x, COMPONENTS)
     seconds = time.perf_counter() - started
     steps = len(best.objective) - 1
     gaps = (best.objective[-1] - best.objective) / rows

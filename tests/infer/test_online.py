@@ -14,6 +14,7 @@ import bayesmix
 from bayesmix import EM, ConstantRate, Incremental, OnlineEM, PowerDecay, ProgramError, Stepwise
 from bayesmix.infer.orders import Posterior
 from bayesmix.infer.passes import Compiled, batch_of_row
+from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
 from bayesmix.program.batches import arrange_batches
 
@@ -131,7 +132,8 @@ def labelled(x):
 
 def fed(*batches, order):
     # started from rows that are of no use later
-    stream = online(order).start(0, *labelled(np.linspace(-1.0, 4.0, 12)), num_rows=50.0)
+    first = labelled(np.linspace(-1.0, 4.0, 12))
+    stream = online(order).start(0, *first, num_rows=50.0, init=init())
     for batch in batches:
         stream = stream.partial_fit(*batch)
     return stream._fitted.memory
@@ -176,6 +178,47 @@ def test_a_stream_whose_rate_is_one_is_em_on_each_batch():
         np.testing.assert_allclose(found.parameters[name], value, rtol=1e-10)
 
 
+def full(x):
+    weights = numpyro.sample("weights", dist.Dirichlet(2.0 * jnp.ones(K)))
+    with numpyro.plate("component", K):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 5.0).expand([2]).to_event(1))
+        covariance = numpyro.sample("covariance", dist.InverseWishart(6.0, jnp.eye(2)))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.MultivariateNormal(mean[z], covariance[z]), obs=x)
+
+
+def test_missing_cells_of_vectors_in_batches():
+    """Rows of a batch are grouped by the cells that they lack, whatever batches there were before."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 2)) + 3.0 * rng.integers(2, size=(90, 1))
+    holes = np.where(rng.uniform(size=x.shape) < 0.25, np.nan, x)
+    start = {
+        "weights": np.array([0.4, 0.6]),
+        "mean": np.array([[0.0, 0.5], [3.0, 2.0]]),
+        "covariance": np.array([np.eye(2), [[1.0, 0.3], [0.3, 2.0]]]),
+    }
+    plan = bayesmix.plan(full, x)
+    order = Stepwise(90, rate=ConstantRate(1.0), averaging=None)
+    online = OnlineEM(plan, order=order, progress_bar=False)
+    stream = online.start(0, x[:40], init=start, num_rows=sum(~np.isnan(holes).all(axis=1)))
+    stream = stream.partial_fit(holes)
+    arguments, values = split((holes,), {}), stream._fitted.values
+    blocks = plan.blocks_of_rows(arguments)
+    expected = jax.jit(lambda values: objective_and_statistics(plan, arguments, blocks, values))
+    found, statistics = stream._fitted.memory, expected(values)[1]
+    here = statistics.moments["x"]
+    total = jax.tree.map(lambda each: each * found.rows, found.mean)
+    np.testing.assert_allclose(total.counts["z"], statistics.counts["z"], rtol=1e-10)
+    np.testing.assert_allclose(total.moments["x"].first, here.first, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(total.moments["x"].second, here.second, rtol=1e-9, atol=1e-9)
+    fit = OnlineEM(plan, order=Incremental(4), tolerance=1e-12, progress_bar=False)
+    em = EM(plan, tolerance=1e-12, progress_bar=False).run(0, holes, init=start)
+    ended = fit.run(0, holes, init=start, num_passes=400)
+    assert ended.status
+    np.testing.assert_allclose(ended.parameters["mean"], em.parameters["mean"], atol=1e-4)
+
+
 def weight_of_data():
     x, labels, weight = data()
     return np.where(np.isnan(x) & (labels < 0), 0.0, weight)
@@ -189,7 +232,7 @@ def cut(sizes):
 
 def test_ragged_batches_compile_once_for_all_of_about_one_size():
     batches = cut([60, 57, 64, 58, 61])
-    stream = online(Stepwise(60)).run_stream(0, batches[:2])
+    stream = online(Stepwise(60)).run_stream(0, batches[:2], init=init())
     compiled = plan()._made["stream", stream.arguments.layout, Stepwise(60)]
     assert compiled._cache_size() == 1
     for batch in batches[2:]:
@@ -202,7 +245,7 @@ def test_ragged_batches_compile_once_for_all_of_about_one_size():
 def test_a_stream_that_was_saved_goes_on_as_if_it_had_not_been(tmp_path):
     batches, path = cut([60, 57, 64, 58, 61]), tmp_path / "fit.npz"
     fit = online(Stepwise(60))
-    half = fit.run_stream(0, batches[:3])
+    half = fit.run_stream(0, batches[:3], init=init())
     half.save(path)
     again = OnlineEM(normals, order=Stepwise(60), progress_bar=False).load(path, *batches[4])
     assert again.num_batches == 3
@@ -265,7 +308,7 @@ def test_bad_input_is_told_in_a_sentence(make, message):
 
 
 def test_a_bad_batch_names_its_own_rows_and_leaves_the_fit():
-    stream = online(Stepwise(30)).start(0, *data())
+    stream = online(WHOLE).start(0, *data(), init=init())
     x, labels, weight = (array[:7].copy() for array in data())
     x[6] = np.inf
     with pytest.raises(ProgramError, match="infinite values \\(row 6, counted"):
@@ -285,6 +328,14 @@ def test_a_regression_is_sent_to_em():
 
     with pytest.raises(ProgramError, match=r"differ from row to row .* use bayesmix.EM"):
         OnlineEM(regression).run(0, np.arange(9.0), np.arange(9.0))
+
+
+def test_a_stream_starts_from_em_on_its_first_batch():
+    first = cut([100])[0]
+    expected = EM(plan(), max_steps=200, progress_bar=False).run(0, *first, restarts=5)
+    order = Stepwise(100, averaging=None)
+    found = online(order).start(0, *first).result().parameters
+    np.testing.assert_array_equal(found["mean"], expected.parameters["mean"])
 
 
 def test_a_damaged_file_is_told(tmp_path):
