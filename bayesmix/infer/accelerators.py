@@ -47,7 +47,7 @@ class OverRelaxation:
     Source: Salakhutdinov & Roweis (2003), ICML, 664-671 (adaptive overrelaxed bound optimisation).
     """
 
-    growth: float = 1.1
+    growth: float = 1.3
     largest: float = 1000.0
 
     def begin(self, start: Array) -> Array:

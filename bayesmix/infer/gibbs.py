@@ -20,6 +20,8 @@ from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
 from .starts import SeedingRows, seeding_rows, starting_values
 
+_PERMUTATION_STREAM = 0x7065726D
+
 
 class GibbsState(NamedTuple):
     """State of :class:`ConjugateGibbs`.
@@ -47,6 +49,9 @@ class ConjugateGibbs(MCMCKernel):
         program: a NumPyro program, or a plan of one.
         keep_latents: collect the labels of every draw, as the extra field `latents`
             (N integers a draw). They are left out of `get_samples()` and of `print_summary()`.
+        permute_labels: end each sweep with a random permutation of labels, of every group of latents
+            whose prior is exchangeable. All K! copies of a mode are then visited equally often, and a
+            component's own draws mean nothing before relabelling.
 
     Raises:
         ProgramError: when run, where some site has no closed-form conditional; it names the sites.
@@ -71,14 +76,22 @@ class ConjugateGibbs(MCMCKernel):
         >>> mcmc.get_extra_fields()["latents"].shape
         (200, 5)
 
-    Source: Diebolt & Robert (1994), *JRSS B* 56, 363-375.
+    Source: Diebolt & Robert (1994), *JRSS B* 56, 363-375; permutations: Fruehwirth-Schnatter (2001),
+    *JASA* 96, 194-209.
     """
 
     sample_field = "z"
 
-    def __init__(self, program: Callable[..., Any] | Plan, *, keep_latents: bool = True) -> None:
+    def __init__(
+        self,
+        program: Callable[..., Any] | Plan,
+        *,
+        keep_latents: bool = True,
+        permute_labels: bool = False,
+    ) -> None:
         self.model = program.program if isinstance(program, Plan) else program
         self.keep_latents = keep_latents
+        self.permute_labels = permute_labels
         self._given = program if isinstance(program, Plan) else None
         self._plans: dict[Layout, Plan] = {}
 
@@ -142,7 +155,7 @@ class ConjugateGibbs(MCMCKernel):
         blocks = found.blocks_of_rows(arguments)
 
         def sweep(state: GibbsState) -> GibbsState:
-            return self._sweep(found, arguments, blocks, state)[0]
+            return self._end(found, self._sweep(found, arguments, blocks, state)[0])
 
         if is_prng_key(state.rng_key):
             return sweep(state)
@@ -157,6 +170,14 @@ class ConjugateGibbs(MCMCKernel):
         values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
         labels = _named(found, drawn.rows) if self.keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key), drawn.statistics
+
+    def _end(self, found: Plan, state: Any) -> Any:
+        """What comes after all sites have been drawn: labels permuted, where asked for."""
+        if not self.permute_labels:
+            return state
+        key = random.fold_in(state.rng_key, _PERMUTATION_STREAM)
+        values, labels = _permuted(found, state.z, state.latents, key)
+        return state._replace(z=values, latents=labels)
 
     def _check(self, found: Plan) -> None:
         _check_closed(found)
@@ -198,6 +219,26 @@ def _named(found: Plan, labels: Array) -> Any:
     if len(found.graph.names) == 1:
         return labels[0]
     return dict(zip(found.graph.names, labels, strict=True))
+
+
+def _permuted(found: Plan, values: Values, labels: Any, rng_key: Array) -> tuple[Values, Any]:
+    """Parameters, and labels where they are kept, with those of exchangeable groups in random order."""
+    for i, group in enumerate(found.labels.hidden):
+        if not group.exchangeable:
+            continue
+        order = random.permutation(random.fold_in(rng_key, i), group.size)
+        for name, axes in group.axes.items():
+            for axis in axes if name in values else ():
+                values = {**values, name: jnp.take(values[name], order, axis=axis)}
+        for name in group.complements:  # the share of one of two labels
+            turned = jnp.where(order[0] == 0, values[name], 1 - values[name])
+            values = {**values, name: turned}
+        place = jnp.argsort(order).astype(jnp.int32)
+        if isinstance(labels, dict):
+            labels = {n: place[z] if n in group.latents else z for n, z in labels.items()}
+        elif not isinstance(labels, tuple):
+            labels = place[labels]
+    return values, labels
 
 
 def draw_blocks(

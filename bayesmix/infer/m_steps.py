@@ -163,18 +163,19 @@ def make_m_step(plan: Plan, parts: tuple[MPart, ...]) -> MStep:
         def density(objective: bool) -> Callable[[Values], Array]:
             return log_posterior(plan, arguments, blocks) if objective else log_joint
 
-        return _visit(plan, parts, density, values)
+        return visit(plan, parts, density, values)
 
     return m_step
 
 
-def _visit(
+def visit(
     plan: Plan,
     parts: tuple[MPart, ...],
     density: Callable[[bool], Callable[[Values], Array]],
     values: Values,
 ) -> tuple[Values, Array]:
-    """Take all parts in turn on `density(whether it is to be the objective itself)`."""
+    """Take all parts, from :func:`resolve`, in turn; `density(objective)` is what is raised, the
+    objective itself where `objective` is True."""
     closed = [block for block in plan.blocks if block.form is not None]
     place = {name: i for i, block in enumerate(closed) for name in block.sites}
     proper: list[Any] = [jnp.asarray(True)] * max(1, len(closed))
@@ -208,4 +209,4 @@ def maximise_blocks(
 ) -> tuple[Values, Array]:
     """One usual M step: closed blocks at their modes, then the other sites climbed."""
     log_joint = plan.expected_log_joint(arguments, statistics)
-    return _visit(plan, resolve(plan, USUAL), lambda objective: log_joint, values)
+    return visit(plan, resolve(plan, USUAL), lambda objective: log_joint, values)

@@ -62,6 +62,7 @@ class MixedGibbs(ConjugateGibbs):
     Args:
         program: a NumPyro program, or a plan of one.
         keep_latents: collect the labels of every draw, as the extra field `latents`.
+        permute_labels: end each sweep with a random permutation of exchangeable labels.
         target_accept_prob, max_tree_depth: of NUTS, as in :class:`numpyro.infer.NUTS`.
         dense_mass: adapt a full mass matrix of the open sites, not a diagonal one.
         marginal: move the open sites on log p(v | x, closed sites), with labels and other hidden values
@@ -100,12 +101,13 @@ class MixedGibbs(ConjugateGibbs):
         program: Callable[..., Any] | Plan,
         *,
         keep_latents: bool = True,
+        permute_labels: bool = False,
         target_accept_prob: float = 0.8,
         max_tree_depth: int = 10,
         dense_mass: bool = False,
         marginal: bool = False,
     ) -> None:
-        super().__init__(program, keep_latents=keep_latents)
+        super().__init__(program, keep_latents=keep_latents, permute_labels=permute_labels)
         self.target_accept_prob = target_accept_prob
         self.max_tree_depth = max_tree_depth
         self.dense_mass = dense_mass
@@ -163,6 +165,12 @@ class MixedGibbs(ConjugateGibbs):
             density = found.expected_log_joint(arguments, statistics)
         values, moved = move(sites, density, swept.z, state.nuts, self._trajectory)
         return _with_nuts(swept._replace(z=values), moved), statistics
+
+    def _end(self, found: Plan, state: Any) -> Any:
+        ended = super()._end(found, state)
+        if not (self.permute_labels and isinstance(state.nuts, HMCState)):
+            return ended
+        return ended._replace(nuts=state.nuts._replace(z=unconstrained(open_sites(found), ended.z)))
 
     def get_diagnostics_str(self, state: Any) -> str:
         """What the progress bar shows: the log likelihood, and how the NUTS part fares."""

@@ -18,12 +18,14 @@ _SAME_PARAMETERS = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Mode:
-    """A distinct mode up to relabelling: its objective, how many starts reached it, where it is."""
+    """A distinct mode up to relabelling: its objective, how many starts reached it, where it is, and
+    which starts these were."""
 
     objective: float
     count: int
     status: Status
     parameters: dict[str, np.ndarray]
+    starts: tuple[int, ...] = ()
 
 
 def gather_modes(
@@ -41,9 +43,10 @@ def gather_modes(
             close = abs(mode[0] - objectives[i]) <= _SAME_OBJECTIVE * (1 + abs(mode[0]))
             if close and mode[2] == statuses[i] and _same(plan, mode[3], here):
                 mode[1] += 1
+                mode[4] += (int(i),)
                 break
         else:
-            found.append([float(objectives[i]), 1, statuses[i], here])
+            found.append([float(objectives[i]), 1, statuses[i], here, (int(i),)])
     return tuple(Mode(*mode) for mode in found)
 
 
@@ -69,9 +72,8 @@ def _by_component(values: dict[str, np.ndarray], labels: Labels, group: LabelGro
         if name not in values:
             continue
         value = np.asarray(values[name])
-        for axis in {axis for other in labels.groups for axis in other.axes.get(name, ())} - {
-            first
-        }:
+        of_labels = {axis for other in labels.groups for axis in other.axes.get(name, ())}
+        for axis in of_labels - {first}:
             value = np.sort(value, axis=axis)
         parts.append(np.moveaxis(value, first, 0).reshape(group.size, -1))
     return np.concatenate(parts, axis=1)

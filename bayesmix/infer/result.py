@@ -64,6 +64,7 @@ class EMResult(Prediction):
         modes: distinct modes up to relabelling, best first, each with the number of starts that reached
             it. Starts that did not converge are listed too, each with its own status.
         restart_objectives, restart_statuses, restart_steps: one entry per start.
+        restart_parameters: where each start ended, by site, leading with starts.
         path: the parameters of every step of the best start, (steps + 1, ...), where they were kept.
         plan: the plan that was used.
 
@@ -103,6 +104,7 @@ class EMResult(Prediction):
     restart_steps: np.ndarray
     plan: Plan
     arguments: Arguments
+    restart_parameters: dict[str, np.ndarray] = field(default_factory=dict)
     path: dict[str, np.ndarray] = field(default_factory=dict)
     _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 
@@ -128,17 +130,13 @@ class EMResult(Prediction):
                 f"the program has several latents ({names}) and no table of all their joint values; "
                 "ask for responsibilities, or for most_probable"
             )
-        arguments, observed = self._rows(args, kwargs)
-        rows = predict.arrange(self.plan, observed)
-        return self._run(predict.log_factors, arguments, rows)[0].T
+        return self._of_rows(predict.log_factors, args, kwargs)[0].T
 
     def responsibilities(self, *args: Any, **kwargs: Any) -> Any:
         """r_ik = p(z_i = k | x_i, parameters), (N, K); by latent where a row has several."""
         if len(self.plan.graph.cliques) == 1:
             return softmax(self.log_joint_table(*args, **kwargs), axis=1)
-        arguments, observed = self._rows(args, kwargs)
-        rows = predict.arrange(self.plan, observed)
-        found, graph = self._run(predict.posteriors, arguments, rows), self.plan.graph
+        found, graph = self._of_rows(predict.posteriors, args, kwargs), self.plan.graph
         return {name: found[graph.own(name)].T for name in graph.names}
 
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:
@@ -146,7 +144,7 @@ class EMResult(Prediction):
 
         Latents are summed out; in a row where one is known, it is log p(x_i, z_i | parameters).
         """
-        return self._log_density(*self._rows(args, kwargs))
+        return self._of_rows(predict.log_density, args, kwargs)
 
     def conditional_log_density(
         self, *args: Any, of: Mapping[str, Any], **kwargs: Any
@@ -199,24 +197,21 @@ class EMResult(Prediction):
 
         Where a row has several, by latent, each by itself; :meth:`most_probable` takes them together.
         """
-        found = self._by_latent(self.responsibilities(*args, **kwargs))
-        lowest = [latent.lowest for latent in self.plan.reading.latents] or [0]
-        return self._told(
-            {
-                name: np.argmax(each, axis=1) + first
-                for (name, each), first in zip(found.items(), lowest, strict=True)
-            }
-        )
+        found = self.responsibilities(*args, **kwargs)
+        lowest = {latent.name: latent.lowest for latent in self.plan.reading.latents}
+        if isinstance(found, dict):
+            return {name: np.argmax(each, axis=1) + lowest[name] for name, each in found.items()}
+        return np.argmax(found, axis=1) + sum(lowest.values())  # of one latent, or none
 
     def uncertainty(self, *args: Any, **kwargs: Any) -> Any:
         """1 - max_k r_ik, (N,): the probability that :meth:`labels` is wrong, if the fit is right.
 
         By latent where a row has several.
         """
-        found = self._by_latent(self.responsibilities(*args, **kwargs))
         # exact also where one minus the largest is rounded to 1
-        return self._told(
-            {name: np.sort(each, axis=1)[:, :-1].sum(axis=1) for name, each in found.items()}
+        return jax.tree.map(
+            lambda each: np.sort(each, axis=1)[:, :-1].sum(axis=1),
+            self.responsibilities(*args, **kwargs),
         )
 
     def most_probable(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -226,9 +221,7 @@ class EMResult(Prediction):
 
         Source: Dechter (1999), *Artificial Intelligence* 113, section 4 (most probable explanation).
         """
-        arguments, observed = self._rows(args, kwargs)
-        rows = predict.arrange(self.plan, observed)
-        values, log_joint = self._run(predict.explain, arguments, rows)
+        values, log_joint = self._of_rows(predict.explain, args, kwargs)
         latents = zip(self.plan.reading.latents, values, strict=True)
         return Explanation({latent.name: v + latent.lowest for latent, v in latents}, log_joint)
 
@@ -350,6 +343,13 @@ class EMResult(Prediction):
         arguments = self._arguments(args, kwargs)
         return arguments, self.plan.observe(arguments)
 
+    def _of_rows(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """`function(plan, arguments, parameters, rows)` of the rows of a call."""
+        arguments, observed = self._rows(args, kwargs)
+        return self._run(function, arguments, predict.arrange(self.plan, observed))
+
     def _run(self, function: Callable[..., Any], arguments: Arguments, *given: Any) -> Any:
         """`function(plan, arguments, parameters, *given)`, compiled once for each layout."""
         plan, layout = self.plan, arguments.layout
@@ -373,13 +373,6 @@ class EMResult(Prediction):
 
     def _log_density(self, arguments: Arguments, observed: Observed) -> np.ndarray:
         return self._run(predict.log_density, arguments, predict.arrange(self.plan, observed))
-
-    def _by_latent(self, found: Any) -> dict[str, np.ndarray]:
-        return found if isinstance(found, dict) else {"": found}
-
-    def _told(self, found: dict[str, np.ndarray]) -> Any:
-        """As it was: an array where there is at most one latent."""
-        return found.get("", found)
 
     def _reference(self, hidden: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and weights of the fitted rows, with these columns integrated out of all of them; rows

@@ -88,13 +88,13 @@ def seeding_rows(
         observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
         blocks = plan.arrange(observed)
     points = tuple(
-        jnp.asarray(_seen_from(plan, group, telling, observed)) for group in _together(plan)
+        jnp.asarray(_seen_from(plan, group, telling, observed)) for group in started_together(plan)
     )
     known = {name: jnp.asarray(labels) for name, labels in (observed.labels or {}).items()}
     return SeedingRows(points, blocks, known)
 
 
-def _together(plan: Plan) -> list[tuple[str, ...]]:
+def started_together(plan: Plan) -> list[tuple[str, ...]]:
     """Latents that are started together: those with the same labels, whose data look alike."""
     found, left = [], list(plan.graph.names)
     while left:
@@ -127,7 +127,9 @@ def _telling(plan: Plan, arguments: Arguments) -> frozenset[str]:
         sites = sites_by_component(plan, given, rough_values(plan))
         width, axis = plan.reading.width, plan.reading.rows.dim
         for site in plan.reading.observed:
-            shape = peel(sites[site.name]["fn"]).base.batch_shape
+            peeled = peel(sites[site.name]["fn"])
+            shape = peeled.base.batch_shape
+            shape = shape[: max(0, len(shape) - peeled.reinterpreted)]
             if ((1,) * (width - len(shape)) + shape)[axis] == 1:
                 told.add(site.name)
 
@@ -231,7 +233,7 @@ def starting_statistics(
 ) -> Starting:
     """Statistics for each key, leading with an axis of starts; to be called under jit."""
     graph, evaluation = plan.graph, plan.evaluate(arguments, rough)
-    together = _together(plan)
+    together = started_together(plan)
 
     def of(shares: dict[str, Array]) -> row_pass.Statistics:
         ordered = [shares[name] for name in graph.names]

@@ -33,8 +33,10 @@ from bayesmix.plots.estimates import (
     responsibility_image,
     sorted_rows,
 )
-from bayesmix.plots.example import example_comparison
+from bayesmix.plots.example import example_comparison, example_draws
+from bayesmix.plots.labels import plot_agreement, plot_similarity, plot_switched_pairs
 from bayesmix.plots.search import plot_modes, plot_objective
+from bayesmix.plots.strategies import plot_search, plot_strategies
 
 __all__ = [
     "component_colors",
@@ -44,9 +46,11 @@ __all__ = [
     "draw_trace",
     "ellipse_points",
     "example_comparison",
+    "example_draws",
     "figure_png",
     "kernel_density",
     "mass_levels",
+    "plot_agreement",
     "plot_bound",
     "plot_density",
     "plot_distortion",
@@ -55,6 +59,10 @@ __all__ = [
     "plot_parameters",
     "plot_predictive_check",
     "plot_responsibilities",
+    "plot_search",
+    "plot_similarity",
+    "plot_strategies",
+    "plot_switched_pairs",
     "plot_traces",
     "predictive_p_value",
     "responsibility_image",

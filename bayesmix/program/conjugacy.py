@@ -223,7 +223,8 @@ def _pair(
     power = float((left[0, -1] - left[0, 0]) / (sizes[-1] - sizes[0]))
     rest = left - power * sizes
     departure = np.max(np.abs(rest - rest[:, :1])) / (1 + np.max(np.abs(left)))
-    return round(power, 9) if max(moves, departure) < 1e-7 else None
+    power = round(power, 9)  # 0: the normal does not depend on the other, and they are no pair
+    return power if power and max(moves, departure) < 1e-7 else None
 
 
 # ------------------------------------------------------------------------- using a block's conditional

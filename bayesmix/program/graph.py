@@ -39,6 +39,11 @@ class Step(NamedTuple):
     scope: tuple[int, ...]
     gone: tuple[int, ...]
 
+    @property
+    def stays(self) -> tuple[int, ...]:
+        """Latents of the sum that go on, ascending."""
+        return tuple(i for i in self.scope if i not in self.gone)
+
 
 class Graph(NamedTuple):
     """Latents of a row in the program's order, and which of them each factor depends on.
@@ -88,13 +93,11 @@ def _steps(
 ) -> tuple[Step, ...]:
     if len(cliques) == 1:
         return (Step((0,), cliques[0], cliques[0]),)
-    operands: list[object] = []
-    for clique in cliques:
-        operands += [(*(sizes[i] for i in clique), _USUAL_ROWS), [*clique, _ROWS]]
     symbols = {i: opt_einsum.get_symbol(i + 1) for i in range(_ROWS, len(sizes))}
-    inputs = ["".join(symbols[i] for i in part) for part in operands[1::2]]  # type: ignore[attr-defined]
+    inputs = ["".join(symbols[i] for i in (*clique, _ROWS)) for clique in cliques]
+    shapes = [(*(sizes[i] for i in clique), _USUAL_ROWS) for clique in cliques]
     path, _ = opt_einsum.contract_path(
-        ",".join(inputs) + "->" + symbols[_ROWS], *operands[0::2], shapes=True, optimize="auto"
+        ",".join(inputs) + "->" + symbols[_ROWS], *shapes, shapes=True, optimize="auto"
     )
     pool, steps = list(cliques), []
     for positions in path:
@@ -111,7 +114,7 @@ def _steps(
                 "dependencies, or give these latents fewer values"
             )
         steps.append(Step(taken, scope, gone))
-        pool.append(tuple(i for i in scope if i not in gone))
+        pool.append(steps[-1].stays)
     return tuple(steps)
 
 
@@ -137,16 +140,15 @@ def _eliminate(
             total = total + jnp.reshape(table, (*shape, table.shape[-1]))
         assert isinstance(total, jax.Array)
         places = [step.scope.index(i) for i in step.gone]
-        stays = tuple(i for i in step.scope if i not in step.gone)
         total = jnp.moveaxis(total, places, range(len(places)))
         rows = total.shape[-1]
         total = total.reshape(
             math.prod(graph.sizes[i] for i in step.gone),
-            math.prod(graph.sizes[i] for i in stays),
+            math.prod(graph.sizes[i] for i in step.stays),
             rows,
         )
         sums.append(total)
-        pool.append((reduce(total), stays))
+        pool.append((reduce(total), step.stays))
     ((last, _),) = pool
     return last[0], sums
 
@@ -246,8 +248,8 @@ def _walk_back(graph: Graph, sums: list[Array], choose: Callable[[int, Array], A
     for i, (step, table) in reversed(list(enumerate(zip(graph.steps, sums, strict=True)))):
         if not step.gone:
             continue
-        stays = [j for j in step.scope if j not in step.gone]
-        place = joint_index([values[j] for j in stays], [graph.sizes[j] for j in stays], rows)
+        sizes = [graph.sizes[j] for j in step.stays]
+        place = joint_index([values[j] for j in step.stays], sizes, rows)
         table = jnp.broadcast_to(table, (*table.shape[:2], rows))
         chosen = choose(i, jnp.take_along_axis(table, place[None, None], axis=1)[:, 0])
         for j in reversed(step.gone):

@@ -37,9 +37,15 @@ def _collapse(program: Program, reading: Reading, arguments: Arguments, local: S
             continue
         if found is not None:
             return found
+    if local.name.endswith("_unobserved"):
+        raise ProgramError(
+            f"site '{local.name}' holds the cells that obs_mask hides; leave obs_mask out and pass NaN "
+            "in these cells, which are then integrated out"
+        )
     raise ProgramError(
-        f"site '{local.name}' is a continuous latent of every row that cannot be integrated out; sum it "
-        f"out of the program by hand, or move it out of plate '{reading.rows.name}'"
+        f"site '{local.name}' is a continuous latent of every row that cannot be integrated out; draw "
+        f"it by chains, bayesmix.MonteCarloEM(program, hidden='{local.name}'), or sum it out of the "
+        "program by hand"
     )
 
 

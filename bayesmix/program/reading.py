@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from .sites import Collapse, Latent, Plate, Program, Reading, Site
 
 __all__ = ["Collapse", "Latent", "Plate", "Program", "Reading", "Site", "look", "observe", "read"]
 
+Found = TypeVar("Found")
+
 # an observed site that others depend on is treated as a latent with known values up to this many
 _LARGEST_KNOWN = 64
 
@@ -46,16 +48,11 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed]:
 
 def resized(program: Program, reading: Reading, arguments: Arguments) -> Reading:
     """A reading of the same program on other rows; nothing is computed."""
-    structure, found = structure_of(reading), []
-
-    def run(arrays: tuple[Array, ...]) -> None:
-        sites = _plain_trace(program, arguments._replace(arrays=arrays))
-        found.append(assign_roles(sites, structure))
-
-    jax.eval_shape(run, arguments.arrays)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found[-1])):
-        run(arguments.arrays)
-    return found[-1]
+    structure = structure_of(reading)
+    found = _looked_at(program, arguments, lambda sites: assign_roles(sites, structure))
+    if _is_traced(found):
+        return assign_roles(_plain_trace(program, arguments), structure)
+    return found
 
 
 def structure_of(reading: Reading) -> Structure:
@@ -93,7 +90,7 @@ def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
         # under jit nothing is computed but the observed values; a support that depends on computed
         # bounds needs the real thing
         rows = compiled(arrays)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(readings[-1])):
+        if _is_traced(readings[-1]):
             rows = run(arrays)
         return readings[-1], rows
 
@@ -110,13 +107,7 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     Nothing is computed: the program is traced abstractly, and dependencies are followed through its
     operations. An observed site that other sites depend on is a latent with known values.
     """
-    surveys: list[_Survey] = []
-
-    def survey(arrays: tuple[Array, ...]) -> None:
-        surveys.append(_survey(_plain_trace(program, arguments._replace(arrays=arrays))))
-
-    jax.eval_shape(survey, arguments.arrays)
-    (found,) = surveys
+    found = _looked_at(program, arguments, _survey)
     if not found.several:
         return Structure(found.hidden, {})
     reached = _dependencies(program, arguments, found)
@@ -135,27 +126,18 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
 
 def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
     """The name of the plate of rows, where there is one; nothing is computed."""
-    found: list[str] = []
-
-    def survey(arrays: tuple[Array, ...]) -> None:
-        sites = _plain_trace(program, arguments._replace(arrays=arrays))
-        samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
-        described = {name: describe(name, site) for name, site in samples.items()}
-        hidden = [n for n, s in samples.items() if not s["is_observed"] and s["fn"].is_discrete]
-        found.append(find_rows([described[n] for n in hidden], samples, described, sites).name)
-
     try:
-        jax.eval_shape(survey, arguments.arrays)
+        return _looked_at(program, arguments, _survey).rows
     except ProgramError:
         return None  # what is wrong will be said when the program is read
-    return found[0]
 
 
 class _Survey(NamedTuple):
-    """Discrete sites that nobody observes; finite scalar ones of the rows with the number of their
-    values, observed or not; continuous latents of the rows; all sites of the rows with the shape and
-    type of their values; and whether dependencies need to be looked at."""
+    """The plate of rows; discrete sites that nobody observes; finite scalar ones of the rows with the
+    number of their values, observed or not; continuous latents of the rows; all sites of the rows with
+    the shape and type of their values; and whether dependencies need to be looked at."""
 
+    rows: str
     hidden: tuple[str, ...]
     finite: dict[str, float]
     locals: tuple[str, ...]
@@ -185,7 +167,7 @@ def _survey(sites: dict[str, Any]) -> _Survey:
         )
         for name, site in inside.items()
     }
-    return _Survey(hidden, finite, continuous, values, several)
+    return _Survey(rows.name, hidden, finite, continuous, values, several)
 
 
 def _num_values(fn: Any) -> float:
@@ -264,6 +246,24 @@ def _feasible(site: dict[str, Any]) -> Any:
         return None
     shape = site["kwargs"].get("sample_shape", ()) + site["fn"].shape()
     return site["fn"].support.feasible_like(jnp.zeros(shape))
+
+
+def _looked_at(
+    program: Program, arguments: Arguments, look_at: Callable[[dict[str, Any]], Found]
+) -> Found:
+    """`look_at` of the program's sites, with nothing computed."""
+    found: list[Found] = []
+
+    def run(arrays: tuple[Array, ...]) -> None:
+        found.append(look_at(_plain_trace(program, arguments._replace(arrays=arrays))))
+
+    jax.eval_shape(run, arguments.arrays)
+    return found[-1]
+
+
+def _is_traced(reading: Reading) -> bool:
+    """Does a support depend on bounds that are computed?"""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(reading))
 
 
 def _plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:

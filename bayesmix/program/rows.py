@@ -68,6 +68,22 @@ def combine(
     return Statistics(counts, moments, {}, {})
 
 
+def scaled(
+    families: dict[str, Statistic], statistics: Statistics, factor: Array | float
+) -> Statistics:
+    """Statistics of the same rows, each counted `factor` times."""
+    counts, shares = (
+        jax.tree.map(lambda x: factor * x, part)
+        for part in (statistics.counts, statistics.responsibilities)
+    )
+    moments = {
+        name: family.combine(statistics.moments[name], statistics.moments[name], factor, 0.0)
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    return Statistics(counts, moments, shares, statistics.hidden)
+
+
 class Pass(NamedTuple):
     """What one pass returns: log likelihood (), statistics, and what the part said of each row."""
 

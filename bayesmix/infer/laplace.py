@@ -1,0 +1,143 @@
+"""How much probability lies about a mode: Laplace's approximation, in unconstrained coordinates."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
+
+from ..program.arguments import Arguments, compile_lightly
+from ..program.blocks import Blocks
+from ..program.evaluate import Values
+from ..program.labels import permute_labels
+from ..program.plan import Plan
+from .steps import log_posterior
+
+_MOST_COORDINATES = 2000
+_NEWTON_STEPS = 20
+_NEAR = 1e-9  # nats still to gain by a Newton step
+_FURTHEST = 0.5  # nats by a Newton step and coordinate: one standard deviation
+
+
+class LogWeight(NamedTuple):
+    """log of the joint density's integral about a mode and its relabelled copies, or None and why."""
+
+    value: float | None
+    reason: str = ""
+
+
+def laplace_log_weight(
+    plan: Plan, arguments: Arguments, blocks: Blocks, parameters: dict[str, np.ndarray]
+) -> LogWeight:
+    """Laplace's approximation to the log of the posterior's integral about one mode.
+
+    In unconstrained coordinates u (NumPyro's `biject_to` for each site's support) with f(u) =
+    log p(x, theta(u)) + log|d theta / d u|, Newton steps lead from the mode of the density of theta to
+    the mode of f nearby; with H = -f'' there,
+
+        log int exp(f) du = f + (d / 2) log 2 pi - log|H| / 2.
+
+    The log of the number of distinct relabelled copies (K! for each group of exchangeable labels, less
+    where components are the same) is added.
+
+    Args:
+        plan, arguments, blocks: the program, its data, and the data as blocks.
+        parameters: values by site, a mode.
+
+    Returns:
+        A :class:`LogWeight`; its value is None where H is not positive definite, where the mode of f is
+        not near, where a parameter is on the boundary of its support, or where there are more than 2000
+        coordinates.
+
+    Source: Tierney & Kadane (1986), *JASA* 81, 82-86; copies: Fruehwirth-Schnatter (2006), *Finite
+    Mixture and Markov Switching Models*, Springer, section 5.5.
+    """
+    layout = arguments.layout
+    expand = plan.remember(
+        ("laplace", layout),
+        lambda: compile_lightly(
+            lambda arrays, blocks, free: _expand(plan, Arguments(arrays, layout), blocks, free)
+        ),
+    )
+    count = sum(np.size(value) for value in parameters.values())
+    if count > _MOST_COORDINATES:
+        return LogWeight(None, f"{count} coordinates are too many for a Hessian")
+    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
+    free = {name: bijections[name].inv(jnp.asarray(each)) for name, each in parameters.items()}
+    flat, unravel = ravel_pytree(free)
+    for _ in range(_NEWTON_STEPS):
+        found = expand(arguments.arrays, blocks, unravel(flat))
+        height, slope, curvature = (np.asarray(each) for each in found)
+        if not all(np.isfinite(each).all() for each in (height, slope, curvature)):
+            return LogWeight(None, "a parameter is on the boundary of its support")
+        values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+        if values[0] <= values[-1] * len(values) * np.finfo(curvature.dtype).eps:
+            return LogWeight(None, "the Hessian is not positive definite")
+        along = vectors.T @ slope / values
+        gain = np.sum(values * along**2) / 2
+        if gain > _FURTHEST * len(values):
+            break
+        if gain < _NEAR:
+            volume = 0.5 * len(values) * math.log(2 * math.pi) - 0.5 * np.sum(np.log(values))
+            return LogWeight(float(height + volume) + log_copies(plan, parameters))
+        flat = flat + vectors @ along
+    return LogWeight(None, "the mode in unconstrained coordinates is far away")
+
+
+def log_copies(plan: Plan, parameters: dict[str, np.ndarray]) -> float:
+    """log of the number of distinct copies of a mode that the prior cannot tell from it."""
+    found = 0.0
+    for group in plan.labels.hidden:
+        if not group.exchangeable:
+            continue
+        found += math.lgamma(group.size + 1)
+        left = list(range(group.size))
+        while left:
+            alike = [k for k in left if _swapped_alike(parameters, group.axes, left[0], k)]
+            found -= math.lgamma(len(alike) + 1)
+            left = [k for k in left if k not in alike]
+    return found
+
+
+def _swapped_alike(
+    parameters: dict[str, np.ndarray], axes: dict[str, tuple[int, ...]], one: int, other: int
+) -> bool:
+    """Does swapping two labels leave every value as it was?"""
+    for name, (first, *_) in axes.items():
+        if name in parameters:
+            order = np.arange(np.shape(parameters[name])[first])
+            order[[one, other]] = order[[other, one]]
+            swapped = permute_labels({name: parameters[name]}, {name: axes[name]}, order)
+            if not np.allclose(swapped[name], parameters[name], rtol=1e-6, atol=0):
+                return False
+    return True
+
+
+def _expand(
+    plan: Plan, arguments: Arguments, blocks: Blocks, free: Values
+) -> tuple[Array, Array, Array]:
+    """f, its slope (d,), and minus its Hessian (d, d)."""
+    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
+    density = log_posterior(plan, arguments, blocks)
+    flat, unravel = ravel_pytree(free)
+
+    def height(flat: Array) -> Array:
+        free: Values = unravel(flat)
+        told = {name: bijections[name](each) for name, each in free.items()}
+        volume = sum(
+            jnp.sum(bijections[name].log_abs_det_jacobian(each, told[name]))
+            for name, each in free.items()
+        )
+        return density(told) + volume
+
+    slope = jax.grad(height)
+    columns = jax.lax.map(
+        lambda direction: jax.jvp(slope, (flat,), (direction,))[1], jnp.eye(flat.size)
+    )
+    return height(flat), slope(flat), -columns

@@ -1,0 +1,343 @@
+"""Mean-field posteriors of all blocks, and expectations under them, for any plan of closed forms.
+
+Every factor of the log joint is linear in the sufficient statistics of each block (the plan certifies
+it), so that its expectation under a product of such densities is its mean over a product of the
+blocks' points (:mod:`bayesmix.families.averages`). A factor is averaged over the points of the blocks
+that it depends on, and of no others; which these are is found by following the operations of an abstract
+trace.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpyro.ops.provenance import eval_provenance
+
+from ..families.averages import averages_of
+from ..families.likelihoods import Family
+from ..program import rows as row_pass
+from ..program.arguments import Arguments
+from ..program.blocks import Blocks
+from ..program.conjugacy import Conditional
+from ..program.errors import ProgramError
+from ..program.evaluate import Evaluation, Values
+from ..program.plan import Plan
+
+_MOST_POINTS = 4096
+
+
+class Scope(NamedTuple):
+    """Factors of the log joint, by site, that are averaged over the points of these blocks."""
+
+    blocks: tuple[int, ...]
+    factors: frozenset[str]
+
+
+class Factorised(NamedTuple):
+    """A density of all parameters, independent between blocks.
+
+    coefficients: by block, those of its form; normals: by block, those of the normal given each point
+    of the other site where the block is joint, else None; points: by site, values (J, *shape) of equal
+    weight, the same J for sites of one block; centre: by site, a value in the middle.
+    """
+
+    coefficients: tuple[Any, ...]
+    normals: tuple[Any, ...]
+    points: Values
+    centre: Values
+
+
+# ---------------------------------------------------------------------------- which factors go together
+def find_scopes(plan: Plan, arguments: Arguments) -> tuple[Scope, ...]:
+    """Every factor of the log joint, with the blocks that it depends on; factors that depend on fewer
+    blocks join those that depend on more. Nothing is computed."""
+    block_of = {name: i for i, block in enumerate(plan.blocks) for name in block.sites}
+
+    def factors(**values: Array) -> dict[str, Any]:
+        found = plan.evaluate(arguments, values)
+        return {**found.prior, **found.latent, **found.components}
+
+    values = {site.name: np.zeros(site.shape) for site in plan.reading.parameters}
+    reached: dict[tuple[int, ...], set[str]] = {}
+    for factor, leaves in eval_provenance(factors, **values).items():
+        names = frozenset().union(*jax.tree.leaves(leaves))
+        reached.setdefault(tuple(sorted({block_of[name] for name in names})), set()).add(factor)
+    scopes: list[Scope] = []
+    for blocks in sorted(reached, key=len, reverse=True):
+        for i, scope in enumerate(scopes):
+            if set(blocks) <= set(scope.blocks):
+                scopes[i] = Scope(scope.blocks, scope.factors | reached[blocks])
+                break
+        else:
+            scopes.append(Scope(blocks, frozenset(reached[blocks])))
+    return tuple(scopes)
+
+
+def check_points(plan: Plan, scopes: tuple[Scope, ...], sizes: tuple[int, ...]) -> None:
+    """Raise :class:`ProgramError` where a factor would be averaged over too many points."""
+    for scope in scopes:
+        count = math.prod(sizes[block] for block in scope.blocks)
+        if count > _MOST_POINTS:
+            names = ", ".join(f"'{name}'" for b in scope.blocks for name in plan.blocks[b].sites)
+            raise ProgramError(
+                f"the factors {', '.join(sorted(scope.factors))} depend on {names} at once, and would "
+                f"be averaged over {count} points; use bayesmix.ConjugateGibbs(program) instead"
+            )
+
+
+# ---------------------------------------------------------------------------- values at the points
+def _at_points(
+    plan: Plan, blocks: tuple[int, ...], q: Factorised, function: Callable[[Values], Any]
+) -> Any:
+    """`function(values)` at all combinations of the points of these blocks, stacked (J, ...)."""
+    sizes = [q.points[plan.blocks[block].site].shape[0] for block in blocks]
+    places = np.array(list(itertools.product(*map(range, sizes))), int)
+
+    def at(place: Array) -> Any:
+        moved = {
+            name: q.points[name][place[i]]
+            for i, block in enumerate(blocks)
+            for name in plan.blocks[block].sites
+        }
+        return function({**q.centre, **moved})
+
+    return jax.vmap(at)(places)
+
+
+def _only(evaluation: Evaluation, factors: frozenset[str]) -> Evaluation:
+    prior, latent, components = (
+        {name: value for name, value in part.items() if name in factors}
+        for part in (evaluation.prior, evaluation.latent, evaluation.components)
+    )
+    return Evaluation(prior, latent, components, {})
+
+
+class _Averaged(NamedTuple):
+    """A family's parameters at the centre, and at points (J, K, ...)."""
+
+    centre: Any
+    points: Any
+
+
+def averaged(family: Family) -> Family:
+    """The family whose log density is the mean over points of this one's; parameters are `_Averaged`.
+
+    Statistics are accumulated about the centre: they say the same wherever they are about.
+    """
+
+    def prepare(parameters: _Averaged, pattern: Array | None) -> _Averaged:
+        points = jax.vmap(family.prepare, (0, None))(parameters.points, pattern)
+        return _Averaged(family.prepare(parameters.centre, pattern), points)
+
+    def log_prob(prepared: _Averaged, rows: Any) -> Array:
+        return jnp.mean(jax.vmap(family.log_prob, (0, None))(prepared.points, rows), axis=0)
+
+    return family._replace(
+        prepare=prepare,
+        log_prob=log_prob,
+        accumulate=lambda prepared, *rest: family.accumulate(prepared.centre, *rest),
+        finish=lambda prepared, sums: family.finish(prepared.centre, sums),
+    )
+
+
+def averaged_families(plan: Plan) -> dict[str, Any]:
+    """The plan's families, averaged; sites without one are averaged as tables."""
+    return {
+        name: averaged(family) if isinstance(family, Family) else family
+        for name, family in plan.families.items()
+    }
+
+
+def averaged_evaluation(
+    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], q: Factorised
+) -> Evaluation:
+    """E_q of every log prior density and of every table of log probabilities; components of families as
+    :func:`averaged` takes them."""
+    centre = plan.evaluate(arguments, q.centre)
+    prior: dict[str, Array] = {}
+    latent: dict[str, Array] = {}
+    components: dict[str, Any] = {}
+    for scope in scopes:
+
+        def at(values: Values, scope: Scope = scope) -> Evaluation:
+            return _only(plan.evaluate(arguments, values), scope.factors)
+
+        found = _at_points(plan, scope.blocks, q, at)
+        prior |= jax.tree.map(partial(jnp.mean, axis=0), found.prior)
+        latent |= jax.tree.map(partial(jnp.mean, axis=0), found.latent)
+        for name, points in found.components.items():
+            if isinstance(plan.families[name], Family):
+                components[name] = _Averaged(centre.components[name], points)
+            else:
+                components[name] = jnp.mean(points, axis=0)
+    return Evaluation(prior, latent, components, {})
+
+
+# ------------------------------------------------------------------------------ the bound and its ascent
+def bound_and_statistics(
+    plan: Plan, arguments: Arguments, blocks: Blocks, scopes: tuple[Scope, ...], q: Factorised
+) -> tuple[Array, row_pass.Statistics]:
+    """The evidence lower bound with the best q(z), with all constants, and the expected statistics.
+
+    sum_i w_i log sum_z exp E_q[log p(x_i, z | theta)] + E_q[log p(theta)] + H(q(theta)).
+    """
+    evaluation = averaged_evaluation(plan, arguments, scopes, q)
+    found = row_pass.passes(
+        plan.graph,
+        averaged_families(plan),
+        evaluation,
+        blocks,
+        row_pass.expect,
+    )
+    return found.log_likelihood + plan.log_prior(evaluation) + entropy(plan, q), found.statistics
+
+
+def log_joint_of(
+    plan: Plan,
+    arguments: Arguments,
+    scopes: tuple[Scope, ...],
+    statistics: row_pass.Statistics,
+    q: Factorised,
+    number: int,
+) -> Callable[[Values], Array]:
+    """E[log joint] over all but one block, as a function of that block's sites, up to a constant."""
+    inside = [scope for scope in scopes if number in scope.blocks]
+
+    # under jit the program is traced once, however often a conditional is read from it
+    @jax.jit
+    def log_joint(own: Values) -> Array:
+        total = jnp.zeros(())
+        for scope in inside:
+            families = {n: f for n, f in plan.families.items() if n in scope.factors}
+
+            def at(values: Values, scope=scope, families=families) -> Array:
+                evaluation = _only(plan.evaluate(arguments, {**values, **own}), scope.factors)
+                factors = row_pass.expected_factors(families, evaluation, statistics)
+                return sum(factors.values(), plan.log_prior(evaluation))
+
+            others = tuple(block for block in scope.blocks if block != number)
+            total += jnp.mean(_at_points(plan, others, q, at))
+        return total
+
+    return log_joint
+
+
+def update(
+    block: Conditional, number: int, log_joint: Callable[[Values], Array], q: Factorised
+) -> Factorised:
+    """q with one block at its best given all else: the density proportional to exp E[log joint].
+
+    A joint block is q(other) q(normal | other), the first with the normal integrated out.
+    """
+    form, name = block.form, block.site
+    assert form is not None
+    normals = None
+    if block.integrated is None:
+        found = form.read(lambda value: log_joint({name: value}), q.centre[name])
+        points = {name: averages_of(form).points(form, found)}
+        centre = {name: averages_of(form).centre(form, found)}
+    else:
+        inner, normal = block.integrated_form, block.integrated
+        assert inner is not None
+        given = partial(normal_given, block, log_joint, q.centre[normal])
+        middle = inner.mode(given(q.centre[name]), q.centre[normal])[0]
+        found = form.read(lambda value: log_joint({normal: middle, name: value}), q.centre[name])
+        found = form.shift(found, block.powers)
+        others = averages_of(form).points(form, found)
+        normals = jax.vmap(given)(others)
+        values = jax.vmap(partial(averages_of(inner).points, inner))(normals)  # (J, 2d, ...)
+        points = {
+            normal: values.reshape(-1, *values.shape[2:]),
+            name: jnp.repeat(others, values.shape[1], axis=0),
+        }
+        centre = {normal: middle, name: averages_of(form).centre(form, found)}
+    return Factorised(
+        (*q.coefficients[:number], found, *q.coefficients[number + 1 :]),
+        (*q.normals[:number], normals, *q.normals[number + 1 :]),
+        {**q.points, **points},
+        {**q.centre, **centre},
+    )
+
+
+def normal_given(
+    block: Conditional, log_joint: Callable[[Values], Array], anchor: Array, other: Array
+) -> Any:
+    """Coefficients of a joint block's normal given a value of its other site."""
+    form, normal = block.integrated_form, block.integrated
+    assert form is not None and normal is not None
+    return form.read(lambda value: log_joint({normal: value, block.site: other}), anchor)
+
+
+def update_all(
+    plan: Plan,
+    arguments: Arguments,
+    scopes: tuple[Scope, ...],
+    statistics: row_pass.Statistics,
+    q: Factorised,
+) -> Factorised:
+    """Every block in turn at its best given the others (coordinate ascent)."""
+    for number, block in enumerate(plan.blocks):
+        log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+        q = update(block, number, log_joint, q)
+    return q
+
+
+def point_masses(
+    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], statistics: Any, values: Values
+) -> Factorised:
+    """All points at `values`, in the shape that updates keep; its coefficients say nothing yet."""
+    nothing = (None,) * len(plan.blocks)
+    single = {name: value[None] for name, value in values.items()}
+    like = jax.eval_shape(
+        partial(update_all, plan, arguments, scopes),
+        statistics,
+        Factorised(nothing, nothing, single, values),
+    )
+    coefficients, normals = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (like.coefficients, like.normals)
+    )
+    points = {name: jnp.broadcast_to(values[name], x.shape) for name, x in like.points.items()}
+    return Factorised(coefficients, normals, points, values)
+
+
+def with_points_at(q: Factorised, values: Values, there: Array) -> Factorised:
+    """q with all points of some sites at these values, where `there`."""
+    points = {
+        name: jnp.where(there, jnp.broadcast_to(value, q.points[name].shape), q.points[name])
+        for name, value in values.items()
+    }
+    centre = {name: jnp.where(there, value, q.centre[name]) for name, value in values.items()}
+    return q._replace(points={**q.points, **points}, centre={**q.centre, **centre})
+
+
+def entropy(plan: Plan, q: Factorised) -> Array:
+    """H(q(theta)): of a joint block, that of the other plus the mean of the normal's given it."""
+    total = jnp.zeros(())
+    for block, found, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
+        assert block.form is not None
+        total += averages_of(block.form).entropy(block.form, found)
+        if block.integrated_form is not None:
+            inner = block.integrated_form
+            total += jnp.mean(jax.vmap(partial(averages_of(inner).entropy, inner))(normals))
+    return total
+
+
+def proper(plan: Plan, q: Factorised) -> Array:
+    """Is each block's density one that integrates, (blocks,)."""
+    found = []
+    for block, coefficients, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
+        assert block.form is not None
+        good = averages_of(block.form).proper(block.form, coefficients)
+        if block.integrated_form is not None:
+            inner = block.integrated_form
+            good &= jnp.all(jax.vmap(partial(averages_of(inner).proper, inner))(normals))
+        found.append(good)
+    return jnp.stack(found)

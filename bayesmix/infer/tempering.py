@@ -1,0 +1,267 @@
+"""Roads from the prior to the posterior, and moves that leave every place on a road as it is.
+
+A road is a family of densities p_beta(theta) = p(theta) exp(height(theta, beta)): at beta = 0 the prior,
+times a known constant, and at beta = 1 the posterior, times the evidence. SMC walks it once; parallel
+tempering keeps a chain at each of several places. Both need moves at any beta. There are two roads:
+
+- :class:`GibbsMoves`: height = sum_i log sum_z p(x_i, z | theta)^beta. Given z, statistics count beta
+  times, so that every conditional has the form that it has at beta = 1.
+- :class:`HamiltonianMoves`: height = beta sum_i log p(x_i | theta), for any program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
+from numpyro.handlers import seed, trace
+
+from ..program import parts
+from ..program import rows as row_pass
+from ..program.arguments import Arguments
+from ..program.blocks import Blocks
+from ..program.errors import ProgramError
+from ..program.evaluate import Values
+from ..program.graph import Graph, Tables
+from ..program.parts import Weighed
+from ..program.plan import Plan
+from .accelerators import free_coordinates
+from .gibbs import draw_blocks
+from .steps import log_posterior
+from .variational import check as check_complete_data
+
+
+class Call(NamedTuple):
+    """A program's plan, its arguments, and its rows as blocks."""
+
+    plan: Plan
+    arguments: Arguments
+    blocks: Blocks
+
+
+class Tuning(NamedTuple):
+    """Sizes of Hamiltonian steps: a common factor's logarithm, and one for each unconstrained coordinate
+    (P,)."""
+
+    log_size: Array
+    scale: Array
+
+
+class Moves(Protocol):
+    """What both kinds of moves offer. All of it is traced."""
+
+    def reference(self, call: Call) -> Array: ...
+    def height(self, call: Call, values: Values, beta: Array) -> Array: ...
+    def move(
+        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+    ) -> tuple[Values, Array]: ...
+
+
+def usual_moves(plan: Plan, arguments: Arguments, blocks: Blocks) -> Moves:
+    """Gibbs sweeps where the program allows them at every beta, else Hamiltonian moves.
+
+    Sweeps need closed forms for all sites, rows without hidden values other than finite latents (the
+    scale of a Student-t, missing cells of a vector), and rows that count once.
+    """
+    whole = bool(np.all(np.isin(np.asarray(blocks.weight), (0.0, 1.0))))
+    if not whole or blocks.patterns:
+        return HamiltonianMoves()
+    try:
+        check_complete_data(plan, arguments)
+    except ProgramError:
+        return HamiltonianMoves()
+    return GibbsMoves()
+
+
+@dataclass(frozen=True)
+class GibbsMoves:
+    """Sweeps of conjugate Gibbs at any beta.
+
+    Args:
+        sweeps: sweeps in one move.
+
+    Example:
+        >>> from bayesmix.infer.tempering import GibbsMoves
+        >>> GibbsMoves(sweeps=3)
+        GibbsMoves(sweeps=3)
+
+    Source: powers of the complete-data density: Behrens, Friel & Hurn (2012), *Statistics and Computing*
+    22, 65-78, section 4.
+    """
+
+    sweeps: int = 3
+
+    def reference(self, call: Call) -> Array:
+        """log of the number of values that all latents of all rows may have."""
+        plan, blocks = call.plan, call.blocks
+
+        def count(graph: Graph, tables: Tables, told: None) -> Weighed:
+            return parts.expect(graph, _powered(tables, jnp.zeros(())))
+
+        rough = {
+            s.name: biject_to(s.support)(jnp.zeros(_free_shape(s))) for s in plan.reading.parameters
+        }
+        evaluation = plan.evaluate(call.arguments, rough)
+        return row_pass.passes(plan.graph, plan.families, evaluation, blocks, count).log_likelihood
+
+    def height(self, call: Call, values: Values, beta: Array) -> Array:
+        """sum_i log sum_z p(x_i, z | theta)^beta."""
+
+        def powered(graph: Graph, tables: Tables, told: None) -> Weighed:
+            return parts.expect(graph, _powered(tables, beta))
+
+        plan = call.plan
+        evaluation = plan.evaluate(call.arguments, values)
+        return row_pass.passes(
+            plan.graph, plan.families, evaluation, call.blocks, powered
+        ).log_likelihood
+
+    def move(
+        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+    ) -> tuple[Values, Array]:
+        """New values, and 1: every draw is taken."""
+        plan = call.plan
+
+        def drawn(graph: Graph, tables: Tables, key: Array) -> Weighed:
+            return parts.draw(graph, _powered(tables, beta), key)
+
+        def sweep(values: Values, key: Array) -> tuple[Values, None]:
+            label_key, block_key = random.split(key)
+            keys = random.split(label_key, call.blocks.weight.shape[0])
+            evaluation = plan.evaluate(call.arguments, values)
+            found = row_pass.passes(
+                plan.graph, plan.families, evaluation, call.blocks, drawn, keys
+            ).statistics
+            counted = row_pass.scaled(plan.families, found, beta)
+            return draw_blocks(plan, call.arguments, counted, values, block_key), None
+
+        keys = random.split(rng_key, self.sweeps)
+        return jax.lax.scan(sweep, values, keys)[0], jnp.ones(())
+
+
+def _powered(tables: Tables, beta: Array) -> Tables:
+    """log p^beta; what is impossible stays so, also at beta = 0."""
+    return tuple(jnp.where(jnp.isneginf(table), table, beta * table) for table in tables)
+
+
+def _free_shape(site: Any) -> tuple[int, ...]:
+    return biject_to(site.support).inverse_shape(site.shape)
+
+
+@dataclass(frozen=True)
+class HamiltonianMoves:
+    """Hamiltonian Monte Carlo on p(theta) p(x | theta)^beta, hidden values summed out, in unconstrained
+    coordinates.
+
+    Args:
+        moves: trajectories in one move.
+        steps: leapfrog steps of a trajectory.
+
+    Example:
+        >>> from bayesmix.infer.tempering import HamiltonianMoves
+        >>> HamiltonianMoves()
+        HamiltonianMoves(moves=2, steps=10)
+
+    Source: Neal (2011), *Handbook of Markov Chain Monte Carlo*, chapter 5, and section 5.5.7.
+    """
+
+    moves: int = 2
+    steps: int = 10
+
+    def reference(self, call: Call) -> Array:
+        """0: at beta = 0 there is the prior itself."""
+        return jnp.zeros(())
+
+    def height(self, call: Call, values: Values, beta: Array) -> Array:
+        """beta sum_i log p(x_i | theta)."""
+        return beta * call.plan.log_likelihood(call.arguments, call.blocks, values)
+
+    def move(
+        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+    ) -> tuple[Values, Array]:
+        """New values, and the mean acceptance probability."""
+        hmc = blackjax().hmc
+        sites = call.plan.reading.parameters
+        bijections = {site.name: biject_to(site.support) for site in sites}
+        start, unravel = ravel_pytree({n: b.inv(values[n]) for n, b in bijections.items()})
+
+        def told(flat: Array) -> tuple[Values, Array]:
+            free = unravel(flat)
+            found = {n: b(free[n]) for n, b in bijections.items()}
+            jacobian = sum(
+                jnp.sum(b.log_abs_det_jacobian(free[n], found[n])) for n, b in bijections.items()
+            )
+            return found, jacobian
+
+        def density(flat: Array) -> Array:
+            found, jacobian = told(flat)
+            plan = call.plan
+            prior = plan.log_prior(plan.evaluate(call.arguments, found))
+            whole = log_posterior(plan, call.arguments, call.blocks)(found)
+            return jacobian + prior + beta * (whole - prior)
+
+        kernel = hmc.build_kernel()
+        size = jnp.exp(tuning.log_size)
+
+        def trajectory(state: Any, key: Array) -> tuple[Any, Array]:
+            state, said = kernel(key, state, density, size, tuning.scale**2, self.steps)
+            return state, said.acceptance_rate
+
+        keys = random.split(rng_key, self.moves)
+        state, accepted = jax.lax.scan(trajectory, hmc.init(start, density), keys)
+        return told(state.position)[0], jnp.mean(accepted)
+
+
+TARGET = 0.8  # acceptance of Hamiltonian moves
+
+
+def retuned(tuning: Tuning, accepted: Array, rate: Array | float) -> Tuning:
+    """Longer steps where more moves were accepted than need be, shorter ones where fewer were."""
+    return tuning._replace(log_size=tuning.log_size + rate * (jnp.mean(accepted) - TARGET))
+
+
+def first_tuning(plan: Plan, values: Values) -> Tuning:
+    """Short steps, the same for all coordinates."""
+    free = free_coordinates(plan, values)
+    return Tuning(jnp.log(jnp.asarray(0.1, free.dtype)), jnp.ones_like(free))
+
+
+def prior_draws(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
+    """Draws of all parameters from the program's priors, one for each key.
+
+    Raises :class:`ProgramError` where a parameter has no prior that can be drawn from.
+    """
+    for site in plan.reading.parameters:
+        if site.family in ("param", "ImproperUniform"):
+            raise ProgramError(
+                f"'{site.name}' has no prior to draw from, where tempering starts; give it a proper one"
+            )
+
+    def one(arrays: tuple[Array, ...], key: Array) -> Values:
+        args, kwargs = arguments.call(arrays)
+        sites = trace(seed(plan.program, key)).get_trace(*args, **kwargs)
+        return {name: sites[name]["value"] for name in plan.reading.parameter_names}
+
+    return jax.vmap(one, (None, 0))(arguments.arrays, rng_keys)
+
+
+def blackjax() -> Any:
+    """The blackjax package.
+
+    Raises :class:`ProgramError` where it is not installed.
+    """
+    try:
+        import blackjax
+        import blackjax.smc.ess
+        import blackjax.smc.resampling
+    except ImportError as error:
+        raise ProgramError(
+            "this needs the package blackjax; install it with: pip install 'bayesmix[tempering]'"
+        ) from error
+    return blackjax

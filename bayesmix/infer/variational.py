@@ -1,0 +1,430 @@
+"""Variational Bayes for any program whose blocks all have a closed form, derived from the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from ..families.augmented import RowFamily
+from ..families.likelihoods import Family
+from ..program import rows as row_pass
+from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.blocks import Blocks, Observed, arrange
+from ..program.conjugacy import random_noise, random_points
+from ..program.errors import ProgramError
+from ..program.evaluate import Values, evaluate
+from ..program.labels import LabelGroup
+from ..program.modules import array_values
+from ..program.plan import Plan, plan_arguments
+from ..program.probe import few_rows
+from .convergence import judge
+from .em import _given_values
+from .mean_field import (
+    Factorised,
+    Scope,
+    bound_and_statistics,
+    check_points,
+    find_scopes,
+    point_masses,
+    proper,
+    update_all,
+    with_points_at,
+)
+from .modes import gather_modes
+from .starts import (
+    Seeding,
+    SeedingRows,
+    kmeans_plus_plus,
+    own_starts,
+    rough_values,
+    seeding_rows,
+    starting_statistics,
+)
+from .status import Status
+from .variational_result import VariationalResult
+
+_CHUNK = 100
+_PARTITION_STEPS = 4
+
+
+class VariationalBayes:
+    r"""A density of the latents and of all parameters that is as close to the posterior as one can be
+    that is independent between rows and between blocks of parameters.
+
+    Coordinate ascent on the evidence lower bound, from many starts in one compiled call:
+
+    .. math::
+        L(q) = E_q[\log p(x, z, \theta)] + H(q(z)) + \sum_b H(q(\theta_b)) \le \log p(x).
+
+    The latents of one row stay dependent, however many there are (they are summed out exactly given
+    expected tables), and so do the sites of a joint block (normal-inverse-Wishart, say). The bound has
+    all constants and never falls. Nothing is derived by hand: expectations are means over a few values
+    of each block (see :mod:`bayesmix.families.averages`).
+
+    Args:
+        program: a NumPyro program, or a plan of one.
+        max_steps: largest number of steps.
+        tolerance: converged when the gain still to come, estimated from the last two gains (Aitken), is
+            below `tolerance` times (1 + |bound|), or below rounding.
+        seeding: how starts are seeded, as in :class:`EM`.
+        progress_bar: show progress on fits longer than a second or two.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> import bayesmix
+        >>> def program(x, K):
+        ...     weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+        ...     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([K]).to_event(1))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         z = numpyro.sample("z", dist.Categorical(weights))
+        ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+        >>> x = jnp.array([-0.2, 0.1, 0.3, 9.8, 10.1])
+        >>> fit = bayesmix.VariationalBayes(program).run(jax.random.key(0), x, K=2, restarts=5)
+        >>> bool(fit.status), sorted(fit.mean["weights"].round(3).tolist())
+        (True, [0.429, 0.571])
+        >>> round(fit.log_evidence_bound + fit.log_relabellings, 2)  # groups far apart: the evidence
+        -14.08
+
+    Sources: Attias (2000), *NIPS* 12, 209-215; Bishop (2006), *Pattern Recognition and Machine
+    Learning*, Springer, section 10.2; conjugate models in general: Ghahramani & Beal (2001), *NIPS* 13,
+    507-513.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any] | Plan,
+        *,
+        max_steps: int = 2000,
+        tolerance: float = 1e-10,
+        seeding: Seeding = kmeans_plus_plus,
+        progress_bar: bool = True,
+    ) -> None:
+        self.program = program.program if isinstance(program, Plan) else program
+        self.max_steps = max_steps
+        self.tolerance = tolerance
+        self.seeding = seeding
+        self.progress_bar = progress_bar
+        self._given = program if isinstance(program, Plan) else None
+        self._plans: dict[Layout, Plan] = {}
+
+    def run(
+        self,
+        rng_key: Array,
+        *args: Any,
+        restarts: int = 1,
+        init: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> VariationalResult:
+        """Ascend from `restarts` starts and keep the best.
+
+        Args:
+            rng_key: a JAX random key (or an integer seed), for the starts.
+            *args, **kwargs: the program's own arguments, as in `numpyro.infer.MCMC.run`.
+            restarts: number of starts, all run in one compiled call.
+            init: values of some or all parameters, by site name; the first responsibilities are those
+                at these values. Values lead with an axis of `restarts` starts, or are shared by all.
+
+        Returns:
+            A :class:`VariationalResult`: `bound` (the trace), `status`, `mean`, `variance`, `sample`,
+            and more.
+
+        Raises:
+            ProgramError: where the program or its data cannot be read, where some site has no closed
+                form, where a row has hidden values besides finite latents (Student-t, probit, missing
+                cells of a vector), or where a posterior is not proper. The message names the site.
+        """
+        if restarts < 1:
+            raise ProgramError(f"restarts is {restarts}; ask for at least one")
+        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        arguments = split(args, kwargs)
+        compiled = self._compile(arguments)
+        found = compiled.plan
+        observed = found.observe(arguments, fitting=True)
+        blocks = found.arrange(observed)
+        _check_complete(blocks)
+        keys = random.split(key, restarts)
+        given = _given_values(found, array_values(found.program, init or {}), restarts)
+        given = {**own_starts(found, arguments, keys), **given}
+        rows = seeding_rows(found, arguments, blocks, observed)
+        state = compiled.start(arguments.arrays, rows, keys)
+        state = self._advance(compiled, arguments, blocks, given, state)
+        return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))
+
+    def _compile(self, arguments: Arguments) -> _Compiled:
+        layout = arguments.layout
+        if layout not in self._plans:
+            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
+        found = self._plans[layout]
+        found.remember("variational check", lambda: check(found, arguments))
+        options = (self.max_steps, self.seeding)
+        return found.remember(
+            ("variational", layout, *options), lambda: _Compiled(found, arguments, *options)
+        )
+
+    def _advance(
+        self,
+        compiled: _Compiled,
+        arguments: Arguments,
+        blocks: Blocks,
+        given: Values,
+        state: _State,
+    ) -> _State:
+        """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
+        with tqdm(
+            total=self.max_steps, desc="VB", unit="step", delay=2.0, disable=not self.progress_bar
+        ) as bar:
+            for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
+                limit = min(until, self.max_steps)
+                settings = (self.tolerance, limit)
+                state = compiled.advance(arguments.arrays, blocks, settings, given, state)
+                bar.update(limit - bar.n)
+                running = np.asarray(state.status) == Status.RUNNING
+                if not running.any():
+                    break
+                bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+        return state
+
+
+# ------------------------------------------------------------------------------------------- the ascent
+class _State(NamedTuple):
+    """An ascent in progress: q and what was expected under it at `step`. Steps below -1 are made from
+    the partition that a start begins with; step -1 takes the first responsibilities."""
+
+    step: Array
+    q: Factorised
+    statistics: row_pass.Statistics
+    bound: Array
+    gain: Array
+    trace: Array
+    status: Array
+    proper: Array
+
+
+class _Compiled:
+    """The compiled functions of an ascent, for one layout of arguments."""
+
+    def __init__(self, found: Plan, arguments: Arguments, max_steps: int, seeding: Seeding) -> None:
+        self.plan, layout = found, arguments.layout
+        self.scopes = scopes = find_scopes(found, arguments)
+
+        def call(arrays: tuple[Array, ...]) -> Arguments:
+            return Arguments(arrays, layout)
+
+        def start(arrays: Any, rows: SeedingRows, keys: Array) -> _State:
+            rough = rough_values(found)
+            made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
+            return jax.vmap(
+                lambda statistics: _new_state(
+                    found, call(arrays), scopes, max_steps, rough, statistics
+                )
+            )(made.partitioned)
+
+        def ascend(
+            arrays: Any, blocks: Blocks, settings: Any, given: Values, state: _State
+        ) -> _State:
+            one = partial(_ascend, found, call(arrays), blocks, scopes, settings)
+            return jax.vmap(one)(given, state)
+
+        self.start = compile_lightly(start)
+        self.advance = jax.jit(ascend)
+
+
+def _new_state(
+    found: Plan,
+    arguments: Arguments,
+    scopes: tuple[Scope, ...],
+    max_steps: int,
+    values: Values,
+    statistics: row_pass.Statistics,
+) -> _State:
+    q = point_masses(found, arguments, scopes, statistics, values)
+    check_points(found, scopes, tuple(q.points[b.site].shape[0] for b in found.blocks))
+    dtype = jnp.result_type(float)
+    return _State(
+        step=jnp.asarray(-1 - _PARTITION_STEPS),
+        q=q,
+        statistics=statistics,
+        bound=jnp.asarray(-jnp.inf, dtype),
+        gain=jnp.asarray(jnp.inf, dtype),
+        trace=jnp.full(max_steps + 1, jnp.nan, dtype),
+        status=jnp.asarray(Status.RUNNING),
+        proper=jnp.ones(len(found.blocks), bool),
+    )
+
+
+def _ascend(
+    found: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    scopes: tuple[Scope, ...],
+    settings: tuple[Array, Array],
+    given: Values,
+    state: _State,
+) -> _State:
+    """Update all blocks, then the latents, until the bound has converged or the limit of steps."""
+    tolerance, limit = settings
+
+    def step(state: _State) -> _State:
+        early = state.step + 1 < 0
+        q = update_all(found, arguments, scopes, state.statistics, state.q)
+        q = with_points_at(q, given, early)
+        bound, statistics = bound_and_statistics(found, arguments, blocks, scopes, q)
+        kept = jax.tree.map(partial(jnp.where, state.step + 1 < -1), state.statistics, statistics)
+        moved = state._replace(
+            step=state.step + 1,
+            q=q,
+            statistics=kept,
+            bound=bound,
+            trace=state.trace.at[state.step + 1].set(bound),
+            proper=proper(found, q),
+        )
+        # before step 0 there is no bound
+        judged = _judge(state, moved, tolerance, blocks.num_rows)
+        unjudged = state._replace(step=state.step + 1, q=q, statistics=kept)
+        return jax.tree.map(partial(jnp.where, early), unjudged, judged)
+
+    def running(state: _State) -> Array:
+        return (state.status == Status.RUNNING) & (state.step < limit)
+
+    return jax.lax.while_loop(running, step, state)
+
+
+def _judge(before: _State, moved: _State, tolerance: Array, rows: int) -> _State:
+    """The state after a step: taken unless the bound fell or is not finite; has it converged?"""
+    judged = judge(moved.bound, before.bound, before.gain, tolerance, rows)
+    judged = judged._replace(finite=judged.finite & jnp.all(moved.proper))
+    status = judged.status(judged.settled, moved.step >= moved.trace.size - 1)
+    taken = moved._replace(gain=judged.gain, status=status)
+    kept = before._replace(status=status, proper=moved.proper)
+    return jax.tree.map(partial(jnp.where, judged.good), taken, kept)
+
+
+def _result(
+    compiled: _Compiled, arguments: Arguments, blocks: Blocks, state: _State
+) -> VariationalResult:
+    found = compiled.plan
+    statuses = [_status(found, state, start) for start in range(state.status.size)]
+    bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
+    best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
+    _check_proper(found, state.proper[best])
+    q, statistics = jax.tree.map(lambda x: x[best], (state.q, state.statistics))
+    return VariationalResult(
+        bound=state.trace[best][: int(state.step[best]) + 1],
+        status=statuses[best],
+        modes=gather_modes(found, state.q.centre, bounds, statuses),
+        restart_bounds=bounds,
+        restart_statuses=tuple(statuses),
+        restart_steps=state.step,
+        plan=found,
+        arguments=arguments,
+        q=q,
+        statistics=statistics,
+        scopes=compiled.scopes,
+    )
+
+
+def _status(found: Plan, state: _State, start: int) -> Status:
+    status = Status(int(state.status[start]))
+    if status is Status.CONVERGED and state.step[start] <= 3:
+        centre = {name: value[start] for name, value in state.q.centre.items()}
+        if any(_all_alike(group, centre) for group in found.labels.hidden):
+            return Status.SYMMETRIC_START
+    return status
+
+
+def _all_alike(group: LabelGroup, centre: dict[str, np.ndarray]) -> bool:
+    """Does no site tell one label of a group from another?"""
+    sites = [(centre[name], axes[0]) for name, axes in group.axes.items() if name in centre]
+    spreads = [np.max(np.ptp(value, axis=axis) / np.max(np.abs(value))) for value, axis in sites]
+    return max(spreads, default=np.inf) < 1e3 * np.finfo(np.result_type(*spreads, np.float32)).eps
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+_CURE = "use bayesmix.EM, or numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
+
+
+def check(plan: Plan, arguments: Arguments) -> None:
+    """Raise :class:`ProgramError` where a program has no mean-field posterior in closed form: a site has
+    no conditional in closed form, or a row has hidden values besides finite latents."""
+    open_sites = [f"'{block.site}'" for block in plan.blocks if block.form is None]
+    if open_sites:
+        raise ProgramError(
+            f"no closed-form conditional of {', '.join(open_sites)} (print the plan for the reason), "
+            f"so that variational Bayes has no density for it; {_CURE}"
+        )
+    hidden = [name for name, family in plan.families.items() if isinstance(family, RowFamily)]
+    hidden += _not_expected(plan, arguments)
+    if hidden:
+        raise ProgramError(
+            f"the rows of '{hidden[0]}' have hidden values besides finite latents (the scales of a "
+            f"Student-t, the normals behind a probit), which variational Bayes does not take; {_CURE}"
+        )
+
+
+def _check_complete(blocks: Blocks) -> None:
+    for name in blocks.patterns:
+        raise ProgramError(
+            f"'{name}' has rows of which some cells are missing, and its columns depend on each other, "
+            f"so that these are hidden values, which variational Bayes does not take; {_CURE}, or "
+            "bayesmix.ConjugateGibbs"
+        )
+
+
+def _check_proper(plan: Plan, good: np.ndarray) -> None:
+    for block, is_proper in zip(plan.blocks, good, strict=True):
+        if not is_proper:
+            names = " and ".join(f"'{name}'" for name in block.sites)
+            raise ProgramError(
+                f"the posterior of {names} does not integrate to one given the rest; give it a proper "
+                "prior (numpyro.sample in the place of numpyro.param), or use bayesmix.EM"
+            )
+
+
+def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
+    """Observed sites whose log density is not what their statistics expect, as a function of the
+    parameters: then Q stands for a density of more than the row. In double precision, on a few rows."""
+    with jax.core.eval_context(), jax.enable_x64(True):
+        few, reading, observed = few_rows(
+            plan.program, arguments, plan.reading, plan.observe(arguments)
+        )
+        complete = Observed(observed.values, dict.fromkeys(observed.values))
+        blocks = arrange(plan.families, complete, plan.graph, whole=True)
+        noise = random_noise(reading.parameters, np.random.default_rng(3))
+        noise = jax.tree.map(lambda x: plan.step * x, noise)
+
+        @compile_lightly
+        def differences(arrays: tuple[Array, ...], blocks: Blocks, noise: Values) -> Any:
+            def at(values: Values) -> Any:
+                told = few._replace(arrays=arrays)
+                return evaluate(plan.program, reading, plan.families, told, values)
+
+            points = random_points(reading.parameters, noise)
+            evaluations = jax.vmap(at)(points)
+            first = jax.tree.map(lambda x: x[0], evaluations)
+            sizes = [plan.graph.size(i) for i in range(len(plan.graph.cliques))]
+            ones = tuple(jnp.ones((size, blocks.num_rows)) for size in sizes)
+            statistics = row_pass.weighted_statistics(
+                plan.graph, plan.families, first, blocks, ones
+            )
+
+            def both(evaluation: Any) -> Any:
+                expected = row_pass.expected_factors(plan.families, evaluation, statistics)
+                tables = row_pass.each_factor(plan.families, evaluation, blocks)
+                return {n: (expected[n], jnp.sum(tables[n])) for n in plan.families}
+
+            return jax.vmap(both)(evaluations)
+
+        found = jax.tree.map(np.asarray, differences(few.arrays, blocks, noise))
+    return [
+        name
+        for name, (expected, exact) in found.items()
+        if isinstance(plan.families[name], Family)
+        and np.ptp(exact - expected) > 1e-6 * (np.ptp(exact) + np.ptp(expected))
+    ]

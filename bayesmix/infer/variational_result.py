@@ -1,0 +1,267 @@
+"""What variational Bayes returns, and what can be asked of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from ..families.averages import averages_of
+from ..program import graph as eliminate
+from ..program import rows as row_pass
+from ..program.arguments import Arguments, compile_lightly, split
+from ..program.blocks import Blocks
+from ..program.evaluate import Values
+from ..program.graph import Tables
+from ..program.plan import Plan
+from .mean_field import (
+    Factorised,
+    Scope,
+    averaged_evaluation,
+    averaged_families,
+    log_joint_of,
+    normal_given,
+)
+from .modes import Mode
+from .status import Status
+
+_BATCH = 64  # draws made at a time
+
+
+@dataclass(frozen=True, eq=False)
+class VariationalResult:
+    """The best of the starts, what became of the others, and what follows from it.
+
+    Attributes:
+        bound: the whole trace of the evidence lower bound, (steps + 1,), with all constants.
+        status: how the best start ended; truthy if it converged.
+        modes: distinct optima up to relabelling, best first, each with its bound (`objective`), the
+            number of starts that reached it, and a central value of every site (`parameters`).
+        restart_bounds, restart_statuses, restart_steps: one entry per start.
+        plan: the plan that was used.
+        q: the posterior itself, by block, as coefficients of its form.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
+        >>> import bayesmix
+        >>> def program(x):
+        ...     rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0))
+        ...     with numpyro.plate("rows", x.shape[0]):
+        ...         numpyro.sample("x", dist.Poisson(rate), obs=x)
+        >>> fit = bayesmix.VariationalBayes(program).run(jax.random.key(0), jnp.array([3, 1, 4]))
+        >>> posterior = fit.distributions["rate"]
+        >>> float(posterior.concentration), float(posterior.rate)
+        (10.0, 4.0)
+        >>> float(fit.mean["rate"]), float(fit.variance["rate"])
+        (2.5, 0.625)
+        >>> fit.sample(jax.random.key(1), 1000)["rate"].shape
+        (1000,)
+    """
+
+    bound: np.ndarray
+    status: Status
+    modes: tuple[Mode, ...]
+    restart_bounds: np.ndarray
+    restart_statuses: tuple[Status, ...]
+    restart_steps: np.ndarray
+    plan: Plan
+    arguments: Arguments
+    q: Factorised
+    statistics: row_pass.Statistics
+    scopes: tuple[Scope, ...]
+
+    @property
+    def log_evidence_bound(self) -> float:
+        """L(q) <= log p(x). See :attr:`log_relabellings` for what relabelling adds."""
+        return float(self.bound[-1])
+
+    @property
+    def log_relabellings(self) -> float:
+        """log of the number of relabelled copies of q that the posterior has, log K! for a mixture whose
+        prior is exchangeable. Where these hardly overlap, the bound plus this is a bound as well."""
+        groups = [group for group in self.plan.labels.hidden if group.exchangeable]
+        return math.fsum(math.lgamma(group.size + 1) for group in groups)
+
+    # ------------------------------------------------------------------------------------ parameters
+    @property
+    def mean(self) -> dict[str, np.ndarray]:
+        """Posterior mean of every parameter, by site; NaN or infinite where it does not exist."""
+        return {name: moments[0] for name, moments in self._moments.items()}
+
+    @property
+    def variance(self) -> dict[str, np.ndarray]:
+        """Posterior variance of every entry, by site; infinite where it does not exist."""
+        return {name: moments[1] for name, moments in self._moments.items()}
+
+    @cached_property
+    def distributions(self) -> dict[str, Any]:
+        """The posterior of each site as a NumPyro distribution, where it has one: not for the normal of
+        a joint block (its density given the other site is normal), nor for normal matrices."""
+        found = {}
+        for block, coefficients in zip(self.plan.blocks, self.q.coefficients, strict=True):
+            assert block.form is not None
+            coefficients = jax.tree.map(jnp.asarray, coefficients)
+            found[block.site] = averages_of(block.form).distribution(block.form, coefficients)
+        return {name: each for name, each in found.items() if each is not None}
+
+    def sample(self, rng_key: Array, num_draws: int = 1000) -> dict[str, np.ndarray]:
+        """Independent draws of all parameters from q, (num_draws, ...) by site.
+
+        Raises:
+            ValueError: where `num_draws` is less than one.
+        """
+        if num_draws < 1:
+            raise ValueError(f"num_draws is {num_draws}; ask for at least one")
+        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        found = self._run("draws", _draws, self.statistics, random.split(key, num_draws))
+        return {name: found[name] for name in self.plan.reading.parameter_names}
+
+    # ---------------------------------------------------------------------------------------- labels
+    def responsibilities(self, *args: Any, **kwargs: Any) -> Any:
+        """q(z_i = k), (N, K); by latent where a row has several. For the rows of the fit, or for others
+        when it is given the program's arguments."""
+        arguments = split(args, kwargs) if args or kwargs else self.arguments
+        blocks = self.plan.arrange(self.plan.observe(arguments))
+        found = self._run("responsibilities", _responsibilities, blocks, arguments=arguments)
+        if len(self.plan.graph.cliques) == 1:
+            return found[0].T
+        return {name: found[self.plan.graph.own(name)].T for name in self.plan.graph.names}
+
+    def labels(self, *args: Any, **kwargs: Any) -> Any:
+        """The most probable value of each row's latent, (N,); by latent where a row has several."""
+        found = self.responsibilities(*args, **kwargs)
+        latents = self.plan.reading.latents
+        if isinstance(found, dict):
+            return {x.name: np.argmax(found[x.name], axis=1) + x.lowest for x in latents}
+        return np.argmax(found, axis=1) + (latents[0].lowest if latents else 0)
+
+    # --------------------------------------------------------------------------------------- reading
+    def __str__(self) -> str:
+        lines = [
+            f"evidence lower bound: {self.log_evidence_bound:.6g} after {len(self.bound) - 1} steps"
+        ]
+        if self.log_relabellings:
+            lines.append(
+                f"    {self.log_evidence_bound + self.log_relabellings:.6g} with log K! = "
+                f"{self.log_relabellings:.4g} for relabelled copies, where these do not overlap"
+            )
+        lines.append(str(self.status))
+        forms = {name: block.name for block in self.plan.blocks for name in block.sites}
+        for name, (mean, variance) in self._moments.items():
+            lines.append(f"{name} ({forms[name]}): mean, then standard deviation")
+            with np.errstate(invalid="ignore"):
+                spread = np.sqrt(variance)
+            for value in (mean, spread):
+                text = np.array2string(value, precision=4, suppress_small=True, prefix="    ")
+                lines.append(f"    {text}")
+        lines.append("optima (up to relabelling):")
+        for mode in self.modes:
+            note = "" if mode.status else f"  [{mode.status.name.lower().replace('_', ' ')}]"
+            lines.append(f"    {mode.objective:.6f}  reached by {mode.count} start(s){note}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def print_summary(self) -> None:
+        """Print the bound, the status, means and standard deviations, and the optima."""
+        print(self)
+
+    # ---------------------------------------------------------------------------------------- within
+    @cached_property
+    def _moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        found = self._run("moments", _moments, self.statistics)
+        return {name: found[name] for name in self.plan.reading.parameter_names}
+
+    def _run(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *given: Any,
+        arguments: Arguments | None = None,
+    ) -> Any:
+        """`function(plan, arguments, scopes, q, *given)`, compiled once for each layout."""
+        plan, scopes = self.plan, self.scopes
+        arguments = arguments or self.arguments
+        layout = arguments.layout
+
+        def make() -> Callable[..., Any]:
+            return compile_lightly(
+                lambda arrays, *rest: function(plan, Arguments(arrays, layout), scopes, *rest)
+            )
+
+        run = plan.remember(("variational", name, layout), make)
+        return jax.tree.map(np.asarray, run(arguments.arrays, self.q, *given))
+
+
+def _responsibilities(
+    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], q: Factorised, blocks: Blocks
+) -> Tables:
+    evaluation = averaged_evaluation(plan, arguments, scopes, q)
+    tables = row_pass.log_factors(plan.graph, averaged_families(plan), evaluation, blocks)
+    return eliminate.marginals(plan.graph, tables)[1]
+
+
+def _draws(
+    plan: Plan,
+    arguments: Arguments,
+    scopes: tuple[Scope, ...],
+    q: Factorised,
+    statistics: row_pass.Statistics,
+    rng_keys: Array,
+) -> Values:
+    """Draws of every site; of a joint block, the other site and then the normal given it."""
+
+    def one(rng_key: Array) -> Values:
+        drawn: Values = {}
+        for number, block in enumerate(plan.blocks):
+            own, other = random.split(random.fold_in(rng_key, number))
+            assert block.form is not None
+            drawn[block.site] = block.form.sample(own, q.coefficients[number])
+            if block.integrated is not None:
+                assert block.integrated_form is not None
+                log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+                anchor = q.centre[block.integrated]
+                given = normal_given(block, log_joint, anchor, drawn[block.site])
+                drawn[block.integrated] = block.integrated_form.sample(other, given)
+        return drawn
+
+    return jax.lax.map(one, rng_keys, batch_size=_BATCH)
+
+
+def _moments(
+    plan: Plan,
+    arguments: Arguments,
+    scopes: tuple[Scope, ...],
+    q: Factorised,
+    statistics: row_pass.Statistics,
+) -> dict[str, tuple[Array, Array]]:
+    """Mean and variance of every site.
+
+    A joint block's normal has a precision that is linear in a power of the other site and whose
+    determinant is a power of it: its covariance is linear in the inverse, and its expectation is the
+    covariance where the inverse is at its own.
+    """
+    found = {}
+    for number, (block, own) in enumerate(zip(plan.blocks, q.coefficients, strict=True)):
+        assert block.form is not None
+        averages = averages_of(block.form)
+        found[block.site] = averages.moments(block.form, own)
+        if block.integrated is not None:
+            inner = block.integrated_form
+            assert inner is not None and averages.inverse_centre is not None
+            log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+            anchor = q.centre[block.integrated]
+            given = normal_given(block, log_joint, anchor, averages.inverse_centre(block.form, own))
+            variance = averages_of(inner).moments(inner, given)[1]
+            found[block.integrated] = (
+                anchor,
+                jnp.where(jnp.isfinite(variance), variance, jnp.inf),
+            )
+    return found
