@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,9 @@ class KMeansResult:
         Raises:
             ProgramError: where the file is not of a k-means fit.
         """
-        with np.load(path, allow_pickle=False) as file:
-            kept = dict(file)
         try:
+            with np.load(path, allow_pickle=False) as file:
+                kept = dict(file)
             columns = (kept.pop(f"mode_{name}") for name in ("objective", "count", "status"))
             places = ({"centroids": centroids} for centroids in kept.pop("mode_centroids"))
             modes = tuple(
@@ -157,7 +158,7 @@ class KMeansResult:
             statuses = tuple(Status(int(status)) for status in kept.pop("restart_statuses"))
             status = Status(int(kept.pop("status")))
             return cls(**kept, status=status, restart_statuses=statuses, modes=modes)
-        except (KeyError, TypeError) as error:
+        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
             raise ProgramError(
                 f"'{path}' holds no k-means fit; give a file that save wrote"
             ) from error
@@ -221,7 +222,7 @@ def read_rows(x: ArrayLike, name: str) -> np.ndarray:
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise ProgramError(
-            f"{name} has {np.sum(~finite)} cells that are NaN or infinite, the first in row {row}, "
+            f"{name} is NaN or infinite in {np.sum(~finite)} cell(s), the first in row {row}, "
             f"column {column}; leave those rows out, or fit a mixture with bayesmix.EM, which "
             "integrates missing cells out"
         )

@@ -166,7 +166,7 @@ class KMeans:
                 running = np.asarray(state.status) == Status.RUNNING
                 if not running.any():
                     break
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
         host = jax.tree.map(np.asarray, state)
         statuses = (Status(int(each)) for each in host.status)
         return Settled(

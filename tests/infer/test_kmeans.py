@@ -190,8 +190,10 @@ def test_codes_go_there_and_back(tmp_path):
             np.testing.assert_array_equal(getattr(again, name), value)
     assert again.status is fit.status and str(again) == str(fit)
     np.savez(tmp_path / "other.npz", centroids=x)
-    with pytest.raises(ProgramError, match="holds no k-means fit"):
-        KMeansResult.load(tmp_path / "other.npz")
+    (tmp_path / "text").write_text("no fit")
+    for other in ("other.npz", "text"):
+        with pytest.raises(ProgramError, match="holds no k-means fit"):
+            KMeansResult.load(tmp_path / other)
     with pytest.raises(ProgramError, match="whole numbers from 0 to 2"):
         fit.decode([3])
     with pytest.raises(ProgramError, match="has 1 columns and the centroids have 2"):
@@ -227,7 +229,7 @@ def test_bad_input_is_named_with_its_cure():
     hole = x.copy()
     hole[7, 1] = np.nan
     for rows, message in [
-        (hole, "1 cells that are NaN or infinite, the first in row 7, column 1"),
+        (hole, r"NaN or infinite in 1 cell\(s\), the first in row 7, column 1"),
         (x[:, 0], r"shape \(150,\)"),
         (np.repeat(x[:2], 9, axis=0), "3 clusters need as many different rows, and x has 2"),
         (np.array([["a"]]), "does not hold numbers"),
