@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from jax import random
 
 from ..program.errors import ProgramError
+from .saving import read_arrays, write_arrays
 
 _MARK = "mark"
 
@@ -53,15 +52,9 @@ class Checkpoint:
         """
         if not self.path.exists():
             return self.like
-        try:
-            with np.load(self.path, allow_pickle=False) as kept:
-                mark = str(kept[_MARK]) if _MARK in kept else ""
-                leaves = [kept[str(i)] for i in range(len(kept.files) - 1)]
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-            raise ProgramError(
-                f"'{self.path}' is not a checkpoint; name another file, or remove it to start anew"
-            ) from error
-        if mark != self.mark:
+        kept = read_arrays(self.path, _MARK)
+        leaves = [kept[str(i)] for i in range(len(kept) - 1)]
+        if str(kept[_MARK]) != self.mark:
             raise ProgramError(
                 f"the checkpoint '{self.path}' is of another run (other data, key, settings or "
                 "initial values); name another file, or remove it to start anew"
@@ -76,10 +69,7 @@ class Checkpoint:
     def write(self, state: Any) -> None:
         """Put a state in the file's place."""
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_plain(state)))}
-        unfinished = self.path.with_name(self.path.name + ".unfinished")
-        with open(unfinished, "wb") as file:
-            np.savez(file, allow_pickle=False, **{_MARK: np.asarray(self.mark)}, **leaves)
-        os.replace(unfinished, self.path)
+        write_arrays(self.path, {_MARK: np.asarray(self.mark), **leaves})
 
 
 def _is_key(leaf: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from scipy.stats import entropy
 from ..program.errors import ProgramError
 from . import lloyd
 from .modes import Mode
+from .saving import read_arrays, write_arrays
 from .status import Status
 
 _SHOWN_MODES = 10
@@ -136,8 +136,7 @@ class KMeansResult:
             "mode_centroids": [mode.parameters["centroids"] for mode in self.modes],
         }
         kept |= {name: value for name, value in vars(self).items() if name != "modes"}
-        with open(path, "wb") as file:
-            np.savez(file, **kept)
+        write_arrays(path, kept)
 
     @classmethod
     def load(cls, path: str | Path) -> KMeansResult:
@@ -146,22 +145,16 @@ class KMeansResult:
         Raises:
             ProgramError: where the file is not of a k-means fit.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                kept = dict(file)
-            columns = (kept.pop(f"mode_{name}") for name in ("objective", "count", "status"))
-            places = ({"centroids": centroids} for centroids in kept.pop("mode_centroids"))
-            modes = tuple(
-                Mode(float(objective), int(count), Status(int(status)), place)
-                for objective, count, status, place in zip(*columns, places, strict=True)
-            )
-            statuses = tuple(Status(int(status)) for status in kept.pop("restart_statuses"))
-            status = Status(int(kept.pop("status")))
-            return cls(**kept, status=status, restart_statuses=statuses, modes=modes)
-        except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
-            raise ProgramError(
-                f"'{path}' holds no k-means fit; give a file that save wrote"
-            ) from error
+        kept = read_arrays(path, "mode_centroids")
+        columns = (kept.pop(f"mode_{name}") for name in ("objective", "count", "status"))
+        places = ({"centroids": centroids} for centroids in kept.pop("mode_centroids"))
+        modes = tuple(
+            Mode(float(objective), int(count), Status(int(status)), place)
+            for objective, count, status, place in zip(*columns, places, strict=True)
+        )
+        statuses = tuple(Status(int(status)) for status in kept.pop("restart_statuses"))
+        status = Status(int(kept.pop("status")))
+        return cls(**kept, status=status, restart_statuses=statuses, modes=modes)
 
     def print_summary(self) -> None:
         """Print the distortion, the rates, the status and the modes."""

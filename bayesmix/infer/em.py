@@ -234,7 +234,7 @@ class EM:
                 state = compiled.advance(arguments.arrays, blocks, state, fixed, settings)
                 running = np.asarray(state.status) == Status.RUNNING
                 bar.update(int(limit) - bar.n)
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
                 if checkpoint is not None:
                     checkpoint.write(state)
                 if self.callback is not None and self.callback(_progress(state)):

@@ -287,7 +287,7 @@ class OnlineEM:
                 num_rows = told.batches.blocks.num_rows
                 judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)
                 bar.update(until - bar.n)
-                bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}")
+                bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}", refresh=False)
                 if self.checkpoint is not None:
                     header = {**told.kind, "looks": len(judge.trace)}
                     save_tree(self.checkpoint, (judge, progress), header)

@@ -1,4 +1,4 @@
-"""Pytrees of arrays in one file, without pickle, written as a whole or not at all."""
+"""Arrays in one file, without pickle, written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,9 @@ from ..program.errors import ProgramError
 _HEADER = "header"
 
 
-def save_tree(path: str | os.PathLike[str], tree: Any, header: dict[str, Any]) -> None:
-    """Write the arrays of a pytree, and a header of JSON, to an `.npz` file.
-
-    The file is complete before it takes the place of an older one.
-    """
+def write_arrays(path: str | os.PathLike[str], arrays: dict[str, Any]) -> None:
+    """Write named arrays to an `.npz` file; it is complete before it takes an older one's place."""
     path = Path(path)
-    arrays: dict[str, Any] = {_HEADER: np.array(json.dumps(header))}
-    arrays |= {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -33,6 +28,30 @@ def save_tree(path: str | os.PathLike[str], tree: Any, header: dict[str, Any]) -
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_arrays(path: str | os.PathLike[str], needed: str) -> dict[str, np.ndarray]:
+    """The arrays of a file, by name.
+
+    Raises :class:`ProgramError` where it cannot be read, or has no array called `needed`.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            found = dict(saved)
+        found[needed]
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ProgramError(
+            f"'{path}' was not saved by bayesmix, is of another kind, or is damaged ({error}); name "
+            "another file, or remove it"
+        ) from None
+    return found
+
+
+def save_tree(path: str | os.PathLike[str], tree: Any, header: dict[str, Any]) -> None:
+    """Write the arrays of a pytree, and a header of JSON, to an `.npz` file."""
+    leaves = enumerate(jax.tree.leaves(tree))
+    arrays = {f"leaf{i}": np.asarray(leaf) for i, leaf in leaves}
+    write_arrays(path, {_HEADER: np.array(json.dumps(header)), **arrays})
 
 
 def load_tree(
@@ -47,14 +66,9 @@ def load_tree(
     path = Path(path)
     if not path.exists():
         raise ProgramError(f"there is no file '{path}' to go on from; save one first")
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            found = json.loads(str(saved[_HEADER]))
-            leaves = [saved[f"leaf{i}"] for i in range(len(saved.files) - 1)]
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ProgramError(
-            f"'{path}' was not saved by bayesmix, or is damaged ({error}); save it again"
-        ) from None
+    saved = read_arrays(path, _HEADER)
+    found = json.loads(str(saved[_HEADER]))
+    leaves = [saved[f"leaf{i}"] for i in range(len(saved) - 1)]
     for name, value in (header or {}).items():
         if found.get(name) != value:
             raise ProgramError(

@@ -126,7 +126,9 @@ class Search:
                     if climbs is not None:
                         progress = _progress(name, climbs, history)
                         bar.update(len(climbs.costs))
-                        bar.set_postfix_str(f"best {progress.best:.6g}, {progress.cost:.0f} passes")
+                        bar.set_postfix_str(
+                            f"best {progress.best:.6g}, {progress.cost:.0f} passes", refresh=False
+                        )
                         stopped = self._stops(progress, history)
         told = {name: found for name, found in history.items() if found}
         return summarise(problem, told, stopped)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from jax import Array
 
 from ..program.arguments import Arguments
 from ..program.errors import ProgramError
+from .saving import read_arrays, write_arrays
 from .search_problem import Climbs
 
 _FIELDS = ("objectives", "statuses", "costs")
@@ -40,10 +39,7 @@ def save(path: Path, mark: str, history: History, finished: set[str]) -> None:
             arrays |= {f"{i}/{step}/{field}": getattr(climbs, field) for field in _FIELDS}
             arrays |= {f"{i}/{step}/values/{name}": v for name, v in climbs.values.items()}
     told = json.dumps({"mark": mark, "steps": steps, "finished": sorted(finished)})
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, told=np.array(told), **arrays)
-    os.replace(partial, path)
+    write_arrays(path, {"told": np.array(told), **arrays})
 
 
 def load(path: Path, mark: str) -> tuple[History, set[str]]:
@@ -53,14 +49,8 @@ def load(path: Path, mark: str) -> tuple[History, set[str]]:
     """
     if not path.exists():
         return {}, set()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-            told = json.loads(str(arrays.pop("told")))
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
-        raise ProgramError(
-            f"'{path}' cannot be read as the checkpoint of a search; name another file, or remove it"
-        ) from error
+    arrays = read_arrays(path, "told")
+    told = json.loads(str(arrays.pop("told")))
     if told["mark"] != mark:
         raise ProgramError(
             f"'{path}' is the checkpoint of another search (other data, key, strategies or settings); "

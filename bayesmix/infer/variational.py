@@ -184,7 +184,7 @@ class VariationalBayes:
                 running = np.asarray(state.status) == Status.RUNNING
                 if not running.any():
                     break
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running")
+                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
         return state
 
 

@@ -192,7 +192,7 @@ def test_codes_go_there_and_back(tmp_path):
     np.savez(tmp_path / "other.npz", centroids=x)
     (tmp_path / "text").write_text("no fit")
     for other in ("other.npz", "text"):
-        with pytest.raises(ProgramError, match="holds no k-means fit"):
+        with pytest.raises(ProgramError, match="not saved by bayesmix"):
             KMeansResult.load(tmp_path / other)
     with pytest.raises(ProgramError, match="whole numbers from 0 to 2"):
         fit.decode([3])

@@ -308,7 +308,7 @@ def test_a_stopped_fit_goes_on_from_its_checkpoint_as_if_nothing_had_been(tmp_pa
     with pytest.raises(ProgramError, match="is of another run"):
         EM(plan_of("gaussian"), **settings).run(0, X + 1.0, K, restarts=2, checkpoint=file)
     file.write_bytes(b"nothing")
-    with pytest.raises(ProgramError, match="is not a checkpoint"):
+    with pytest.raises(ProgramError, match="not saved by bayesmix"):
         EM(plan_of("gaussian"), **settings).run(0, X, K, restarts=2, checkpoint=file)
 
 
