@@ -11,9 +11,14 @@ from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
 from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
+from .infer.codebook import KMeansResult  # noqa: E402
+from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
 from .infer.em import EM, Progress  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
+from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.online import OnlineEM  # noqa: E402
+from .infer.orders import ConstantRate, Incremental, PowerDecay, Stepwise  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.search import Search  # noqa: E402
@@ -25,7 +30,11 @@ from .infer.variational import VariationalBayes  # noqa: E402
 from .infer.variational_result import VariationalResult  # noqa: E402
 from .posterior.convert import to_arviz  # noqa: E402
 from .posterior.imputation import multiple_imputations  # noqa: E402
+from .posterior.labelled_draws import declare_labels  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
+from .posterior.point_partition import point_partition  # noqa: E402
+from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
+from .posterior.stacking import Stacking, stack_chains  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
@@ -37,27 +46,39 @@ __all__ = [
     "EM",
     "Comparison",
     "ConjugateGibbs",
+    "ConstantRate",
+    "DistortionCurve",
     "EMResult",
+    "Incremental",
+    "KMeans",
+    "KMeansResult",
     "LabelSwitching",
     "LabelSwitchingWarning",
     "MixedGibbs",
     "MonteCarloEM",
     "MonteCarloResult",
+    "OnlineEM",
     "ParallelTempering",
     "Plan",
+    "PowerDecay",
     "ProgramError",
     "Progress",
     "SMCResult",
     "Search",
     "SearchResult",
+    "Stacking",
     "Status",
+    "Stepwise",
     "StrategyComparison",
     "TemperedSMC",
     "VariationalBayes",
     "VariationalResult",
     "accelerators",
     "compare",
+    "compare_relabellings",
     "compare_strategies",
+    "declare_labels",
+    "distortion_curve",
     "e_steps",
     "label_switching",
     "log_evidence",
@@ -65,7 +86,9 @@ __all__ = [
     "marginalize",
     "multiple_imputations",
     "plan",
+    "point_partition",
     "relabel",
+    "stack_chains",
     "strategies",
     "summary",
     "theory",

@@ -6,7 +6,8 @@ and row (rows of data count from 1, the header line not included), and what to d
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from bayesmix import datasets
 from bayesmix.datasets import Table, closest
 
-__all__ = ["Table", "TableError", "read_table"]
+__all__ = ["ParquetBatches", "Table", "TableError", "read_batches", "read_table"]
 
 _SHOWN = 8  # names or rows listed in a message before it says how many more
 
@@ -63,6 +64,108 @@ def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | No
     values = np.column_stack([_numbers(where, name, frame[name]) for name in chosen])
     _check_values(where, values, chosen)
     return Table(path.stem, values, chosen, source=str(path))
+
+
+@dataclass(frozen=True)
+class ParquetBatches:
+    """Rows of a Parquet file, some at a time: each time that it is gone through, from the first on.
+
+    Gives float64 arrays (n, D) with at most `batch_size` rows, NaN where a cell is missing.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    batch_size: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with _open_parquet(self.path) as file:
+            for batch in file.iter_batches(batch_size=self.batch_size, columns=list(self.columns)):
+                yield np.column_stack(
+                    [
+                        batch[name].cast("float64").to_numpy(zero_copy_only=False)
+                        for name in self.columns
+                    ]
+                )
+
+
+def read_batches(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, batch_size: int = 65_536
+) -> ParquetBatches:
+    """The numeric columns of a ``.parquet`` file, some rows at a time, however large the file is.
+
+    Args:
+        path: the path of a file.
+        columns: which columns to take, in this order. All of them when left out.
+        batch_size: rows in a batch; some have fewer.
+
+    Returns:
+        A :class:`ParquetBatches`, which can be gone through any number of times: what
+        :meth:`bayesmix.OnlineEM.run_stream` takes.
+
+    Raises:
+        TableError: no such file, not Parquet, unknown or repeated columns, columns of text; pyarrow
+            is not installed.
+
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> path = Path(tempfile.mkdtemp()) / "people.parquet"
+    >>> pd.DataFrame({"age": [31, 42, 53], "height": [1.8, None, 1.6]}).to_parquet(path)
+    >>> [batch.tolist() for batch in read_batches(path, batch_size=2)]
+    [[[31.0, 1.8], [42.0, nan]], [[53.0, 1.6]]]
+    """
+    path = Path(path)
+    where = f"'{path}'"
+    if batch_size < 1:
+        raise TableError(f"batch_size is {batch_size}; ask for at least one row.")
+    if not path.is_file():
+        raise TableError(f"there is no file {where}; give the path of a .parquet file.")
+    with _open_parquet(path) as file:
+        schema = file.schema_arrow
+    _check_unique(where, schema.names)
+    chosen = _choose(where, tuple(schema.names), columns)
+    _check_numeric(where, schema, chosen)
+    return ParquetBatches(path, chosen, batch_size)
+
+
+def _check_numeric(where: str, schema: Any, columns: tuple[str, ...]) -> None:
+    from pyarrow import types
+
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    for name in columns:
+        kind = schema.field(name).type
+        if not any(is_kind(kind) for is_kind in kinds):
+            raise TableError(
+                f"column '{name}' of {where} is not numeric ({kind}); choose the numeric columns with "
+                "columns=, or turn it into numbers."
+            )
+
+
+def _pyarrow(where: str) -> Any:
+    """pyarrow, with its Parquet reader."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise TableError(
+            f"{where} needs pyarrow, which is not installed; install bayesmix[parquet], or save "
+            "the table as .csv."
+        ) from None
+    return pyarrow
+
+
+def _open_parquet(path: Path) -> Any:
+    pyarrow = _pyarrow(f"'{path}'")
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _not_parquet(f"'{path}'", error) from error
+
+
+def _not_parquet(where: str, error: Exception) -> TableError:
+    return TableError(
+        f"{where} cannot be read as a Parquet file: {_one_line(error)}; write it again, or "
+        "save it as .csv."
+    )
 
 
 def _read_frame(path: Path) -> Any:
@@ -121,22 +224,13 @@ def _read_csv(path: Path) -> Any:
 
 def _read_parquet(path: Path) -> Any:
     where = f"'{path}'"
-    try:
-        import pyarrow
-    except ImportError:
-        raise TableError(
-            f"{where} needs pyarrow, which is not installed; install bayesmix[parquet], or save "
-            "the table as .csv."
-        ) from None
+    pyarrow = _pyarrow(where)
     import pandas as pd
 
     try:
         frame = pd.read_parquet(path, engine="pyarrow")
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise TableError(
-            f"{where} cannot be read as a Parquet file: {_one_line(error)}; write it again, or "
-            "save it as .csv."
-        ) from error
+        raise _not_parquet(where, error) from error
     _check_unique(where, [str(name) for name in frame.columns])
     return frame
 

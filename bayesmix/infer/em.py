@@ -320,11 +320,12 @@ class _Compiled:
                 found, call(arrays), blocks, states, fixed, settings, parts
             )
         )
-        self.begin = compile_lightly(
-            lambda arrays, blocks, states, keys: begin_parts(
-                found, call(arrays), blocks, parts, states, keys, keep_path
-            )
-        )
+
+        def begin(arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
+            return begin_parts(found, call(arrays), blocks, parts, states, keys, keep_path)
+
+        self._begin = compile_lightly(begin)
+        self._nothing: EMState | None = None
 
         def last(arrays: Any, blocks: Blocks, states: EMState) -> Any:
             def one(state: tuple[row_pass.Statistics, Values]) -> Array:
@@ -334,6 +335,16 @@ class _Compiled:
             return *last_look(found, call(arrays), blocks, states), information
 
         self.last = compile_lightly(last)
+
+    def begin(self, arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
+        """The fits with what their parts carry; nothing is compiled where that is nothing."""
+        if self._nothing is None:
+            like = jax.eval_shape(self._begin, arrays, blocks, states, keys)
+            if jax.tree.leaves((like.memory, like.pace, like.path)):
+                return self._begin(arrays, blocks, states, keys)
+            self._nothing = like
+        like = self._nothing
+        return states._replace(memory=like.memory, pace=like.pace, path=like.path)
 
 
 def _progress(state: EMState) -> Progress:

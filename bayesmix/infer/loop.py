@@ -22,6 +22,7 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from .accelerators import Accelerator, Proposal, free_coordinates, propose
+from .convergence import judge
 from .e_steps import EStep, Expected
 from .m_steps import MPart, make_m_step
 from .status import Status
@@ -189,67 +190,44 @@ def _judge(
     parts: Parts,
 ) -> EMState:
     """The state after a step: accepted or not, its gain, and whether the fit goes on."""
-    objective = seen.objective
-    precision = jnp.finfo(objective.dtype).eps
-    gain = objective - before.objective
-    noise = 64 * precision * (jnp.abs(objective) + rows)
-    target = jnp.maximum(settings.tolerance * (1 + jnp.abs(objective)), noise)
-    last = before.step + 1 >= before.trace.shape[0] - 1
-    finite = jnp.isfinite(objective)
-    comparable = jnp.asarray(seen.comparable)
-    fell = (gain < -noise) & comparable
-    small = gain <= jnp.maximum(_CALM_SHARE * target, noise)
-    calm = jnp.where(comparable & small, before.calm + 1, 0)
-    # the gains shrink geometrically: what is still to come is gain * ratio / (1 - ratio)
-    ratio = jnp.clip(gain / before.gain, 0.0, 1.0)
-    to_come = jnp.where(ratio < 1, gain * ratio / (1 - ratio), jnp.inf)
-    settled = (gain <= target) & ((to_come <= target) | (gain <= noise))
+    objective, next_step = seen.objective, before.step + 1
+    judged = judge(
+        objective, before.objective, before.gain, settings.tolerance, rows, seen.comparable
+    )
+    small = judged.gain <= jnp.maximum(_CALM_SHARE * judged.target, judged.noise)
+    calm = jnp.where(small, before.calm + 1, 0)
+    settled = judged.settled
     if parts.accelerator is not None:
         settled &= calm >= _CALM_STEPS
-    # with nearly collinear columns rounding is worse than the noise of a sum
-    loss = jnp.maximum(noise, jnp.sqrt(precision) * (jnp.abs(objective) + rows))
-    status = jnp.select(
-        [~finite, comparable & (gain < -loss), fell, (comparable & settled) | seen.settled, last],
-        [
-            Status.NOT_FINITE,
-            Status.OBJECTIVE_FELL,
-            Status.ROUNDING,
-            Status.CONVERGED,
-            Status.OUT_OF_STEPS,
-        ],
-        Status.RUNNING,
-    )
-    good = finite & ~fell
+    last = next_step >= before.trace.shape[0] - 1
+    status = judged.status(settled | seen.settled, last)
     taken = moved._replace(
-        step=before.step + 1,
+        step=next_step,
         values=seen.values,
         statistics=seen.statistics,
         memory=seen.memory,
         objective=objective,
-        gain=jnp.where(comparable, gain, jnp.inf),
-        trace=before.trace.at[before.step + 1].set(objective),
-        path={n: p.at[before.step + 1].set(seen.values[n]) for n, p in before.path.items()},
+        gain=judged.gain,
+        trace=before.trace.at[next_step].set(objective),
+        path={n: p.at[next_step].set(seen.values[n]) for n, p in before.path.items()},
         status=status,
         calm=calm,
     )
     # a step that failed is not taken, unless it is the first: only its status is kept
     stays = before._replace(status=status, proper=moved.proper)
     if parts.accelerator is not None:
-        judged = parts.accelerator.judge
-        taken = taken._replace(pace=judged(moved.pace, jnp.asarray(True)))
-        # a step too far costs a step, and the plain one is next
-        stays = stays._replace(
-            step=before.step + extrapolated,
-            status=jnp.where(
-                extrapolated, jnp.where(last, Status.OUT_OF_STEPS, Status.RUNNING), status
-            ),
-            pace=judged(moved.pace, jnp.asarray(False)),
-            trace=jnp.where(
-                extrapolated, before.trace.at[before.step + 1].set(before.objective), before.trace
-            ),
-            path={n: p.at[before.step + 1].set(before.values[n]) for n, p in before.path.items()},
+        paced = parts.accelerator.judge
+        taken = taken._replace(pace=paced(moved.pace, jnp.asarray(True)))
+        # one that went too far costs a step, and the plain one is next
+        again = before._replace(
+            step=next_step,
+            status=jnp.where(last, Status.OUT_OF_STEPS, Status.RUNNING),
+            trace=before.trace.at[next_step].set(before.objective),
+            path={n: p.at[next_step].set(before.values[n]) for n, p in before.path.items()},
+            pace=paced(moved.pace, jnp.asarray(False)),
         )
-    return jax.tree.map(partial(jnp.where, good | (before.step < 0)), taken, stays)
+        stays = jax.tree.map(partial(jnp.where, extrapolated), again, stays)
+    return jax.tree.map(partial(jnp.where, judged.good | (before.step < 0)), taken, stays)
 
 
 def last_look(

@@ -196,7 +196,6 @@ def bound_and_statistics(
         evaluation,
         blocks,
         row_pass.expect,
-        jax.random.key(0),
     )
     return found.log_likelihood + plan.log_prior(evaluation) + entropy(plan, q), found.statistics
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, split
+from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, plan_arguments
@@ -224,8 +224,11 @@ def _compiled(
 ) -> tuple[Callable[..., SMCState], Callable[..., SMCState]]:
     """The start and one stage, compiled for one layout of arguments."""
 
+    # a remainder would be compiled a second time
+    batch = max(size for size in range(1, _BATCH + 1) if num_particles % size == 0)
+
     def over(function: Callable[..., Any], *particles: Any) -> Any:
-        return jax.lax.map(lambda each: function(*each), particles, batch_size=_BATCH)
+        return jax.lax.map(lambda each: function(*each), particles, batch_size=batch)
 
     def begin(arrays: Any, blocks: Any, rng_key: Array) -> SMCState:
         call = Call(found, Arguments(arrays, layout), blocks)
@@ -245,21 +248,20 @@ def _compiled(
 
         def log_weights(beta: Array) -> Array:
             higher = over(lambda values: moves.height(call, values, beta), state.values)
-            return jnp.nan_to_num(higher - heights, nan=-jnp.inf, posinf=-jnp.inf, neginf=-jnp.inf)
+            return jnp.where(jnp.isfinite(higher - heights), higher - heights, -jnp.inf)
 
         def enough(beta: Array) -> Array:
             wanted = jnp.log(target_ess * num_particles)
             return blackjax().smc.ess.log_ess(log_weights(beta)) >= wanted
 
-        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(i: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bounds
-            middle = (low + high) / 2
+            middle = jnp.where(i == 0, high, (low + high) / 2)  # all the way, if weights stand it
             good = enough(middle)
             return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
-        one = jnp.ones(())
-        _, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (state.beta, one))
-        beta = jnp.where(enough(one), one, high)
+        bounds = (state.beta, jnp.ones(()))
+        _, beta = jax.lax.fori_loop(0, _BISECTIONS, halve, bounds)
         weights = log_weights(beta)
         evidence = state.log_evidence + jax.nn.logsumexp(weights) - math.log(num_particles)
         taken = blackjax().smc.resampling.systematic(
@@ -281,4 +283,4 @@ def _compiled(
         call = Call(found, Arguments(arrays, layout), blocks)
         return jax.lax.map(lambda state: stage(call, state), states)
 
-    return jax.jit(begin), jax.jit(advance)
+    return compile_lightly(begin), jax.jit(advance)

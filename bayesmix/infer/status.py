@@ -48,7 +48,7 @@ _TEXTS = {
     Status.CONVERGED: ("Converged: the estimated gain still to come is below the tolerance.", ""),
     Status.OUT_OF_STEPS: (
         "Stopped at the largest number of steps before converging.",
-        "Raise max_steps or loosen tolerance.",
+        "Raise max_steps (of OnlineEM num_passes), or loosen tolerance.",
     ),
     Status.OBJECTIVE_FELL: (
         "The objective fell by more than rounding, which EM never does.",

@@ -130,18 +130,17 @@ class VariationalResult:
         arguments = split(args, kwargs) if args or kwargs else self.arguments
         blocks = self.plan.arrange(self.plan.observe(arguments))
         found = self._run("responsibilities", _responsibilities, blocks, arguments=arguments)
-        own = {name: found[self.plan.graph.own(name)].T for name in self.plan.graph.names}
-        return next(iter(own.values())) if len(own) == 1 else own
+        if len(self.plan.graph.cliques) == 1:
+            return found[0].T
+        return {name: found[self.plan.graph.own(name)].T for name in self.plan.graph.names}
 
     def labels(self, *args: Any, **kwargs: Any) -> Any:
         """The most probable value of each row's latent, (N,); by latent where a row has several."""
         found = self.responsibilities(*args, **kwargs)
-        if not isinstance(found, dict):
-            return np.argmax(found, axis=1) + self.plan.reading.latents[0].lowest
-        return {
-            latent.name: np.argmax(found[latent.name], axis=1) + latent.lowest
-            for latent in self.plan.reading.latents
-        }
+        latents = self.plan.reading.latents
+        if isinstance(found, dict):
+            return {x.name: np.argmax(found[x.name], axis=1) + x.lowest for x in latents}
+        return np.argmax(found, axis=1) + (latents[0].lowest if latents else 0)
 
     # --------------------------------------------------------------------------------------- reading
     def __str__(self) -> str:
@@ -154,10 +153,9 @@ class VariationalResult:
                 f"{self.log_relabellings:.4g} for relabelled copies, where these do not overlap"
             )
         lines.append(str(self.status))
-        names = {block.site: block.name for block in self.plan.blocks}
+        forms = {name: block.name for block in self.plan.blocks for name in block.sites}
         for name, (mean, variance) in self._moments.items():
-            form = f" ({names[name]})" if name in names else ""
-            lines.append(f"{name}{form}: mean, then standard deviation")
+            lines.append(f"{name} ({forms[name]}): mean, then standard deviation")
             with np.errstate(invalid="ignore"):
                 spread = np.sqrt(variance)
             for value in (mean, spread):

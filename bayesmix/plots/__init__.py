@@ -19,6 +19,7 @@ from bayesmix.plots.common import (
     mass_levels,
 )
 from bayesmix.plots.density import draw_clusters, draw_ellipses, plot_density
+from bayesmix.plots.distortion import plot_distortion
 from bayesmix.plots.draws import (
     draw_replications,
     draw_trace,
@@ -32,7 +33,8 @@ from bayesmix.plots.estimates import (
     responsibility_image,
     sorted_rows,
 )
-from bayesmix.plots.example import example_comparison
+from bayesmix.plots.example import example_comparison, example_draws
+from bayesmix.plots.labels import plot_agreement, plot_similarity, plot_switched_pairs
 from bayesmix.plots.search import plot_modes, plot_objective
 from bayesmix.plots.strategies import plot_search, plot_strategies
 
@@ -44,18 +46,23 @@ __all__ = [
     "draw_trace",
     "ellipse_points",
     "example_comparison",
+    "example_draws",
     "figure_png",
     "kernel_density",
     "mass_levels",
+    "plot_agreement",
     "plot_bound",
     "plot_density",
+    "plot_distortion",
     "plot_modes",
     "plot_objective",
     "plot_parameters",
     "plot_predictive_check",
     "plot_responsibilities",
     "plot_search",
+    "plot_similarity",
     "plot_strategies",
+    "plot_switched_pairs",
     "plot_traces",
     "predictive_p_value",
     "responsibility_image",

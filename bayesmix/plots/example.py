@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bayesmix.plots.common import Array
+from bayesmix.posterior import arviz_compat
 
 ENGINES = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
@@ -97,6 +98,38 @@ def example_comparison(
         density=_density(results, data) if columns <= 2 else None,
         verdict="The engines agree to well within the posterior intervals.",
     )
+
+
+def example_draws(*, chains: int = 2, draws: int = 150, rows: int = 40, seed: int = 0) -> Any:
+    """Return invented draws of a mixture of three normals whose labels switch now and then (ArviZ).
+
+    Components 1 and 2 overlap and exchange labels more often than either does with component 0.
+
+    >>> example_draws()["posterior"]["mean"].dims
+    ('chain', 'draw', 'component')
+    """
+    random = np.random.default_rng(seed)
+    truth = np.array([-5.0, 0.0, 1.8])
+    x = truth[np.arange(rows) % 3] + random.normal(size=rows)
+    mean = truth + random.normal(0.0, 0.25, (chains, draws, 3))
+    swaps = np.array([[0, 1, 2], [0, 2, 1], [2, 1, 0]])
+    kinds = random.choice(3, p=[0.85, 0.12, 0.03], size=(chains, draws))
+    order = np.tile(np.arange(3), (chains, draws, 1))
+    for draw in range(1, draws):
+        order[:, draw] = np.take_along_axis(swaps[kinds[:, draw]], order[:, draw - 1], -1)
+    mean = np.take_along_axis(mean, order, -1)
+    joint = np.exp(-0.5 * (x[:, None] - mean[:, :, None]) ** 2) / np.sqrt(2 * np.pi) / 3
+    share = joint / joint.sum(-1, keepdims=True)
+    z = np.minimum((random.uniform(size=(*share.shape[:3], 1)) > share.cumsum(-1)).sum(-1), 2)
+    groups = {
+        "posterior": {"mean": mean},
+        "latents": {"z": z, "z_probability": share},
+        "log_likelihood": {"x": np.log(joint.sum(-1))},
+        "observed_data": {"x": x},
+    }
+    dims = {"mean": ["component"], "z": ["rows"], "z_probability": ["rows", "component"]}
+    attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes", "relabelled": "no"}}
+    return arviz_compat.make(groups, dims=dims | {"x": ["rows"]}, attrs=attrs)
 
 
 def _sample(truth: Any, random: np.random.Generator, rows: int) -> Array:

@@ -304,6 +304,27 @@ def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarr
     >>> round(elpd), pareto_k.shape
     (-9, (9,))
     """
+    result, _ = _loo(idata, var_name)
+    elpd = result.elpd_loo if hasattr(result, "elpd_loo") else result.elpd
+    return float(elpd), float(result.se), np.asarray(result.pareto_k)
+
+
+def loo_by_row(idata: Any, var_name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`loo`, by row: log predictive densities of each row left out, and ``pareto_k``.
+
+    >>> import numpy as np
+    >>> rows = np.random.default_rng(0).normal(-1.0, 0.1, size=(4, 250, 9))
+    >>> elpd, pareto_k = loo_by_row(make({"log_likelihood": {"x": rows}}))
+    >>> elpd.shape, pareto_k.shape
+    ((9,), (9,))
+    """
+    result, generation = _loo(idata, var_name)
+    each = result.loo_i if generation == 0 else result.elpd_i
+    return np.asarray(each), np.asarray(result.pareto_k)
+
+
+def _loo(idata: Any, var_name: str | None) -> tuple[Any, int]:
+    """ArviZ's own result, and its generation."""
     found = dataset(idata, "log_likelihood")
     if var_name is None and len(found.data_vars) == 1:
         (var_name,) = found.data_vars
@@ -321,6 +342,4 @@ def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarr
     effective = _diagnose(some, lambda arviz, data: arviz.ess(data, method="mean"))["x"]
     efficiency = float(np.nanmean(effective)) / size if effective.notnull().any() else 1.0
     alone = _assemble({"log_likelihood": found[[var_name]]}, {})
-    result = arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency)
-    elpd = result.elpd_loo if generation == 0 else result.elpd
-    return float(elpd), float(result.se), np.asarray(result.pareto_k)
+    return arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency), generation

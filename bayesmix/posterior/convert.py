@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax import random
 
+from ..infer.variational_result import VariationalResult
 from ..program.arguments import Arguments, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
@@ -37,7 +38,8 @@ def to_arviz(
     posterior_predictive: bool | None = None,
     rng_key: Any = None,
 ) -> Any:
-    """A run of `ConjugateGibbs` or `MixedGibbs`, or of NUTS on `marginalize(program)`, for ArviZ.
+    """A run of `ConjugateGibbs` or `MixedGibbs`, or of NUTS on `marginalize(program)`, for ArviZ; or
+    a fit of `VariationalBayes`, as one chain of independent draws from it.
 
     Groups: `posterior` (parameters and deterministic sites); `log_likelihood`, log p(x_i | theta_s) with
     the latent summed out, so that `az.loo` leaves out rows; `latents`, p(z_i = k | x_i, theta_s) as
@@ -46,11 +48,11 @@ def to_arviz(
     program's plates; the dimension of component labels is recorded in `posterior.attrs["label_dims"]`.
 
     Args:
-        mcmc: a `numpyro.infer.MCMC` that has run.
+        mcmc: a `numpyro.infer.MCMC` that has run, or a `VariationalResult`.
         coords, dims: names for coordinates and dimensions, as in ArviZ; they win over the program's.
         latents, posterior_predictive: whether to compute these groups; by default where they are not
             too large (a warning says when they were left out).
-        rng_key: for the replicated data; fixed by default.
+        rng_key: for the replicated data, and for draws from a `VariationalResult`; fixed by default.
 
     Returns:
         An `InferenceData` (ArviZ 0.23) or a `DataTree` (ArviZ 1.x).
@@ -77,17 +79,25 @@ def to_arviz(
         >>> idata["log_likelihood"]["x"].dims
         ('chain', 'draw', 'rows')
     """
-    plan, arguments = _origin(mcmc)
+    rng_key = random.key(0) if rng_key is None else rng_key
+    if isinstance(mcmc, VariationalResult):
+        plan, arguments, extra = mcmc.plan, mcmc.arguments, {}
+        rng_key, own = random.split(rng_key)
+        samples = {name: drawn[None] for name, drawn in mcmc.sample(own).items()}
+    else:
+        plan, arguments = _origin(mcmc)
+        samples = mcmc.get_samples(group_by_chain=True)
+        extra = mcmc.get_extra_fields(group_by_chain=True)
     return gather(
         plan,
         arguments,
-        mcmc.get_samples(group_by_chain=True),
-        mcmc.get_extra_fields(group_by_chain=True),
+        samples,
+        extra,
         coords=coords or {},
         dims=dims or {},
         latents=latents,
         posterior_predictive=posterior_predictive,
-        rng_key=random.key(0) if rng_key is None else rng_key,
+        rng_key=rng_key,
     )
 
 

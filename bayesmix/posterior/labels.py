@@ -23,13 +23,20 @@ import numpy as np
 
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior.label_dims import every_dim, label_dims, latents_of, named_dims
+from bayesmix.posterior.labelled_draws import (
+    draws_by_dim,
+    latents_labelled_by,
+    log_likelihood,
+    method_name,
+    sorted_along,
+)
+from bayesmix.posterior.relabelling import Method, Pivot, apply_method
+from bayesmix.posterior.relabelling_confidence import refuse_below
+from bayesmix.program.errors import ProgramError
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
-
-_CHUNK = 4_000_000  # entries of one-hot or probability tables held at a time
-_SUFFIX = "_probability"
 
 
 class LabelSwitchingWarning(UserWarning):
@@ -44,6 +51,7 @@ class LabelSwitching:
     ``r_hat``, ``ess_bulk``, ``ess_tail``); ``switches`` counts, for each chain, the draws whose
     labelling differs from that of the draw before; ``chains_differ`` says that two
     chains spend most of their draws in different labellings; ``labellings`` counts distinct ones.
+    ``pairs`` holds for each label dimension :func:`switched_pairs`.
     """
 
     sentence: str
@@ -55,6 +63,7 @@ class LabelSwitching:
     relabelled: str
     invariant: pd.DataFrame
     labelled: pd.DataFrame
+    pairs: dict[str, np.ndarray]
 
     def table(self) -> pd.DataFrame:
         """The worst scalar of each variable: label-invariant first, then as labelled."""
@@ -73,21 +82,23 @@ class LabelSwitching:
             f"{'sit in different labellings' if self.chains_differ else 'share one labelling'}; "
             f"prior exchangeable: {self.exchangeable}; relabelled: {self.relabelled}"
         )
+        facts += "".join(_pair_sentence(dim, counts) for dim, counts in self.pairs.items())
         table = self.table().round({"r_hat": 3, "ess_bulk": 0, "ess_tail": 0})
         return f"{self.sentence}\n{facts}\n{table.to_string(na_rep='-')}"
 
     __repr__ = __str__
 
 
-def label_switching(idata: Any) -> LabelSwitching:
+def label_switching(idata: Any, method: Method | None = None) -> LabelSwitching:
     """Did the sampler mix, did labels switch, and may component values be read?
 
     Three answers are kept apart. *Mixing* is judged on label-invariant quantities: the log
     likelihood of each draw, label-free parameters, and label-carrying ones sorted along their label
     dimensions (order statistics do not know names). *Labelled* R-hat and ESS are those of the
     draws as they stand. *Switches* are draws at which the renaming that :func:`relabel` would apply
-    changes. With poorly separated components a change of the best renaming need not be a move of
-    the sampler between modes; aligning such draws does no harm.
+    (with the same ``method``) changes, and *pairs* says between which components. With poorly
+    separated components a change of the best renaming need not be a move of the sampler between
+    modes; aligning such draws does no harm.
 
     With one component, or none, there is nothing to switch, and the report says so. R-hat is NaN
     where it has no meaning (fewer than 4 draws a chain, constants); see
@@ -109,7 +120,8 @@ def label_switching(idata: Any) -> LabelSwitching:
     posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     dims = label_dims(idata)
     nothing = (0,) * posterior.sizes["chain"], False, 1
-    within, chains_differ, labellings = switches(idata) if dims else nothing
+    found = find_permutations(idata, method=method) if dims else {}
+    within, chains_differ, labellings = switches(found) if dims else nothing
     every = every_dim(posterior, dims)
     carrying = [name for name, v in posterior.data_vars.items() if set(every) & set(v.dims)]
     invariant = compat.diagnostics(_invariant(idata, posterior, every))
@@ -126,13 +138,20 @@ def label_switching(idata: Any) -> LabelSwitching:
     return LabelSwitching(
         f"{mixing}; {meaning}", bool(names), within, chains_differ, labellings,
         exchangeable, relabelled, invariant, labelled,
+        {dim: switched_pairs(order) for dim, order in found.items()},
     )  # fmt: skip
 
 
-def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
-    r"""Rename the components of every draw so that they match those of one draw, the pivot.
+def relabel(
+    idata: Any,
+    pivot: tuple[int, int] | None = None,
+    method: Method | None = None,
+    least_confidence: float | None = None,
+) -> Any:
+    r"""Rename the components of every draw so that they mean the same in all of them.
 
-    The pivot is the draw with the highest log likelihood, else the one closest to the median of all
+    By default (:class:`~bayesmix.posterior.relabelling.Pivot`) they match those of one draw, the
+    pivot: the one with the highest log likelihood, else the one closest to the median of all
     draws in sorted parameters; or give the positions ``(chain, draw)``. At draw t the renaming is
     the linear assignment with the least :math:`\sum_k cost_t[k, perm_t(k)]`. Where ``latents`` has
     ``<z>_probability`` p, the cost is that of equivalence classes representatives (ECR),
@@ -144,15 +163,30 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
     of its spread within components (the deviation over draws of its sorted values). A draw whose
     present order is among the best keeps it.
 
-    Returns a new container: every variable of ``posterior`` permuted along each label dimension,
-    probabilities and drawn labels of ``latents`` too, and ``latents/permutation`` with
-    ``new[k] = old[permutation[k]]`` (``permutation_<dim>`` for further label dimensions), composed
-    with any that was there, so it always leads back to the original draws.
-    ``posterior.attrs["relabelled"]`` becomes ``"pivot"``. Relabelling twice changes nothing.
+    Args:
+        idata: draws with component labels, of this package or told by
+            :func:`~bayesmix.posterior.labelled_draws.declare_labels`.
+        pivot: positions of the pivot, for the default method.
+        method: another method: ``OrderBy``, ``PRA``, ``ECR``, ``IterativeECR``, ``Stephens``,
+            ``OnlineStephens``, ``DataBased``, or any function from
+            :class:`~bayesmix.posterior.labelled_draws.LabelledDraws` to permutations (S, K).
+        least_confidence: refuse where :func:`~bayesmix.posterior.relabelling_confidence.confidence`
+            is below this.
 
-    Raises ``ValueError`` if the posterior has no component labels, if the pivot is not a draw, or
-    if what is to be matched is not finite. Warns with :class:`LabelSwitchingWarning` if the prior
-    tells components apart, as labels then have a meaning of their own.
+    Returns:
+        A new container: every variable of ``posterior`` permuted along each label dimension,
+        probabilities and drawn labels of ``latents`` too, and ``latents/permutation`` with
+        ``new[k] = old[permutation[k]]`` (``permutation_<dim>`` for further label dimensions), composed
+        with any that was there, so it always leads back to the original draws.
+        ``posterior.attrs["relabelled"]`` becomes the method's name. Relabelling twice by the default
+        changes nothing.
+
+    Raises:
+        ProgramError: if the posterior has no component labels, if the pivot is not a draw, if what is
+            to be matched is not there or not finite, or if components cannot be told apart.
+
+    Warns with :class:`LabelSwitchingWarning` if the prior tells components apart, as labels then have
+    a meaning of their own.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -167,7 +201,10 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
     19(2), for ECR; Marin, Mengersen and Robert (2005), Handbook of Statistics 25, for the pivot in
     parameters.
     """
-    permutations = find_permutations(idata, pivot)
+    permutations = find_permutations(idata, pivot, method)
+    if least_confidence is not None:
+        for dim, draws in draws_by_dim(idata).items():
+            refuse_below(draws, permutations[dim].reshape(draws.shape), least_confidence)
     posterior = compat.dataset(idata, "posterior")
     if posterior.attrs.get("exchangeable") == "no":
         warnings.warn(
@@ -176,22 +213,27 @@ def relabel(idata: Any, pivot: tuple[int, int] | None = None) -> Any:
             LabelSwitchingWarning,
             stacklevel=2,
         )
-    every = dict(permutations)
-    for dim, *others in named_dims(posterior):
-        every |= {other: permutations[dim] for other in others if dim in permutations}
-    renamed = {name: _permute(v, every) for name, v in posterior.data_vars.items()}
-    renamed = posterior.assign(renamed).assign_attrs(relabelled="pivot")
+    done = renamed(posterior, permutations).assign_attrs(relabelled=method_name(method or Pivot()))
     latents = _permute_latents(latents_of(idata), permutations, posterior)
-    idata = compat.replace_group(idata, "posterior", renamed)
+    idata = compat.replace_group(idata, "posterior", done)
     return compat.replace_group(idata, "latents", latents)
 
 
-def switches(idata: Any) -> tuple[tuple[int, ...], bool, int]:
+def renamed(posterior: xr.Dataset, permutations: Mapping[str, np.ndarray]) -> xr.Dataset:
+    """Every variable permuted along its label dimensions, and along those that go with them."""
+    every = dict(permutations)
+    for dim, *others in named_dims(posterior):
+        every |= {other: permutations[dim] for other in others if dim in permutations}
+    return posterior.assign({name: _permute(v, every) for name, v in posterior.data_vars.items()})
+
+
+def switches(permutations: Mapping[str, np.ndarray]) -> tuple[tuple[int, ...], bool, int]:
     """Changes of labelling: how many in each chain, whether chains differ, how many labellings.
 
-    Counted on the renamings to the pivot; the fields of :class:`LabelSwitching` say what is meant.
+    Counted on what :func:`find_permutations` returns; the fields of :class:`LabelSwitching` say what
+    is meant.
     """
-    found = np.concatenate(list(find_permutations(idata).values()), axis=-1)
+    found = np.concatenate(list(permutations.values()), axis=-1)
     chains, draws, width = found.shape
     changed = (found[:, 1:] != found[:, :-1]).any(-1).sum(1)
     kinds, code = np.unique(found.reshape(-1, width), axis=0, return_inverse=True)
@@ -202,161 +244,52 @@ def switches(idata: Any) -> tuple[tuple[int, ...], bool, int]:
     return tuple(changed.tolist()), differ, len(kinds)
 
 
-def find_permutations(idata: Any, pivot: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def switched_pairs(permutations: np.ndarray) -> np.ndarray:
+    """Who took whose label: (chain, K, K) from permutations (chain, draw, K).
+
+    Entry [c, k, j] counts the draws of chain c at which component k (numbered as in the relabelled
+    draws) has the label that component j had at the draw before. An exchange of two components counts
+    at [k, j] and at [j, k]; a longer cycle only one way round.
+
+    >>> switched_pairs(np.array([[[0, 1, 2], [1, 0, 2], [1, 0, 2]]]))[0].tolist()
+    [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    """
+    before, after = permutations[:, :-1, None, :], permutations[:, 1:, :, None]
+    taken = (before == after).sum(1)
+    return taken * ~np.eye(permutations.shape[-1], dtype=bool)
+
+
+def find_permutations(
+    idata: Any, pivot: tuple[int, int] | None = None, method: Method | None = None
+) -> dict[str, np.ndarray]:
     """For each label dimension, the ``(chain, draw, K)`` renaming that :func:`relabel` applies."""
-    dims = label_dims(idata)
-    if not dims:
-        raise ValueError(
+    if not label_dims(idata):
+        raise ProgramError(
             "this posterior has no component labels: name the dimensions that carry them in "
-            '`posterior.attrs["label_dims"]` (for example "component"), or leave it as it is.'
+            '`posterior.attrs["label_dims"]` (for example "component"), by `declare_labels` for draws '
+            "of another program, or leave it as it is."
         )
-    posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
-    shape = (posterior.sizes["chain"], posterior.sizes["draw"])
-    at = _pivot(idata, posterior, dims, shape, pivot)
-    latents, found = latents_of(idata), {}
-    for dim in dims:
-        size = posterior.sizes.get(dim) or latents.sizes[dim]
-        cost = _allocation_cost(latents, dim, dims, shape, size, at)
-        if cost is None:
-            cost = _parameter_cost(posterior, dim, dims, size, at)
-        found[dim] = _assign(cost, dim).reshape(*shape, -1)
-    return found
+    sizes = compat.dataset(idata, "posterior").sizes
+    shape = (sizes["chain"], sizes["draw"])
+    chosen = _chosen(method, pivot, shape)
+    found = {dim: apply_method(chosen, draws) for dim, draws in draws_by_dim(idata).items()}
+    return {dim: order.reshape(*shape, -1) for dim, order in found.items()}
 
 
-def _pivot(idata, posterior, dims, shape, pivot) -> int:
-    """Position of the pivot among all draws, chain by chain."""
-    if pivot is not None:
-        chain, draw = pivot
-        if not (0 <= chain < shape[0] and 0 <= draw < shape[1]):
-            raise ValueError(
-                f"the pivot {pivot} is not a draw: give positions (chain, draw) below {shape}."
-            )
-        return int(chain) * shape[1] + int(draw)
-    fit = _log_likelihood(idata)
-    if fit is not None and fit.shape == shape and np.isfinite(fit).any():
-        return int(np.argmax(np.where(np.isfinite(fit), fit, -np.inf)))
-    every = _sorted(posterior, every_dim(posterior, dims)).values()
-    found = [v.values.reshape(shape[0] * shape[1], -1) for v in every]
-    table = np.concatenate(found, 1).astype(float)
-    table = table[:, np.isfinite(table).all(0)]
-    table, scale = table - np.median(table, 0), table.std(0)
-    return int(np.argmin(((table / np.where(scale > 0, scale, 1.0)) ** 2).sum(1)))
-
-
-def _log_likelihood(idata: Any) -> np.ndarray | None:
-    """Total log likelihood of each draw, (chain, draw)."""
-    if "log_likelihood" not in compat.groups(idata):
-        return None
-    found = compat.dataset(idata, "log_likelihood").transpose("chain", "draw", ...)
-    return sum(v.values.reshape(*v.shape[:2], -1).sum(-1) for v in found.data_vars.values())
-
-
-def _sorted(posterior: xr.Dataset, dims: tuple[str, ...]) -> dict[str, xr.DataArray]:
-    """Every variable, sorted along its label dimensions in turn: invariant under renaming each.
-
-    (What is sorted along one dimension still only changes places when another is renamed.)
-    """
-    found = dict(posterior.data_vars)
-    for dim in dims:
-        found = {
-            name: v.copy(data=np.sort(v.values, axis=v.dims.index(dim))) if dim in v.dims else v
-            for name, v in found.items()
-        }
-    return found
-
-
-def _allocations(latents: xr.Dataset, dims: tuple[str, ...], dim: str) -> dict[str, xr.DataArray]:
-    """Per latent labelled by ``dim``, its probabilities or, where there are none, its draws."""
-    ordered = latents.transpose("chain", "draw", ..., dim, missing_dims="ignore").data_vars
-    found = {
-        name.removesuffix(_SUFFIX): v
-        for name, v in ordered.items()
-        if name.endswith(_SUFFIX) and latents[name].dims[-1] == dim
-    }
-    if found or dims != (dim,):
-        return found
-    whole = {name: v for name, v in ordered.items() if np.issubdtype(v.dtype, np.integer)}
-    return {name: v for name, v in whole.items() if dim not in v.dims}
-
-
-def _allocation_cost(latents, dim, dims, shape, size, at) -> np.ndarray | None:
-    """ECR cost, (draws, K, K), summed over the latents that ``dim`` labels; None without any."""
-    total = None
-    for name, v in _allocations(latents, dims, dim).items():
-        if v.shape[:2] != shape or v.sizes.get(dim, size) != size:
-            raise ValueError(
-                f"`{v.name}` in `latents` has sizes {dict(v.sizes)} where `posterior` has {shape} "
-                f"chains and draws and {size} entries along `{dim}`: give both the same."
-            )
-        drawn = v.name == name
-        flat = v.values.reshape(shape[0] * shape[1], -1, *(() if drawn else (size,)))
-        if drawn and flat.size and not 0 <= flat.min() <= flat.max() < size:
-            raise ValueError(
-                f"labels `{name}` run from {flat.min()} to {flat.max()} where `{dim}` has {size} "
-                f"entries: give them as positions from 0 to {size - 1}."
-            )
-        total = _overlap(flat, at, size) + (0.0 if total is None else total)
-    return None if total is None else -total
-
-
-def _overlap(table: np.ndarray, at: int, size: int) -> np.ndarray:
-    """sum_i [z*_i = k] p_t[i, j] as (draws, K, K), for probabilities or drawn labels."""
-    drawn = table.ndim == 2
-    pivot = np.eye(size)[table[at] if drawn else table[at].argmax(-1)].T
-    found = np.empty((len(table), size, size))
-    step = max(1, _CHUNK // max(1, pivot.size))
-    for start in range(0, len(table), step):
-        part = table[start : start + step]
-        part = (part[..., None] == np.arange(size)).astype(float) if drawn else part
-        found[start : start + step] = pivot @ part
-    return found
-
-
-def _parameter_cost(posterior, dim, dims, size, at) -> np.ndarray:
-    """Minus the inner product of standardised parameter vectors, (draws, K, K).
-
-    The squared distance is this, twice, plus terms of k alone and of j alone, and those add the
-    same to every assignment. An entry is measured in units of its spread within components, read
-    off the sorted values: in units of its overall spread, entries that tell components apart would
-    count no more than noise. Further label dimensions are sorted away first.
-    """
-    others = tuple(other for other in every_dim(posterior, dims) if other != dim)
-    found = [
-        v.transpose("chain", "draw", dim, ...).values.reshape(-1, np.prod(v.shape[2:]) // size)
-        for v in _sorted(posterior, others).values()
-        if dim in v.dims
-    ]
-    if not found:
-        raise ValueError(
-            f"nothing in `posterior` or `latents` tells the entries of the label dimension `{dim}` "
-            "apart: name in `label_dims` only dimensions that carry labels."
+def _chosen(method: Method | None, pivot: tuple[int, int] | None, shape: tuple[int, int]) -> Method:
+    """The method, or the default one with the pivot that was asked for."""
+    if pivot is None:
+        return Pivot() if method is None else method
+    if method is not None:
+        raise ProgramError(
+            "give the pivot to the method itself, as in ECR(pivot=...), not beside it"
         )
-    table = np.concatenate(found, 1).astype(float)
-    table = table[:, np.isfinite(table).all(0)].reshape(len(table) // size, size, -1)
-    table = table - table.mean((0, 1))
-    within = np.sqrt(np.sort(table, axis=1).var(0).mean(0))
-    overall = np.sqrt((table**2).mean((0, 1)))
-    table = table / np.maximum(within, np.where(overall > 0, 1e-3 * overall, 1.0))
-    return -(table[at] @ table.transpose(0, 2, 1))
-
-
-def _assign(cost: np.ndarray, dim: str) -> np.ndarray:
-    """The least costly permutation of each draw; the identity wherever it is one of the best."""
-    from scipy.optimize import linear_sum_assignment
-
-    if not np.isfinite(cost).all():
-        raise ValueError(
-            f"the allocation probabilities along `{dim}` are not finite in "
-            f"{int((~np.isfinite(cost).all((1, 2))).sum())} draws: look at those draws first."
+    chain, draw = pivot
+    if not (0 <= chain < shape[0] and 0 <= draw < shape[1]):
+        raise ProgramError(
+            f"the pivot {pivot} is not a draw: give positions (chain, draw) below {shape}."
         )
-    identity, found = np.arange(cost.shape[1]), cost.argmin(-1)
-    clash = (np.sort(found, -1) != identity).any(-1)
-    for draw in np.flatnonzero(clash):
-        found[draw] = linear_sum_assignment(cost[draw])[1]
-    best = np.take_along_axis(cost, found[..., None], -1).sum((1, 2))
-    slack = 1e-9 * np.abs(cost).max((1, 2), initial=0.0)
-    found[np.trace(cost, axis1=1, axis2=2) <= best + slack] = identity
-    return found
+    return Pivot(int(chain) * shape[1] + int(draw))
 
 
 def _permute(array: xr.DataArray, permutations: Mapping[str, np.ndarray]) -> xr.DataArray:
@@ -379,7 +312,7 @@ def _permute_latents(latents, permutations, posterior) -> xr.Dataset:
     renamed = {name: _permute(v, permutations) for name, v in kept.items()}
     for position, (dim, permutation) in enumerate(permutations.items()):
         inverse = np.argsort(permutation, -1)
-        for name in set(_allocations(latents, dims, dim)) & set(kept):
+        for name in set(latents_labelled_by(latents, dims, dim)[0]) & set(kept):
             drawn = kept[name].transpose("chain", "draw", ...)
             flat = drawn.values.reshape(*drawn.shape[:2], -1)
             moved = np.take_along_axis(inverse, flat, -1).astype(drawn.dtype)
@@ -399,10 +332,10 @@ def _invariant(idata: Any, posterior: xr.Dataset, dims: tuple[str, ...]) -> xr.D
     import xarray as xr
 
     found = {}
-    fit = _log_likelihood(idata)
+    fit = log_likelihood(idata)
     if fit is not None and fit.shape == tuple(posterior.sizes[d] for d in ("chain", "draw")):
         found["log likelihood"] = xr.DataArray(fit, dims=("chain", "draw"))
-    for name, v in _sorted(posterior.drop_vars(dims, errors="ignore"), dims).items():
+    for name, v in sorted_along(posterior.drop_vars(dims, errors="ignore"), dims).items():
         found[f"{name} (sorted)" if set(dims) & set(v.dims) else name] = v
     return xr.Dataset(found)
 
@@ -419,6 +352,14 @@ def _mixing_sentence(invariant: pd.DataFrame, sizes: Mapping[str, int]) -> str:
     if value <= 1.1:
         return f"{who} nearly mix, run longer: label-invariant R-hat {value:.2f} (`{worst}`)"
     return f"{who} do not mix, labels aside: label-invariant R-hat {value:.2f} (`{worst}`)"
+
+
+def _pair_sentence(dim: str, counts: np.ndarray) -> str:
+    """The pairs that exchanged labels most often, from :func:`switched_pairs`."""
+    both = np.triu(counts.sum(0) + counts.sum(0).T)
+    first, second = np.unravel_index(np.argsort(-both, axis=None, kind="stable")[:4], both.shape)
+    most = [f"{a}-{b} ({both[a, b] // 2})" for a, b in zip(first, second) if both[a, b] > 1]
+    return f"; {dim} pairs that switched most: {', '.join(most)}" if most else ""
 
 
 def _label_sentence(value, least, how, exchangeable, relabelled) -> str:

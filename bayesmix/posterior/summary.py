@@ -63,7 +63,7 @@ def _why_not_yet(idata: Any, posterior: Any) -> str | None:
     relabelled = posterior.attrs.get("relabelled", "no")
     if not carrying or relabelled != "no" or exchangeable == "no":
         return None
-    within, chains_differ, _ = labels.switches(idata)
+    within, chains_differ, _ = labels.switches(labels.find_permutations(idata))
     seen = [f"labels switched {sum(within)} times within chains"] * any(within)
     seen += ["chains sit in different labellings"] * chains_differ
     prior = "is" if exchangeable == "yes" else "may be"

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..families.forms import base_support
 from ..program.plan import Plan
+from .partitions import adjusted_rand_index
 
 if TYPE_CHECKING:
     from .engines import EngineResult
@@ -89,32 +90,8 @@ def agreement(results: Mapping[str, EngineResult]) -> tuple[list[str], np.ndarra
     """Adjusted Rand index between each two engines' hard clusterings."""
     if len(results) < 2:
         return None
-    names = list(results)
-    matrix = [
-        [adjusted_rand_index(results[a].labels, results[b].labels) for b in names] for a in names
-    ]
-    return names, np.array(matrix)
-
-
-def adjusted_rand_index(one: np.ndarray, other: np.ndarray) -> float:
-    """Agreement of two partitions, (N,) each: 1 where they are equal, 0 in expectation by chance.
-
-    Source: Hubert & Arabie (1985), *Journal of Classification* 2, 193-218.
-
-    >>> adjusted_rand_index(np.array([0, 0, 1, 1]), np.array([1, 1, 0, 0]))
-    1.0
-    """
-    pairs = np.zeros((one.max() + 1, other.max() + 1))
-    np.add.at(pairs, (one, other), 1)
-    both = _pairs(pairs).sum()
-    rows, columns = _pairs(pairs.sum(axis=1)).sum(), _pairs(pairs.sum(axis=0)).sum()
-    expected = rows * columns / max(_pairs(np.array(float(len(one)))), 1)
-    largest = (rows + columns) / 2
-    return 1.0 if largest == expected else float((both - expected) / (largest - expected))
-
-
-def _pairs(count: np.ndarray) -> np.ndarray:
-    return count * (count - 1) / 2
+    labels = np.stack([result.labels for result in results.values()])
+    return list(results), adjusted_rand_index(labels, labels)
 
 
 def diagnostics(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:

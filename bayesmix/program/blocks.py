@@ -101,29 +101,45 @@ def arrange(
     whole: bool = False,
 ) -> Blocks:
     """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one."""
-    arrays = jnp if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed)) else np
-    arranged = {
-        name: family.arrange(arrays.asarray(observed.values[name]), observed.present[name])
+    arranged, num_rows = by_family(families, observed), observed.num_rows
+    size = block_size(arranged, num_rows, graph, whole)
+    grouped = patterns_of(families, observed)
+    if grouped is None:
+        places = np.arange(-(-num_rows // size) * size).reshape(-1, size)
+        blocks = lay_out(arranged, observed, np.minimum(places, num_rows))
+        return replace(blocks, index=None)
+    patterns, of_row = grouped
+    taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK))
+    return lay_out(arranged, observed, taken.reshape(pattern.size, -1), pattern, patterns)
+
+
+def by_family(families: dict[str, Statistic], observed: Observed) -> dict[str, Any]:
+    """Rows as each family wants them, (..., N) by observed site."""
+    tracing = any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed))
+    as_array = jnp.asarray if tracing else np.asarray
+    return {
+        name: family.arrange(as_array(observed.values[name]), observed.present[name])
         for name, family in families.items()
         if isinstance(family, Family)
     }
-    num_rows = observed.num_rows
-    size = _block_size(arranged, num_rows, graph, whole)
-    grouped = _patterns(families, observed)
-    patterns: dict[str, np.ndarray] = {}
-    pattern = index = None
-    if grouped is None:
-        places = -(-num_rows // size) * size
-        taken = np.minimum(np.arange(places), num_rows - 1)
-        there = np.arange(places) < num_rows
-    else:
-        patterns, of_row = grouped
-        taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK))
-        size = taken.size // pattern.size
-        there = taken < num_rows
-        index = taken.reshape(-1, size)
-        taken = np.minimum(taken, num_rows - 1)
-    in_place = grouped is None and taken.size == num_rows
+
+
+def lay_out(
+    arranged: dict[str, Any],
+    observed: Observed,
+    places: np.ndarray,
+    pattern: np.ndarray | None = None,
+    patterns: dict[str, np.ndarray] | None = None,
+) -> Blocks:
+    """Blocks with arranged rows in their places (B, n), `num_rows` for a place that stays empty.
+
+    Where rows are grouped, `pattern` (B,) says which of the `patterns` the rows of a block have.
+    """
+    arrays = jnp if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed)) else np
+    num_rows, size = observed.num_rows, places.shape[1]
+    there = places.reshape(-1) < num_rows
+    taken = np.minimum(places.reshape(-1), num_rows - 1)
+    in_place = taken.size == num_rows and bool((np.diff(taken) == 1).all())
 
     def cut(value: Any) -> Any:
         chosen = value if in_place else value[..., taken]
@@ -136,9 +152,9 @@ def arrange(
     blocks = Blocks(
         rows=jax.tree.map(cut, arranged),
         weight=weight.reshape(-1, size),
-        index=index,
+        index=places,
         pattern=pattern,
-        patterns=patterns,
+        patterns=patterns or {},
         labels=jax.tree.map(lambda x: cut(arrays.asarray(x)), observed.labels),
         num_rows=num_rows,
     )
@@ -158,7 +174,8 @@ def _says_something(observed: Observed) -> np.ndarray:
     return says
 
 
-def _block_size(arranged: dict[str, Any], num_rows: int, graph: Graph, whole: bool) -> int:
+def block_size(arranged: dict[str, Any], num_rows: int, graph: Graph, whole: bool = False) -> int:
+    """How many rows a block has, so that what is computed of one stays in a core's cache."""
     leaves = jax.tree.leaves(arranged)
     width = max((leaf.shape[0] for leaf in leaves if leaf.ndim > 1), default=1)
     sizes = [graph.size(clique) for clique in range(len(graph.cliques))]
@@ -166,7 +183,7 @@ def _block_size(arranged: dict[str, Any], num_rows: int, graph: Graph, whole: bo
     return num_rows if whole or num_rows <= max(block, _UNBLOCKED_ROWS) else block
 
 
-def _patterns(
+def patterns_of(
     families: dict[str, Statistic], observed: Observed
 ) -> tuple[dict[str, np.ndarray], np.ndarray] | None:
     """Which cells are there: every distinct combination (P, D) by grouped site, and each row's own."""

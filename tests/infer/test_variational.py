@@ -60,12 +60,21 @@ def log_evidences(shares, classes, counts, x):
     return betaln(0.7 + ones, 2.0 + size - ones) - betaln(0.7, 2.0), log_beta, gamma, normal
 
 
-def test_the_bound_is_the_evidence_where_blocks_are_independent():
+@functools.cache
+def exact_fit():
     data = columns(np.random.default_rng(0), 12)
-    fit = VariationalBayes(one_of_each).run(jax.random.key(0), *data)
+    return VariationalBayes(one_of_each).run(jax.random.key(0), *data), data
+
+
+def test_the_bound_is_the_evidence_where_blocks_are_independent():
+    fit, data = exact_fit()
     assert fit.status
     assert fit.log_evidence_bound == pytest.approx(sum(log_evidences(*data)), rel=1e-12)
     assert fit.log_relabellings == 0.0
+
+
+def test_means_and_variances_are_those_of_the_posterior_and_of_draws():
+    fit, data = exact_fit()
     posterior = fit.distributions["covariance"]
     assert float(posterior.concentration) == pytest.approx(16.5)
     assert fit.mean["mean"] == pytest.approx((12 * data[3].mean(axis=0) + 0.3) / 12.3)
@@ -128,6 +137,13 @@ def test_with_relabelled_copies_the_bound_is_the_evidence_of_groups_far_apart():
         exact -= (square + np.linalg.slogdet(covariance)[1]) / 2
     fit = VariationalBayes(two_far_apart).run(jax.random.key(0), np.concatenate(groups), K=2)
     assert fit.log_evidence_bound + fit.log_relabellings == pytest.approx(exact, abs=1e-9)
+
+
+def test_components_that_start_alike_are_said_to():
+    x, init = np.linspace(-4.0, 4.0, 15), {"weights": np.full(2, 0.5), "mean": np.zeros(2)}
+    fit = VariationalBayes(two_far_apart, **QUIET).run(0, x, K=2, init=init)
+    assert fit.status is bayesmix.Status.SYMMETRIC_START
+    assert fit.responsibilities() == pytest.approx(np.full((15, 2), 0.5))
 
 
 # --------------------------------------------------------------------------------- the fixed point
@@ -287,11 +303,10 @@ def test_hidden_values_of_rows_are_refused(program, data):
 
 
 def test_missing_cells_of_a_vector_are_refused():
-    data = columns(np.random.default_rng(0), 12)
-    plan = bayesmix.plan(one_of_each, *data)
-    data[3][2, 1] = np.nan
+    fit, (*others, x) = exact_fit()
+    x = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, x)
     with pytest.raises(ProgramError, match=r"'x' has rows of which some cells are missing"):
-        VariationalBayes(plan).run(0, *data)
+        VariationalBayes(fit.plan).run(0, *others, x)
 
 
 def flat(x):

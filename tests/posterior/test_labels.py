@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import labels
+from bayesmix.posterior import labels, relabelling
 from bayesmix.posterior.labels import LabelSwitchingWarning, label_switching, relabel
+from bayesmix.posterior.relabelling import assign
 from bayesmix.posterior.summary import summary
 from tests.references import reference
 
@@ -143,7 +144,7 @@ def test_the_pivot_keeps_its_own_order():
 
 def test_assignment_is_the_best_of_all_permutations():
     cost = np.random.default_rng(0).normal(size=(200, 4, 4))
-    found = labels._assign(cost, "component")
+    found = assign(cost)
     total = np.take_along_axis(cost, found[..., None], -1).sum((1, 2))
     every = [cost[:, range(4), order].sum(-1) for order in itertools.permutations(range(4))]
     np.testing.assert_allclose(total, np.min(every, axis=0), rtol=0, atol=1e-12)
@@ -152,22 +153,21 @@ def test_assignment_is_the_best_of_all_permutations():
 def test_among_equals_the_present_order_is_kept():
     cost = np.zeros((5, 4, 4))
     cost[:, 0, 0] = -1.0  # one occupied component, three empty ones
-    np.testing.assert_array_equal(labels._assign(cost, "component"), [[0, 1, 2, 3]] * 5)
+    np.testing.assert_array_equal(assign(cost), [[0, 1, 2, 3]] * 5)
 
 
-def test_the_parameter_cost_is_the_squared_distance():
-    """Up to terms that every assignment shares."""
-    posterior = compat.dataset(container(draw_mixture(), "parameters"), "posterior")
-    cost = labels._parameter_cost(posterior, "component", ("component",), 3, 7)
+def test_parameters_are_matched_by_squared_distance():
+    """In units of the spread of sorted values, against every permutation."""
+    idata = container(scrambled(14), "parameters")
+    posterior = compat.dataset(idata, "posterior")
     parts = [posterior[n].values.reshape(120, 3, -1) for n in ("mean", "covariance", "weights")]
     table = np.concatenate(parts, -1)
     table = table / np.sqrt(np.sort(table, 1).var(0).mean(0))
     distance = ((table[7][:, None] - table[:, None]) ** 2).sum(-1)
-    orders = list(itertools.permutations(range(3)))
-    cost, distance = (
-        np.stack([c[:, range(3), order].sum(-1) for order in orders]) for c in (cost, distance)
-    )
-    np.testing.assert_allclose(2 * (cost - cost[0]), distance - distance[0], atol=1e-6)
+    orders = np.array(list(itertools.permutations(range(3))))
+    every = np.stack([distance[:, range(3), order].sum(-1) for order in orders])
+    found = labels.find_permutations(idata, (0, 7))["component"].reshape(-1, 3)
+    np.testing.assert_array_equal(found, orders[every.argmin(0)])
 
 
 def test_many_components_need_no_enumeration():
@@ -182,7 +182,7 @@ def test_many_components_need_no_enumeration():
 def test_chunks_do_not_change_the_answer(kind, monkeypatch):
     idata = container(scrambled(7), kind)
     whole = labels.find_permutations(idata)["component"]
-    monkeypatch.setattr(labels, "_CHUNK", 700)
+    monkeypatch.setattr(relabelling, "_CHUNK", 700)
     np.testing.assert_array_equal(labels.find_permutations(idata)["component"], whole)
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_matched_is_named():
     groups = draw_mixture()
     broken = groups["latents"]["z_probability"].copy()
     broken[1, 5, 2] = np.nan
-    with pytest.raises(ValueError, match="along `component` are not finite in 1 draws"):
+    with pytest.raises(ValueError, match="what is to be matched is not finite in 1 draws"):
         relabel(container(groups | {"latents": {"z_probability": broken}}))
     with pytest.raises(ValueError, match="labels `z` run from 1 to 3 where `component` has 3"):
         relabel(container(groups | {"latents": {"z": groups["latents"]["z"] + 1}}, "drawn"))

@@ -1,0 +1,296 @@
+"""EM that visits part of the rows at a time: any order over data in memory, and streams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, random
+from tqdm.auto import tqdm
+
+from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.batches import arrange_batches
+from ..program.blocks import Observed
+from ..program.errors import ProgramError
+from ..program.evaluate import Values
+from ..program.modules import array_values
+from ..program.plan import Plan, plan_arguments
+from .em import _given_values
+from .orders import Incremental, Stepwise
+from .passes import (
+    Compiled,
+    Judge,
+    Progress,
+    Run,
+    batch_of_row,
+    first_look,
+    kind_of,
+    result_of,
+    saved_run,
+)
+from .result import EMResult
+from .saving import save_tree
+from .starts import (
+    Seeding,
+    SeedingRows,
+    kmeans_plus_plus,
+    own_starts,
+    seeding_rows,
+    starting_values,
+)
+from .stream import Stream, load_stream, run_stream, start_stream
+
+Callback = Callable[[int, np.ndarray], Any]
+
+
+class OnlineEM:
+    """EM that visits a batch of the rows at a time: M step, E step on the batch, M step, ...
+
+    Large data are fitted in a few passes, since parameters move many times in each. `order` says what is
+    kept of the rows that are not visited: their statistics (`Incremental`), or a running mean of them in
+    which they count less and less (`Stepwise`). The priors are those of the program called on all rows.
+
+    Args:
+        program: a NumPyro program, or a plan of one. All its factors must be the same for every row: a
+            regression or a gate needs all rows in every M step, which is :class:`bayesmix.EM`.
+        order: :class:`Stepwise` (the default, with its defaults) or :class:`Incremental`.
+        tolerance: converged when a look at the objective finds a gain, and an estimated gain still to
+            come, below `tolerance` times (1 + |objective|).
+        look_every: passes between looks at the objective over all rows, each of which costs about as
+            much as a pass.
+        checkpoint: a file to which :meth:`run` writes all of the fit after each look, and from which it
+            goes on where the file is there: to the same result as without a break.
+        callback: called after each look with the number of passes and the objectives of all starts;
+            anything true ends the fit.
+        seeding: as in :class:`bayesmix.EM`.
+        progress_bar: show progress on fits longer than a second or two.
+
+    Example:
+        >>> import jax, numpy as np, bayesmix
+        >>> from bayesmix import zoo
+        >>> x = np.random.default_rng(0).normal(size=(4000, 1)) + np.repeat([-3.0, 3.0], 2000)[:, None]
+        >>> online = bayesmix.OnlineEM(zoo.gaussian_mixture, order=bayesmix.Stepwise(batch_size=200))
+        >>> fit = online.run(jax.random.key(0), x, K=2, num_passes=3)
+        >>> len(fit.objective), sorted(fit.parameters["mean"].ravel().round(1).tolist())
+        (4, [-3.0, 3.0])
+
+    Source: see :mod:`bayesmix.infer.orders`.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any] | Plan,
+        *,
+        order: Stepwise | Incremental | None = None,
+        tolerance: float = 1e-8,
+        look_every: int = 1,
+        checkpoint: str | os.PathLike[str] | None = None,
+        callback: Callback | None = None,
+        seeding: Seeding = kmeans_plus_plus,
+        progress_bar: bool = True,
+    ) -> None:
+        if look_every < 1:
+            raise ProgramError(f"look_every is {look_every}; look after one pass at least")
+        self.program = program.program if isinstance(program, Plan) else program
+        self.order = Stepwise() if order is None else order
+        self.tolerance = tolerance
+        self.look_every = look_every
+        self.checkpoint = checkpoint
+        self.callback = callback
+        self.seeding = seeding
+        self.progress_bar = progress_bar
+        self._given = program if isinstance(program, Plan) else None
+        self._plans: dict[Layout, Plan] = {}
+
+    def run(
+        self,
+        rng_key: Array,
+        *args: Any,
+        num_passes: int = 10,
+        restarts: int = 1,
+        init: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> EMResult:
+        """Fit rows in memory from `restarts` starts, and keep the best.
+
+        Args:
+            rng_key: a JAX random key (or an integer seed): for the starts, which are those of
+                :class:`bayesmix.EM`, for the batches and for the order in which they are visited.
+            *args, **kwargs: the program's own arguments.
+            num_passes: largest number of passes over the rows.
+            restarts: number of starts, all run in one compiled call and through the same batches.
+            init: initial values of some or all parameters, by site name, as in :class:`bayesmix.EM`.
+
+        Returns:
+            An :class:`EMResult`. `objective` is exact: at the start, and at each look.
+
+        Raises:
+            ProgramError: where the program or its data cannot be read, where a factor differs from row
+                to row, or where there are fewer rows than the order asks for.
+        """
+        if restarts < 1 or num_passes < 1:
+            raise ProgramError(
+                f"restarts is {restarts} and num_passes {num_passes}; ask for at least one of each"
+            )
+        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        arguments = split(args, kwargs)
+        found = self.plan_of(arguments)
+        observed = found.observe(arguments, fitting=True)
+        count = self.order.count(observed.num_rows)
+        order_key = random.fold_in(key, restarts)  # splitting is folding in 0, 1, ...
+        batches = arrange_batches(
+            found, observed, batch_of_row(order_key, observed.num_rows, count)
+        )
+        values = self.starts(found, arguments, observed, random.split(key, restarts), init)
+        compiled = self.compiled(found, arguments.layout)
+        told = Run(
+            compiled, arguments, batches, order_key, kind_of(arguments, self.order, key, restarts)
+        )
+        if self.checkpoint is not None and Path(self.checkpoint).exists():
+            shapes = jax.eval_shape(compiled.begin, arguments.arrays, batches, values)
+            judge, progress = saved_run(self.checkpoint, told.kind, shapes)
+        else:
+            progress = compiled.begin(arguments.arrays, batches, values)
+            judge = first_look(np.asarray(progress.objective))
+        judge, progress = self._advance(told, judge, progress, num_passes)
+        return result_of(told, judge, progress)
+
+    def start(
+        self,
+        rng_key: Array,
+        *args: Any,
+        num_rows: float | None = None,
+        restarts: int = 5,
+        init: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Start on a stream from its first batch, and give a :class:`Stream` that takes the next ones.
+
+        Args:
+            rng_key: a JAX random key (or an integer seed), for the start.
+            *args, **kwargs: the program's own arguments, with the rows of the first batch.
+            num_rows: how many rows priors are held against, by weight: all that will come, where that
+                is known; else those that have come so far.
+            restarts: the first batch is fitted by :class:`bayesmix.EM` from so many starts.
+            init: initial values, as in :meth:`run`; with all parameters given there is no such fit.
+
+        Raises:
+            ProgramError: as :meth:`run`; and where the order is not :class:`Stepwise`.
+        """
+        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        return start_stream(self, key, split(args, kwargs), num_rows, restarts, init)
+
+    def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Stream:
+        """The fit to a stream that :meth:`Stream.save` wrote, to go on as if it had never stopped.
+
+        Args:
+            path: the file.
+            *args, **kwargs: any batch, as the program's own arguments: only its structure is used.
+
+        Raises:
+            ProgramError: where the file cannot be read, or was saved with another order or program.
+        """
+        return load_stream(self, path, split(args, kwargs))
+
+    def run_stream(
+        self,
+        rng_key: Array,
+        batches: Iterable[Any],
+        *,
+        num_passes: int = 1,
+        num_rows: float | None = None,
+        restarts: int = 5,
+        init: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Start on the first of many batches, and take all others in turn.
+
+        Args:
+            rng_key, num_rows, restarts, init: as in :meth:`start`.
+            batches: each the program's positional arguments: a tuple of them, or the only one.
+            num_passes: how often `batches` are gone through.
+            **kwargs: the program's other arguments, the same for all batches.
+
+        Returns:
+            The :class:`Stream` after the last batch; its `result()` is the fit.
+        """
+        start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
+        return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
+
+    def plan_of(self, arguments: Arguments) -> Plan:
+        """The plan for these arguments, checked; read once for each layout."""
+        layout = arguments.layout
+        if layout not in self._plans:
+            self._plans[layout] = self._given or plan_arguments(self.program, arguments)
+        found = self._plans[layout]
+        if found.by_row:
+            raise ProgramError(
+                "some factors of the program differ from row to row (print the plan to see which), so "
+                "that every M step needs all rows; use bayesmix.EM"
+            )
+        return found
+
+    def starts(
+        self,
+        found: Plan,
+        arguments: Arguments,
+        observed: Observed,
+        keys: Array,
+        init: dict[str, Any] | None,
+    ) -> Values:
+        """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
+        given = _given_values(found, array_values(found.program, init or {}), len(keys))
+        given = {**own_starts(found, arguments, keys), **given}
+        if set(given) == set(found.reading.parameter_names):
+            return given
+        rows = seeding_rows(found, arguments, found.arrange(observed), observed)
+        layout, seeding = arguments.layout, self.seeding
+
+        def start(arrays: Any, rows: SeedingRows, keys: Array) -> Values:
+            return starting_values(found, Arguments(arrays, layout), rows, keys, seeding)
+
+        made = found.remember(("online starts", layout, seeding), lambda: compile_lightly(start))
+        return {**made(arguments.arrays, rows, keys), **given}
+
+    def compiled(self, found: Plan, layout: Layout) -> Compiled:
+        """The compiled functions for a plan, made once."""
+        key = ("online", layout, self.order)
+        return found.remember(key, lambda: Compiled(found, layout, self.order))
+
+    def _advance(
+        self, told: Run, judge: Judge, progress: Progress, num_passes: int
+    ) -> tuple[Judge, Progress]:
+        """Passes and looks in turn, until every start has stopped."""
+        with tqdm(
+            total=num_passes,
+            initial=int(judge.passes),
+            desc="EM",
+            unit="pass",
+            delay=2.0,
+            disable=not self.progress_bar,
+        ) as bar:
+            while judge.running.any() and judge.passes < num_passes:
+                until = min(int(judge.passes) + self.look_every, num_passes)
+                progress, objective = told.compiled.advance(
+                    told.arguments.arrays,
+                    told.batches,
+                    progress,
+                    told.order_key,
+                    judge.running,
+                    until,
+                )
+                num_rows = told.batches.blocks.num_rows
+                judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)
+                bar.update(until - bar.n)
+                bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}")
+                if self.checkpoint is not None:
+                    header = {**told.kind, "looks": len(judge.trace)}
+                    save_tree(self.checkpoint, (judge, progress), header)
+                if self.callback is not None and self.callback(until, judge.trace[-1]):
+                    break
+        return judge, progress

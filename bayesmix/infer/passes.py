@@ -1,0 +1,213 @@
+"""Passes over rows in memory, some batches at a time: what is compiled, and what is made of it."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from ..program.arguments import Arguments, Layout, compile_lightly
+from ..program.batches import Batches
+from ..program.blocks import Blocks
+from ..program.evaluate import Values
+from ..program.plan import Plan
+from ..program.rows import Statistics
+from .em import Marks, _status
+from .loop import last_look
+from .modes import gather_modes
+from .orders import Fitted, Incremental, Posterior, Stepwise, described
+from .result import EMResult
+from .saving import fill, load_tree
+from .status import Status
+
+
+class Progress(NamedTuple):
+    """Fits in progress, leading with starts: what the order keeps, the values that the last pass ended
+    at with their objective, and how often rows were passed over."""
+
+    fitted: Fitted
+    values: Values
+    objective: Array
+    passes: Array
+
+
+class Run(NamedTuple):
+    """What stays the same while a fit runs; `kind` is what a saved fit must share with it."""
+
+    compiled: Compiled
+    arguments: Arguments
+    batches: Batches
+    order_key: Array
+    kind: dict[str, Any]
+
+
+class Compiled:
+    """The compiled functions of a fit, for one layout of arguments."""
+
+    def __init__(self, found: Plan, layout: Layout, order: Stepwise | Incremental) -> None:
+        self.plan = found
+
+        def posterior(arrays: Any) -> Posterior:
+            return Posterior(found, Arguments(arrays, layout))
+
+        def begin(arrays: Any, batches: Batches, values: Values) -> Progress:
+            closed = max(1, sum(block.form is not None for block in found.blocks))
+            proper = jnp.ones(closed, bool)
+            objective, fitted = jax.vmap(
+                lambda values: order.begin(posterior(arrays), batches, values, proper)
+            )(values)
+            return Progress(fitted, values, objective, jnp.zeros(objective.shape, int))
+
+        def advance(
+            arrays: Any,
+            batches: Batches,
+            before: Progress,
+            key: Array,
+            running: Array,
+            until: Array,
+        ) -> tuple[Progress, Array]:
+            def once(number: Array, fitted: Fitted) -> Fitted:
+                visits = random.permutation(random.fold_in(key, number), batches.count)
+                sweep = partial(order.sweep, posterior(arrays), batches, visits)
+                return jax.vmap(sweep)(fitted)
+
+            fitted = jax.lax.fori_loop(jnp.max(before.passes), until, once, before.fitted)
+            values, objective = jax.vmap(lambda each: look(arrays, batches.blocks, each))(fitted)
+            moved = Progress(fitted, values, objective, jnp.full_like(before.passes, until))
+            # what is not finite is not taken: only its objective is told
+            taken = running & jnp.isfinite(objective)
+
+            def choose(old: Array, new: Array) -> Array:
+                return jnp.where(taken.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(choose, before, moved), objective
+
+        def look(arrays: Any, blocks: Blocks, fitted: Fitted) -> tuple[Values, Array]:
+            values = order.estimate(posterior(arrays), fitted)
+            return values, posterior(arrays).e_step(blocks, values)[0]
+
+        def last(arrays: Any, blocks: Blocks, progress: Progress) -> tuple[Ended, Array, Values]:
+            statistics = jax.vmap(partial(order.statistics, posterior(arrays)))(progress.fitted)
+            ended: Any = Ended(progress.values, statistics, progress.fitted.proper, progress.passes)
+            symmetric, derived = last_look(found, Arguments(arrays, layout), blocks, ended)
+            return ended, symmetric, derived
+
+        self.begin = jax.jit(begin)
+        self.advance = jax.jit(advance)
+        self.last = compile_lightly(last)
+
+
+class Ended(NamedTuple):
+    """Where fits ended, leading with starts: what statuses are told from."""
+
+    values: Values
+    statistics: Statistics
+    proper: Array
+    step: Array
+    status: Any = None
+
+
+class Judge(NamedTuple):
+    """The objectives at each look (looks, starts), passes made, and by start the number of looks while
+    it ran, its status, and the size of its last gain."""
+
+    trace: np.ndarray
+    passes: np.ndarray
+    looks: np.ndarray
+    status: np.ndarray
+    gain: np.ndarray
+
+    @property
+    def running(self) -> np.ndarray:
+        """Which starts go on."""
+        return self.status == Status.RUNNING
+
+    def look(self, objective: np.ndarray, passes: int, tolerance: float, num_rows: int) -> Judge:
+        """What the objectives after so many passes say."""
+        before, running, finite = self.trace[-1], self.running, np.isfinite(objective)
+        objective = np.where(finite, objective, before)
+        size = np.abs(objective)
+        noise = 64 * np.finfo(objective.dtype).eps * (size + num_rows)
+        target = np.maximum(tolerance * (1 + size), noise)
+        # as in EM: what is still to come, if gains shrink geometrically; batches may lower the objective
+        gain = np.abs(objective - before)
+        ratio = np.clip(gain / self.gain, 0.0, 0.999)
+        settled = (gain <= target) & ((gain * ratio / (1 - ratio) <= target) | (gain <= noise))
+        now = np.select([~finite, settled], [Status.NOT_FINITE, Status.CONVERGED], Status.RUNNING)
+        return Judge(
+            trace=np.concatenate([self.trace, np.where(running, objective, before)[None]]),
+            passes=np.array(passes),
+            looks=self.looks + (running & finite),
+            status=np.where(running, now, self.status),
+            gain=np.where(running, gain, self.gain),
+        )
+
+
+def first_look(objective: np.ndarray) -> Judge:
+    """What the objectives of the starts (starts,) say."""
+    now = np.where(np.isfinite(objective), Status.RUNNING, Status.NOT_FINITE)
+    looks = np.zeros(objective.shape, int)
+    return Judge(objective[None], np.array(0), looks, now, np.full(objective.shape, np.inf))
+
+
+def kind_of(
+    arguments: Arguments, order: Stepwise | Incremental, rng_key: Array, restarts: int
+) -> dict[str, Any]:
+    """What a fit that goes on must share with the one that was saved."""
+    return {
+        "kind": "passes",
+        "order": described(order),
+        "key": np.asarray(random.key_data(rng_key)).ravel().tolist(),
+        "restarts": restarts,
+        "arguments": [[place, repr(value)] for place, value in arguments.layout.static],
+        "data": [zlib.crc32(np.asarray(array).tobytes()) for array in arguments.arrays],
+    }
+
+
+def saved_run(
+    path: str | os.PathLike[str], kind: dict[str, Any], shapes: Progress
+) -> tuple[Judge, Progress]:
+    """A saved fit. Raises :class:`ProgramError` where it is of another kind."""
+    leaves, header = load_tree(path, kind)
+    judge = first_look(np.zeros(shapes.objective.shape, shapes.objective.dtype))
+    trace = np.zeros((header["looks"], *shapes.objective.shape), shapes.objective.dtype)
+    return fill((judge._replace(trace=trace), shapes), leaves, path)
+
+
+def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:
+    """The number of each row's batch, (N,): at random, of about equal size."""
+    rng = np.random.default_rng(np.asarray(random.key_data(rng_key)).ravel())
+    return rng.permutation(np.arange(num_rows) * count // num_rows)
+
+
+def result_of(told: Run, judge: Judge, progress: Progress) -> EMResult:
+    """The best of the starts, and what became of the others."""
+    found, arguments = told.compiled.plan, told.arguments
+    last = told.compiled.last(arguments.arrays, told.batches.blocks, progress)
+    ended, symmetric, derived = jax.tree.map(np.asarray, last)
+    ended = ended._replace(status=judge.status)
+    objectives = judge.trace[-1]
+    marks = Marks(symmetric, np.zeros(objectives.size, bool))
+    statuses = [_status(found, ended, i, marks) for i in range(objectives.size)]
+    finite = np.where(np.isfinite(objectives), objectives, -np.inf)
+    best = max(
+        range(objectives.size), key=lambda i: (statuses[i] is not Status.NOT_FINITE, finite[i])
+    )
+    return EMResult(
+        parameters={name: value[best] for name, value in ended.values.items()},
+        deterministic={name: value[best] for name, value in derived.items()},
+        objective=judge.trace[: judge.looks[best] + 1, best],
+        status=statuses[best],
+        modes=gather_modes(found, ended.values, objectives, statuses),
+        restart_objectives=objectives,
+        restart_statuses=tuple(statuses),
+        restart_steps=ended.step,
+        plan=found,
+        arguments=arguments,
+    )

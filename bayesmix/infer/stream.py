@@ -1,0 +1,315 @@
+"""Stepwise EM on a stream: batch after batch, each seen once, none kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm.auto import tqdm
+
+from ..program.arguments import Arguments, split
+from ..program.batches import arrange_batches, padded
+from ..program.blocks import Blocks
+from ..program.errors import ProgramError
+from ..program.plan import Plan
+from .em import EM
+from .orders import Fitted, Posterior, Stepwise, described
+from .result import EMResult
+from .saving import fill, load_tree, save_tree
+from .status import Status
+
+_FIRST_STEPS = 200  # of EM on the first batch: more would fit what is its own
+
+if TYPE_CHECKING:
+    from .online import OnlineEM
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A fit to the batches of a stream so far; :meth:`partial_fit` gives the next one.
+
+    Priors that a program computes from its data are those of the first batch, in which the stream's
+    other arguments are kept too.
+
+    Attributes:
+        plan: the plan of the program on the first batch.
+        arguments: the first batch.
+        log_density: mean log p(x_i | theta) per row (by weight) of the last batch, at the parameters
+            before it was absorbed: a fall says that the stream has changed.
+        num_batches: how many batches have been absorbed, the first included.
+
+    Example:
+        >>> import jax, numpy as np, bayesmix
+        >>> from bayesmix import zoo
+        >>> rng = np.random.default_rng(0)
+        >>> def batch(size):
+        ...     return rng.normal(size=(size, 1)) + 4.0 * rng.integers(2, size=(size, 1))
+        >>> online = bayesmix.OnlineEM(zoo.gaussian_mixture, order=bayesmix.Stepwise(batch_size=500))
+        >>> stream = online.start(jax.random.key(0), batch(500), K=2)
+        >>> for size in (500, 437, 500, 12, 500):
+        ...     stream = stream.partial_fit(batch(size), K=2)
+        >>> sorted(stream.result().parameters["mean"].ravel().round(0).tolist())
+        [0.0, 4.0]
+
+    Source: Cappe & Moulines (2009), *JRSS B* 71, 593-613.
+    """
+
+    plan: Plan
+    arguments: Arguments
+    log_density: Array
+    num_batches: int
+    _leading: tuple[int, ...]
+    _order: Stepwise
+    _fitted: Fitted
+    _known: bool
+
+    @property
+    def rows(self) -> float:
+        """The rows that priors are held against, by weight: those seen so far, or `num_rows`."""
+        return float(self._fitted.memory.rows)
+
+    def partial_fit(self, *args: Any, **kwargs: Any) -> Stream:
+        """The fit after one more batch, given as the program's own arguments.
+
+        Batches may differ in the number of their rows; what is compiled serves all of about one size.
+        Missing cells, known labels and row weights are honoured as in fits.
+
+        Raises:
+            ProgramError: where the batch cannot be taken; the fit so far is as it was.
+        """
+        blocks = rows_of_batch(self.plan, self.arguments, self._leading, split(args, kwargs))
+        compiled = _compiled(self.plan, self.arguments, self._order)
+        grows = jnp.asarray(0.0 if self._known else 1.0)
+        fitted, density = compiled(self.arguments.arrays, blocks, self._fitted, grows)
+        count = self.num_batches + 1
+        return replace(self, _fitted=fitted, log_density=density, num_batches=count)
+
+    def result(self) -> EMResult:
+        """The fit so far. Its methods answer for the first batch, unless given other rows.
+
+        `objective` is an estimate from the last batch alone, before it was absorbed.
+        """
+        layout = self.arguments.layout
+
+        def make() -> Callable[..., Any]:
+            def estimate(arrays: Any, fitted: Fitted) -> Any:
+                posterior = Posterior(self.plan, Arguments(arrays, layout))
+                values = self._order.estimate(posterior, fitted)
+                return values, self.plan.evaluate(posterior.arguments, values)
+
+            return jax.jit(estimate)
+
+        made = self.plan.remember(("estimate of a stream", layout, self._order), make)
+        values, evaluation = made(self.arguments.arrays, self._fitted)
+        values, derived = jax.tree.map(np.asarray, (values, evaluation.deterministic))
+        prior = float(sum(evaluation.prior.values()))
+        objective = np.atleast_1d(float(self.log_density) * self.rows + prior)
+        finite = all(np.isfinite(value).all() for value in values.values())
+        status = Status.OUT_OF_STEPS if finite else Status.NOT_FINITE
+        return EMResult(
+            parameters=values,
+            deterministic=derived,
+            objective=objective,
+            status=status,
+            modes=(),
+            restart_objectives=objective,
+            restart_statuses=(status,),
+            restart_steps=np.array([self.num_batches]),
+            plan=self.plan,
+            arguments=self.arguments,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all of the fit to one `.npz` file, from which :meth:`OnlineEM.load` goes on.
+
+        Nothing is pickled, and the file takes the place of an older one only when it is complete.
+        """
+        tree = (self.arguments.arrays, self._fitted, self.log_density)
+        header = {
+            **_kind(self.arguments, self._order),
+            "arrays": len(self.arguments.arrays),
+            "batches": self.num_batches,
+            "known": self._known,
+        }
+        save_tree(path, tree, header)
+
+
+def start_stream(
+    online: OnlineEM,
+    rng_key: Array,
+    arguments: Arguments,
+    num_rows: float | None,
+    restarts: int,
+    init: dict[str, Any] | None,
+) -> Stream:
+    """A fit to the first batch of a stream."""
+    found, order = online.plan_of(arguments), _stepwise(online)
+    observed = found.observe(arguments, fitting=True)
+    if set(init or {}) < set(found.reading.parameter_names):
+        em = EM(found, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
+        fit = em.run_arguments(rng_key, arguments, restarts=restarts, init=init)
+        init = fit.parameters
+    values = online.starts(found, arguments, observed, rng_key[None], init)
+    whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
+    begin = online.compiled(found, arguments.layout).begin
+    progress = begin(arguments.arrays, whole, values)
+    fitted = jax.tree.map(lambda x: x[0], progress.fitted)
+    weight = fitted.memory.rows
+    if num_rows is not None:
+        rows = jnp.asarray(float(num_rows), weight.dtype)
+        fitted = fitted._replace(memory=fitted.memory._replace(rows=rows))
+    prior = found.log_prior(found.evaluate(arguments, fitted.values))
+    density = (progress.objective[0] - prior) / weight
+    leading = _leading(arguments, observed.num_rows)
+    return Stream(found, arguments, density, 1, leading, order, fitted, num_rows is not None)
+
+
+def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments) -> Stream:
+    """A saved fit, with the structure of its arguments taken from a batch."""
+    order = _stepwise(online)
+    leaves, header = load_tree(path, _kind(batch, order))
+    arrays = tuple(jnp.asarray(leaf) for leaf in leaves[: header["arrays"]])
+    shapes = tuple((array.shape, str(array.dtype)) for array in arrays)
+    arguments = Arguments(arrays, batch.layout._replace(shapes=shapes))
+    found = online.plan_of(arguments)
+    observed = found.observe(arguments)
+    whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
+    values = {site.name: jnp.zeros((1, *site.shape)) for site in found.reading.parameters}
+    begin = online.compiled(found, arguments.layout).begin
+    shaped = jax.eval_shape(begin, arrays, whole, values)
+    fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shaped.fitted)
+    density = jax.ShapeDtypeStruct((), shaped.objective.dtype)
+    fitted, density = fill((fitted, density), leaves[header["arrays"] :], path)
+    leading = _leading(arguments, observed.num_rows)
+    return Stream(
+        found, arguments, density, header["batches"], leading, order, fitted, header["known"]
+    )
+
+
+def run_stream(
+    start: Callable[..., Stream],
+    batches: Iterable[Any],
+    num_passes: int,
+    progress_bar: bool,
+    kwargs: dict[str, Any],
+) -> Stream:
+    """A fit to all batches of an iterable, which is gone through so many times."""
+    if num_passes > 1 and iter(batches) is batches:
+        raise ProgramError(
+            "an iterator can be gone through once; for several passes give what can be gone through "
+            "again: a list, or bayesmix.tables.read_batches(path)"
+        )
+    stream: Stream | None = None
+    with tqdm(desc="EM", unit="batch", delay=2.0, disable=not progress_bar) as bar:
+        for _ in range(num_passes):
+            for batch in batches:
+                args = batch if isinstance(batch, tuple) else (batch,)
+                stream = (
+                    start(*args, **kwargs)
+                    if stream is None
+                    else stream.partial_fit(*args, **kwargs)
+                )
+                bar.update()
+    if stream is None:
+        raise ProgramError("the stream had no batch; give at least one")
+    return stream
+
+
+def _stepwise(online: OnlineEM) -> Stepwise:
+    if not isinstance(online.order, Stepwise):
+        raise ProgramError(
+            "a stream is not visited again, which an incremental order needs; use "
+            "order=bayesmix.Stepwise(...)"
+        )
+    return online.order
+
+
+def _kind(arguments: Arguments, order: Stepwise) -> dict[str, Any]:
+    """What a saved fit must share with what goes on from it."""
+    arrays = [[list(shape[1:]), dtype] for shape, dtype in arguments.layout.shapes]
+    static = [[place, repr(value)] for place, value in arguments.layout.static]
+    return {"kind": "stream", "order": described(order), "arguments": static, "columns": arrays}
+
+
+def _compiled(plan: Plan, arguments: Arguments, order: Stepwise) -> Callable[..., Any]:
+    """One update: the fit after a batch, and the batch's mean log density before."""
+    layout = arguments.layout
+
+    def make() -> Callable[..., Any]:
+        def absorb(arrays: Any, blocks: Blocks, fitted: Fitted, grows: Array) -> Any:
+            posterior = Posterior(plan, Arguments(arrays, layout))
+            evidence, fitted = order.absorb(posterior, blocks, fitted)
+            weight = jnp.sum(blocks.weight)
+            memory = fitted.memory._replace(rows=fitted.memory.rows + grows * weight)
+            return fitted._replace(memory=memory), evidence / weight
+
+        return jax.jit(absorb)
+
+    return plan.remember(("stream", layout, order), make)
+
+
+# --------------------------------------------------------------------------- batches of about one size
+def _leading(arguments: Arguments, num_rows: int) -> tuple[int, ...]:
+    """Which arrays of a call lead with its rows."""
+    shapes = enumerate(arguments.layout.shapes)
+    return tuple(i for i, (shape, _) in shapes if shape and shape[0] == num_rows)
+
+
+def rows_of_batch(
+    plan: Plan, reference: Arguments, leading: tuple[int, ...], batch: Arguments
+) -> Blocks:
+    """A batch as blocks of one of few shapes; what is added has no weight. On the host.
+
+    `leading` are the arrays of a call that lead with its rows.
+
+    Raises :class:`ProgramError` where the batch is not of the reference's kind or cannot be taken.
+    """
+    size, filled = _filled(reference, leading, batch)
+    try:
+        observed = plan.observe(filled)
+    except ProgramError:
+        plan.observe(batch)  # says which of the batch's own rows it is
+        raise
+    weight = np.ones(observed.num_rows) if observed.weight is None else observed.weight
+    observed = observed._replace(weight=np.where(np.arange(observed.num_rows) < size, weight, 0.0))
+    found = arrange_batches(plan, observed, np.zeros(observed.num_rows, int)).blocks
+    if not found.patterns:
+        return found
+    kinds = max(len(table) for table in found.patterns.values())
+    return padded(found, _bucket(found.weight.shape[0]), 1 << (kinds - 1).bit_length())
+
+
+def _filled(
+    reference: Arguments, leading: tuple[int, ...], batch: Arguments
+) -> tuple[int, Arguments]:
+    """The number of rows, and the batch with its last row repeated to one of few numbers of rows."""
+    if batch.layout[:2] != reference.layout[:2]:
+        raise ProgramError(
+            "a batch has other arguments than the first one; give all batches alike but for their rows"
+        )
+    sizes = {batch.arrays[i].shape[0] for i in leading}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ProgramError(
+            f"the arrays of a batch have {sorted(sizes)} rows; give all of them the same number, at "
+            "least one"
+        )
+    (size,) = sizes
+    last = np.minimum(np.arange(_bucket(size)), size - 1)
+    arrays = tuple(
+        jnp.asarray(np.asarray(array)[last]) if i in leading else array
+        for i, array in enumerate(batch.arrays)
+    )
+    shapes = tuple((tuple(array.shape), str(array.dtype)) for array in arrays)
+    return size, Arguments(arrays, batch.layout._replace(shapes=shapes))
+
+
+def _bucket(size: int) -> int:
+    """The next of four sizes in each octave: at most a quarter more."""
+    step = max(1, (1 << (size - 1).bit_length()) // 8)
+    return -(-size // step) * step
