@@ -220,7 +220,7 @@ def test_a_stopped_search_goes_on_and_ends_as_it_would_have(tmp_path):
     with pytest.raises(ProgramError, match="of another search"):
         search(*LONG, checkpoint=path).run(5, ROWS + 1e-9)
     path.write_bytes(b"nothing")
-    with pytest.raises(ProgramError, match="cannot be read"):
+    with pytest.raises(ProgramError, match="not saved by bayesmix"):
         search(*LONG, checkpoint=path).run(5, ROWS)
 
 
