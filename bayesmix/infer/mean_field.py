@@ -29,6 +29,7 @@ from ..program.blocks import Blocks
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
+from ..program.parts import expect
 from ..program.plan import Plan
 
 _MOST_POINTS = 4096
@@ -190,13 +191,7 @@ def bound_and_statistics(
     sum_i w_i log sum_z exp E_q[log p(x_i, z | theta)] + E_q[log p(theta)] + H(q(theta)).
     """
     evaluation = averaged_evaluation(plan, arguments, scopes, q)
-    found = row_pass.passes(
-        plan.graph,
-        averaged_families(plan),
-        evaluation,
-        blocks,
-        row_pass.expect,
-    )
+    found = row_pass.passes(plan.graph, averaged_families(plan), evaluation, blocks, expect)
     return found.log_likelihood + plan.log_prior(evaluation) + entropy(plan, q), found.statistics
 
 

@@ -136,7 +136,8 @@ class VariationalBayes:
         Raises:
             ProgramError: where the program or its data cannot be read, where some site has no closed
                 form, where a row has hidden values besides finite latents (Student-t, probit, missing
-                cells of a vector), or where a posterior is not proper. The message names the site.
+                cells of a vector), where a posterior is not proper, or where values underflow (a
+                concentration next to zero). The message names the cure.
         """
         if restarts < 1:
             raise ProgramError(f"restarts is {restarts}; ask for at least one")
@@ -310,6 +311,11 @@ def _result(
     bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
     best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
     _check_proper(found, state.proper[best])
+    if not np.isfinite(bounds[best]):
+        raise ProgramError(
+            "the bound is not finite at the first step of any start; look for a prior whose "
+            "concentration is so close to zero (below 0.005, say) that values underflow, and raise it"
+        )
     q, statistics = jax.tree.map(lambda x: x[best], (state.q, state.statistics))
     return VariationalResult(
         bound=state.trace[best][: int(state.step[best]) + 1],
@@ -338,8 +344,10 @@ def _status(found: Plan, state: _State, start: int) -> Status:
 def _all_alike(group: LabelGroup, centre: dict[str, np.ndarray]) -> bool:
     """Does no site tell one label of a group from another?"""
     sites = [(centre[name], axes[0]) for name, axes in group.axes.items() if name in centre]
-    spreads = [np.max(np.ptp(value, axis=axis) / np.max(np.abs(value))) for value, axis in sites]
-    return max(spreads, default=np.inf) < 1e3 * np.finfo(np.result_type(*spreads, np.float32)).eps
+    return all(
+        np.max(np.ptp(value, axis=axis)) <= 1e3 * np.finfo(value.dtype).eps * np.max(np.abs(value))
+        for value, axis in sites
+    )
 
 
 # ---------------------------------------------------------------------------------------------- refusals

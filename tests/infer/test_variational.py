@@ -15,7 +15,7 @@ from scipy.special import betaln, gammaln, multigammaln
 import bayesmix
 from bayesmix import ProgramError, VariationalBayes
 from bayesmix.families.averages import averages_of
-from bayesmix.infer.mean_field import Factorised, bound_and_statistics
+from bayesmix.infer.mean_field import Factorised, bound_and_statistics, check_points
 from bayesmix.program.arguments import split
 from tests.references import reference
 
@@ -307,6 +307,25 @@ def test_missing_cells_of_a_vector_are_refused():
     x = np.where(np.arange(24).reshape(12, 2) == 5, np.nan, x)
     with pytest.raises(ProgramError, match=r"'x' has rows of which some cells are missing"):
         VariationalBayes(fit.plan).run(0, *others, x)
+
+
+def rare(x):
+    simplex = numpyro.sample("simplex", dist.Dirichlet(jnp.array([1.0, 1.0, 1e-4])))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("x", dist.Categorical(simplex), obs=x)
+
+
+def test_values_that_underflow_are_refused():
+    with pytest.raises(ProgramError, match=r"the bound is not finite.*close to zero"):
+        VariationalBayes(rare).run(0, np.array([0, 1, 1, 0]))
+
+
+def test_too_many_points_are_refused():
+    fit, _ = exact_fit()
+    sizes = tuple(5000 if "mean" in block.sites else 2 for block in fit.plan.blocks)
+    check_points(fit.plan, fit.scopes, (2,) * len(sizes))
+    with pytest.raises(ProgramError, match=r"depend on 'mean', 'covariance' at once.*5000 points"):
+        check_points(fit.plan, fit.scopes, sizes)
 
 
 def flat(x):
