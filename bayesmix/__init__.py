@@ -8,7 +8,7 @@ from .comparison import Comparison, compare  # noqa: E402
 from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
-from .infer import accelerators, e_steps, m_steps, theory  # noqa: E402
+from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
 from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
@@ -18,7 +18,6 @@ from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
 from .infer.online import OnlineEM  # noqa: E402
-from .infer.orders import ConstantRate, Incremental, PowerDecay, Stepwise  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
 from .infer.search import Search  # noqa: E402
@@ -46,10 +45,8 @@ __all__ = [
     "EM",
     "Comparison",
     "ConjugateGibbs",
-    "ConstantRate",
     "DistortionCurve",
     "EMResult",
-    "Incremental",
     "KMeans",
     "KMeansResult",
     "LabelSwitching",
@@ -60,7 +57,6 @@ __all__ = [
     "OnlineEM",
     "ParallelTempering",
     "Plan",
-    "PowerDecay",
     "ProgramError",
     "Progress",
     "SMCResult",
@@ -68,7 +64,6 @@ __all__ = [
     "SearchResult",
     "Stacking",
     "Status",
-    "Stepwise",
     "StrategyComparison",
     "TemperedSMC",
     "VariationalBayes",
@@ -85,6 +80,7 @@ __all__ = [
     "m_steps",
     "marginalize",
     "multiple_imputations",
+    "orders",
     "plan",
     "point_partition",
     "relabel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro.distributions import constraints
 from tqdm.auto import tqdm
 
-from ..families.forms import BetaForm, DirichletForm, base_support
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, compile_lightly, split
 from ..program.blocks import Blocks
@@ -27,12 +25,14 @@ from .e_steps import EXACT, EStep
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, last_look, new_state
 from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
+from .outcome import Marks, status_of
 from .result import EMResult
 from .separation import LEAST_INFORMATION, least_information
 from .starts import (
     ALIKE_STEPS,
     Seeding,
     SeedingRows,
+    given_values,
     kmeans_plus_plus,
     leaving_values,
     own_starts,
@@ -43,7 +43,6 @@ from .starts import (
 from .status import Status
 from .steps import objective_and_statistics
 
-_EMPTY = 1e-6
 _PARTS_STREAM = 0x70617274
 
 
@@ -183,7 +182,7 @@ class EM:
         found = compiled.plan
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
-        given = _given_values(found, array_values(found.program, init or {}), restarts)
+        given = given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, random.split(rng_key, restarts)), **given}
         keys = random.split(rng_key, restarts)
         if set(given) == set(found.reading.parameter_names):
@@ -251,7 +250,7 @@ class EM:
     ) -> EMResult:
         host = jax.tree.map(np.asarray, state._replace(memory=(), pace=()))
         derived = {name: np.asarray(value) for name, value in derived.items()}
-        statuses = [_status(found, host, i, marks) for i in range(len(host.objective))]
+        statuses = [status_of(found, host, i, marks) for i in range(len(host.objective))]
         order = sorted(
             range(len(statuses)),
             key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
@@ -349,75 +348,5 @@ def _progress(state: EMState) -> Progress:
     return Progress(np.asarray(state.step), np.asarray(state.objective), statuses, values)
 
 
-class Marks(NamedTuple):
-    """What a last look at fits says, by start: are components alike, and is some gate without bound?"""
-
-    symmetric: np.ndarray
-    steep: np.ndarray
-
-
-def _status(found: Plan, state: EMState, start: int, marks: Marks) -> Status:
-    status = Status(int(state.status[start]))
-    if status is Status.RUNNING:
-        status = Status.OUT_OF_STEPS
-    if marks.symmetric[start] and status is Status.CONVERGED:
-        return Status.SYMMETRIC_START
-    if marks.steep[start] and status in (Status.CONVERGED, Status.OUT_OF_STEPS):
-        return Status.GATE_WITHOUT_BOUND
-    if status is Status.OBJECTIVE_FELL and _ill_conditioned(found, state, start):
-        return Status.ROUNDING
-    if state.proper[start].all() or status is Status.OBJECTIVE_FELL:
-        return status
-    closed = [block for block in found.blocks if block.form is not None]
-    improper = [b for b, proper in zip(closed, state.proper[start], strict=True) if not proper]
-    if all(isinstance(block.form, DirichletForm | BetaForm) for block in improper):
-        return Status.WEIGHT_AT_BOUNDARY
-    if any(counts[start].min() < _EMPTY for counts in state.statistics.counts.values()):
-        return Status.COMPONENT_EMPTY
-    return Status.COVARIANCE_SINGULAR
-
-
-def _ill_conditioned(found: Plan, state: EMState, start: int) -> bool:
-    """Has rounding changed the smallest axis of some covariance by more than a hundred thousandth?"""
-    for site in found.reading.parameters:
-        if base_support(site.support) == constraints.positive_definite:
-            value = state.values[site.name][start]
-            if np.max(np.linalg.cond(value)) * np.finfo(value.dtype).eps > 1e-5:
-                return True
-    return False
-
-
 def _finite(objective: float) -> float:
     return float(objective) if np.isfinite(objective) else -np.inf
-
-
-def _check_names(found: Plan, names: Iterable[str], argument: str) -> None:
-    known = found.reading.parameter_names
-    for name in names:
-        if name not in known:
-            raise ProgramError(
-                f"{argument} names '{name}', which is no parameter of the program; "
-                f"its parameters are {', '.join(known)}"
-            )
-
-
-def _given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
-    """Initial values told by the user, checked and with an axis of starts."""
-    known = {site.name: site for site in found.reading.parameters}
-    values: Values = {}
-    _check_names(found, init, "init")
-    for name, given in init.items():
-        given, shape = jnp.asarray(given, float), known[name].shape
-        if given.shape not in (shape, (restarts, *shape)):
-            raise ProgramError(
-                f"the initial value of '{name}' has shape {given.shape}; give {shape}, "
-                f"or {(restarts, *shape)} for one value per start"
-            )
-        inside = known[name].support(given)
-        if not bool(jnp.all(inside)):
-            raise ProgramError(
-                f"the initial value of '{name}' is outside its support "
-                f"({known[name].support}); give one inside"
-            )
-        values[name] = jnp.broadcast_to(given, (restarts, *shape))
-    return values

@@ -20,7 +20,6 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
-from .em import _given_values
 from .orders import Incremental, Stepwise
 from .passes import (
     Compiled,
@@ -38,6 +37,7 @@ from .saving import save_tree
 from .starts import (
     Seeding,
     SeedingRows,
+    given_values,
     kmeans_plus_plus,
     own_starts,
     seeding_rows,
@@ -79,7 +79,7 @@ class OnlineEM:
         ...         z = numpyro.sample("z", dist.Categorical(jnp.full(2, 0.5)))
         ...         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
         >>> x = np.random.default_rng(0).normal(size=4000) + np.repeat([-3.0, 3.0], 2000)
-        >>> online = bayesmix.OnlineEM(program, order=bayesmix.Stepwise(batch_size=200))
+        >>> online = bayesmix.OnlineEM(program, order=bayesmix.orders.Stepwise(batch_size=200))
         >>> fit = online.run(0, x, num_passes=3)
         >>> len(fit.objective), sorted(fit.parameters["mean"].round(1).tolist())
         (4, [-3.0, 3.0])
@@ -244,7 +244,7 @@ class OnlineEM:
         init: dict[str, Any] | None,
     ) -> Values:
         """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
-        given = _given_values(found, array_values(found.program, init or {}), len(keys))
+        given = given_values(found, array_values(found.program, init or {}), len(keys))
         given = {**own_starts(found, arguments, keys), **given}
         if set(given) == set(found.reading.parameter_names):
             return given

@@ -18,10 +18,10 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.rows import Statistics
-from .em import Marks, _status
 from .loop import last_look
 from .modes import gather_modes
 from .orders import Fitted, Incremental, Posterior, Stepwise, described
+from .outcome import Marks, status_of
 from .result import EMResult
 from .saving import fill, load_tree
 from .status import Status
@@ -194,7 +194,7 @@ def result_of(told: Run, judge: Judge, progress: Progress) -> EMResult:
     ended = ended._replace(status=judge.status)
     objectives = judge.trace[-1]
     marks = Marks(symmetric, np.zeros(objectives.size, bool))
-    statuses = [_status(found, ended, i, marks) for i in range(objectives.size)]
+    statuses = [status_of(found, ended, i, marks) for i in range(objectives.size)]
     finite = np.where(np.isfinite(objectives), objectives, -np.inf)
     best = max(
         range(objectives.size), key=lambda i: (statuses[i] is not Status.NOT_FINITE, finite[i])

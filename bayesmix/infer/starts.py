@@ -7,9 +7,9 @@ start at the program's own initial values, where these differ from entry to entr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -302,3 +302,36 @@ def starting_values(
         return jax.lax.scan(once, leaving, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
 
     return jax.vmap(one)(starting, leaving_values(plan, arguments, rough, rng_keys))
+
+
+def check_names(found: Plan, names: Iterable[str], argument: str) -> None:
+    """Raise :class:`ProgramError` where a name is no parameter of the program."""
+    known = found.reading.parameter_names
+    for name in names:
+        if name not in known:
+            raise ProgramError(
+                f"{argument} names '{name}', which is no parameter of the program; "
+                f"its parameters are {', '.join(known)}"
+            )
+
+
+def given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
+    """Initial values told by the user, checked and with an axis of starts."""
+    known = {site.name: site for site in found.reading.parameters}
+    values: Values = {}
+    check_names(found, init, "init")
+    for name, given in init.items():
+        given, shape = jnp.asarray(given, float), known[name].shape
+        if given.shape not in (shape, (restarts, *shape)):
+            raise ProgramError(
+                f"the initial value of '{name}' has shape {given.shape}; give {shape}, "
+                f"or {(restarts, *shape)} for one value per start"
+            )
+        inside = known[name].support(given)
+        if not bool(jnp.all(inside)):
+            raise ProgramError(
+                f"the initial value of '{name}' is outside its support "
+                f"({known[name].support}); give one inside"
+            )
+        values[name] = jnp.broadcast_to(given, (restarts, *shape))
+    return values

@@ -50,7 +50,8 @@ class Stream:
         >>> rng = np.random.default_rng(0)
         >>> def batch(size):
         ...     return rng.normal(size=(size, 1)) + 4.0 * rng.integers(2, size=(size, 1))
-        >>> online = bayesmix.OnlineEM(zoo.gaussian_mixture, order=bayesmix.Stepwise(batch_size=500))
+        >>> order = bayesmix.orders.Stepwise(batch_size=500)
+        >>> online = bayesmix.OnlineEM(zoo.gaussian_mixture, order=order)
         >>> stream = online.start(jax.random.key(0), batch(500), K=2)
         >>> for size in (500, 437, 500, 12, 500):
         ...     stream = stream.partial_fit(batch(size), K=2)
@@ -225,7 +226,7 @@ def _stepwise(online: OnlineEM) -> Stepwise:
     if not isinstance(online.order, Stepwise):
         raise ProgramError(
             "a stream is not visited again, which an incremental order needs; use "
-            "order=bayesmix.Stepwise(...)"
+            "order=bayesmix.orders.Stepwise(...)"
         )
     return online.order
 

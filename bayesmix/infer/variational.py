@@ -25,7 +25,6 @@ from ..program.modules import array_values
 from ..program.plan import Plan, Plans
 from ..program.probe import few_rows
 from .convergence import judge
-from .em import _given_values
 from .mean_field import (
     Factorised,
     Scope,
@@ -41,6 +40,7 @@ from .modes import gather_modes
 from .starts import (
     Seeding,
     SeedingRows,
+    given_values,
     kmeans_plus_plus,
     own_starts,
     rough_values,
@@ -149,7 +149,7 @@ class VariationalBayes:
         blocks = found.arrange(observed)
         _check_complete(blocks)
         keys = random.split(key, restarts)
-        given = _given_values(found, array_values(found.program, init or {}), restarts)
+        given = given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, keys), **given}
         rows = seeding_rows(found, arguments, blocks, observed)
         state = compiled.start(arguments.arrays, rows, keys)

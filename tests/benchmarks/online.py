@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 import bayesmix
-from bayesmix import EM, EMResult, Incremental, OnlineEM, Stepwise
+from bayesmix import EM, EMResult, OnlineEM
+from bayesmix.infer.orders import Incremental, Stepwise
 from bayesmix.zoo import gaussian_mixture
 
 COLUMNS, COMPONENTS, PASSES = 5, 5, (1, 2, 5)

@@ -11,8 +11,8 @@ import pytest
 from numpyro.handlers import scale
 
 import bayesmix
-from bayesmix import EM, ConstantRate, Incremental, OnlineEM, PowerDecay, ProgramError, Stepwise
-from bayesmix.infer.orders import Posterior
+from bayesmix import EM, OnlineEM, ProgramError
+from bayesmix.infer.orders import ConstantRate, Incremental, Posterior, PowerDecay, Stepwise
 from bayesmix.infer.passes import Compiled, batch_of_row
 from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
@@ -294,7 +294,7 @@ def test_a_rate_that_does_not_settle_is_refused(kappa):
         (lambda: Incremental(0), "num_batches is 0"),
         (lambda: online(Stepwise(N + 1)).run(0, *data()), f"batch_size is {N + 1}, .* {N} rows"),
         (lambda: online(Incremental(N + 1)).run(0, *data()), f"{N + 1} batches .* {N}"),
-        (lambda: online(Incremental()).start(0, *data()), "order=bayesmix.Stepwise"),
+        (lambda: online(Incremental()).start(0, *data()), "order=bayesmix.orders.Stepwise"),
         (lambda: online(Stepwise()).run_stream(0, []), "no batch"),
         (lambda: online(Stepwise()).run_stream(0, iter([1]), num_passes=2), "gone through once"),
         (lambda: online(Stepwise()).load("none.npz", *data()), "no file 'none.npz'"),
