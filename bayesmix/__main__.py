@@ -78,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--seed", type=int, default=0, help="for all random numbers (default 0)")
     compare.add_argument(
-        "--engines", nargs="+", metavar="ENGINE", help="any of MLE-EM MAP-EM Gibbs NUTS"
+        "--engines",
+        nargs="+",
+        metavar="ENGINE",
+        help="any of MLE-EM MAP-EM Laplace VB Gibbs NUTS SMC",
     )
     compare.add_argument("--restarts", type=int, default=30, help="EM starts (default 30)")
     compare.add_argument(
@@ -173,9 +176,9 @@ def _compare(asked: argparse.Namespace) -> int:
     ):
         if value < (4 if option == "--samples" else 1):
             raise CommandError(f"{option} is {value}; it is too small")
-    from .posterior.engines import ENGINES
+    from .posterior.engines import ENGINES, USUAL
 
-    engines = tuple(asked.engines or ENGINES)
+    engines = tuple(asked.engines or USUAL)
     unknown = [name for name in engines if name not in ENGINES]
     if unknown:
         raise CommandError(f"unknown engine '{unknown[0]}'; choose among {', '.join(ENGINES)}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from .posterior import tables
-from .posterior.engines import ENGINES, EngineResult, Settings, aligned, reordered
+from .posterior.engines import ENGINES, USUAL, EngineResult, Settings, aligned, reordered
 from .program.arguments import Arguments, split, take_rows
 from .program.errors import ProgramError
 from .program.plan import Plan, plan_arguments
@@ -31,6 +31,8 @@ class Comparison:
         parameters, scores, diagnostics: tables as lists of records; `agreement` the names and the matrix
             of adjusted Rand indices between the clusterings.
         density: the predictive density of each engine on a grid, for one or two columns.
+        evidence: log p(x) by the engines that give it. left_out: engines that do not take the program,
+            each with the reason.
         verdict: in plain words, whether plugging in the mode is safe here.
         interrupted: whether the run was stopped before all engines had finished.
     """
@@ -51,6 +53,8 @@ class Comparison:
     density: dict[str, Any] | None
     verdict: str
     interrupted: bool
+    evidence: list[dict[str, Any]]
+    left_out: dict[str, str]
 
     def table(self) -> str:
         """The whole comparison as text."""
@@ -76,7 +80,7 @@ class Comparison:
 def compare(
     program: Program | Plan,
     *args: Any,
-    engines: Sequence[str] = tuple(ENGINES),
+    engines: Sequence[str] = USUAL,
     seed: int = 0,
     restarts: int = 30,
     num_warmup: int = 500,
@@ -98,8 +102,8 @@ def compare(
     Args:
         program: a NumPyro program, or a plan of one.
         *args, **kwargs: the program's own arguments; arrays with one entry per row are split.
-        engines: which of "MLE-EM", "MAP-EM", "Gibbs", "NUTS" to run. Gibbs is left out, and the reason
-            is in the table, where some site has no closed form.
+        engines: which of "MLE-EM", "MAP-EM", "Laplace", "VB", "Gibbs", "NUTS", "SMC" to run. One that
+            does not take the program is left out, and the reason is in the table.
         seed: for all random numbers.
         restarts: EM starts. num_warmup, num_samples, num_chains: for the samplers.
         held_out: share of the rows to hold out, in [0, 1); 0 for none.
@@ -143,9 +147,8 @@ def compare(
             "EM, ConjugateGibbs and NUTS on marginalize(program), and read each with to_arviz"
         )
     settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
-    chosen = [name for name in engines if name != "Gibbs" or _closed(plan)]
     train, test = _split_rows(plan, arguments, held_out, seed)
-    found, interrupted = _run(plan, arguments, train, test, chosen, settings, announce)
+    found, left_out, interrupted = _run(plan, arguments, train, test, engines, settings, announce)
     observed = plan.observe(arguments).values
     data = np.concatenate([np.reshape(v, (v.shape[0], -1)) for v in observed.values()], axis=1)
     names = _column_names(plan, columns, data.shape[1])
@@ -169,11 +172,9 @@ def compare(
         density=_density(plan, arguments, data, results),
         verdict=tables.verdict(plan, results, scores, agreement),
         interrupted=interrupted,
+        evidence=tables.evidence(results),
+        left_out=left_out,
     )
-
-
-def _closed(plan: Plan) -> bool:
-    return all(block.form is not None for block in plan.blocks)
 
 
 def _split_rows(
@@ -199,14 +200,26 @@ def _run(
     engines: Sequence[str],
     settings: Settings,
     announce: Callable[[str], None] | None,
-) -> tuple[dict[str, EngineResult], bool]:
+) -> tuple[dict[str, EngineResult], dict[str, str], bool]:
+    """Each engine's answer, those that do not take the program and why, and whether it was stopped."""
     found: dict[str, EngineResult] = {}
+    left_out: dict[str, str] = {}
     say = announce or (lambda line: None)
     try:
         for name in engines:
             size = plan.reading.rows.size
             say(f"{name}: {size} rows")
-            result = ENGINES[name](plan, arguments, settings)
+            try:
+                result = ENGINES[name](plan, arguments, settings)
+            except ProgramError as error:
+                if name in (
+                    "MLE-EM",
+                    "MAP-EM",
+                ):  # these take every program: something else is wrong
+                    raise
+                say(f"{name}: left out")
+                left_out[name] = str(error)
+                continue
             if train is not None and test is not None:
                 say(f"{name}: again without the held-out rows")
                 part = ENGINES[name](plan, train, settings)
@@ -215,13 +228,15 @@ def _run(
     except KeyboardInterrupt:
         if not found:
             raise
-        return found, True
-    return found, False
+        return found, left_out, True
+    if not found:
+        raise ProgramError("no engine takes the program: " + " ".join(left_out.values()))
+    return found, left_out, False
 
 
 def _in_one_order(plan: Plan, found: Mapping[str, EngineResult]) -> dict[str, EngineResult]:
-    """Components by falling weight in the first of MAP, MLE, Gibbs, NUTS; the others aligned to it."""
-    ranked = [name for name in ("MAP-EM", "MLE-EM", "Gibbs", "NUTS") if name in found]
+    """Components by falling weight in the first of MAP, MLE and the others; these aligned to it."""
+    ranked = [name for name in ("MAP-EM", *ENGINES) if name in found]
     first = found[ranked[0]]
     if not plan.labels.hidden or not plan.labels.exchangeable:
         return dict(found)

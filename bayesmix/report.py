@@ -142,6 +142,13 @@ def _scores(comparison: Comparison) -> str:
     )
 
 
+def _evidence(comparison: Comparison) -> str:
+    if not comparison.evidence:
+        return ""
+    headings = {"engine": "engine", "value": "log p(x)", "error": "standard error", "kind": "kind"}
+    return _section("Evidence", html_table(comparison.evidence, headings))
+
+
 def _agreement(comparison: Comparison) -> str:
     if comparison.agreement is None or len(comparison.agreement[0]) < 2:
         return ""
@@ -320,6 +327,7 @@ def render_report(comparison: Comparison) -> str:
         verdict,
         _parameters(comparison),
         _scores(comparison),
+        _evidence(comparison),
         _agreement(comparison),
         _diagnostics(comparison),
         _modes(comparison),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
@@ -32,10 +32,43 @@ class LogWeight(NamedTuple):
     reason: str = ""
 
 
+class Laplace(NamedTuple):
+    """The normal density about a mode, in unconstrained coordinates: its centre (d,), and a square root
+    of its covariance (d, d); None where there is none, for the reason that the weight gives."""
+
+    log_weight: LogWeight
+    centre: np.ndarray | None = None
+    spread: np.ndarray | None = None
+
+    def sample(self, plan: Plan, rng_key: Array, num_draws: int) -> dict[str, np.ndarray]:
+        """Draws of all parameters by site, (num_draws, ...)."""
+        assert self.centre is not None and self.spread is not None
+        bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
+        like = {
+            site.name: jnp.zeros(bijections[site.name].inverse_shape(site.shape))
+            for site in plan.reading.parameters
+        }
+        unravel = ravel_pytree(like)[1]
+        noise = random.normal(rng_key, (num_draws, self.centre.size))
+
+        def one(noise: Array) -> Values:
+            free = unravel(self.centre + self.spread @ noise)
+            return {name: bijection(free[name]) for name, bijection in bijections.items()}
+
+        return jax.tree.map(np.asarray, compile_lightly(jax.vmap(one))(noise))
+
+
 def laplace_log_weight(
     plan: Plan, arguments: Arguments, blocks: Blocks, parameters: dict[str, np.ndarray]
 ) -> LogWeight:
-    """Laplace's approximation to the log of the posterior's integral about one mode.
+    """The log weight of :func:`laplace`, without the rest."""
+    return laplace(plan, arguments, blocks, parameters).log_weight
+
+
+def laplace(
+    plan: Plan, arguments: Arguments, blocks: Blocks, parameters: dict[str, np.ndarray]
+) -> Laplace:
+    """Laplace's approximation to the posterior about one mode, and to the log of its integral there.
 
     In unconstrained coordinates u (NumPyro's `biject_to` for each site's support) with f(u) =
     log p(x, theta(u)) + log|d theta / d u|, Newton steps lead from the mode of the density of theta to
@@ -51,7 +84,7 @@ def laplace_log_weight(
         parameters: values by site, a mode.
 
     Returns:
-        A :class:`LogWeight`; its value is None where H is not positive definite, where the mode of f is
+        A :class:`Laplace`; its weight is None where H is not positive definite, where the mode of f is
         not near, where a parameter is on the boundary of its support, or where there are more than 2000
         coordinates.
 
@@ -67,7 +100,7 @@ def laplace_log_weight(
     )
     count = sum(np.size(value) for value in parameters.values())
     if count > _MOST_COORDINATES:
-        return LogWeight(None, f"{count} coordinates are too many for a Hessian")
+        return _none(f"{count} coordinates are too many for a Hessian")
     bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
     free = {name: bijections[name].inv(jnp.asarray(each)) for name, each in parameters.items()}
     flat, unravel = ravel_pytree(free)
@@ -75,19 +108,24 @@ def laplace_log_weight(
         found = expand(arguments.arrays, blocks, unravel(flat))
         height, slope, curvature = (np.asarray(each) for each in found)
         if not all(np.isfinite(each).all() for each in (height, slope, curvature)):
-            return LogWeight(None, "a parameter is on the boundary of its support")
+            return _none("a parameter is on the boundary of its support")
         values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
         if values[0] <= values[-1] * len(values) * np.finfo(curvature.dtype).eps:
-            return LogWeight(None, "the Hessian is not positive definite")
+            return _none("the Hessian is not positive definite")
         along = vectors.T @ slope / values
         gain = np.sum(values * along**2) / 2
         if gain > _FURTHEST * len(values):
             break
         if gain < _NEAR:
             volume = 0.5 * len(values) * math.log(2 * math.pi) - 0.5 * np.sum(np.log(values))
-            return LogWeight(float(height + volume) + log_copies(plan, parameters))
+            weight = float(height + volume) + log_copies(plan, parameters)
+            return Laplace(LogWeight(weight), np.asarray(flat), vectors / np.sqrt(values))
         flat = flat + vectors @ along
-    return LogWeight(None, "the mode in unconstrained coordinates is far away")
+    return _none("the mode in unconstrained coordinates is far away")
+
+
+def _none(reason: str) -> Laplace:
+    return Laplace(LogWeight(None, reason))
 
 
 def log_copies(plan: Plan, parameters: dict[str, np.ndarray]) -> float:

@@ -60,6 +60,7 @@ class Comparison(Protocol):
     diagnostics: Sequence[Mapping[str, Any]]
     density: Mapping[str, Any] | None
     verdict: str
+    evidence: Sequence[Mapping[str, Any]]
 
 
 # Okabe and Ito's colours, told apart with every common form of colour blindness; yellow, which is
@@ -72,6 +73,9 @@ _ENGINES: dict[str, tuple[str, Any, str]] = {
     "MAP-EM": ("#111111", "-", "o"),
     "Gibbs": ("#8C510A", (0, (5, 2)), "s"),
     "NUTS": ("#5E3C99", (0, (6, 2, 1, 2)), "D"),
+    "Laplace": ("#B2182B", (0, (1.0, 2.0)), "v"),
+    "VB": ("#01665E", (0, (3, 1)), "P"),
+    "SMC": ("#C51B7D", (0, (8, 2)), "X"),
 }
 _STYLE: dict[str, Any] = {
     "text.usetex": False,

@@ -96,6 +96,7 @@ def example_comparison(
             if result.draws is not None
         ],
         density=_density(results, data) if columns <= 2 else None,
+        evidence=[],
         verdict="The engines agree to well within the posterior intervals.",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +16,19 @@ from numpyro.infer import MCMC, NUTS
 
 from ..infer.em import EM
 from ..infer.gibbs import ConjugateGibbs
+from ..infer.laplace import laplace
 from ..infer.modes import align
 from ..infer.result import EMResult
+from ..infer.smc import TemperedSMC
 from ..infer.starts import seeding_rows, starting_values
+from ..infer.variational import VariationalBayes
 from ..program.arguments import Arguments, compile_lightly
+from ..program.errors import ProgramError
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
 from ..program.transforms import marginalize, without_priors
 from . import arviz_compat
-from .convert import to_arviz
+from .convert import gather, to_arviz
 from .draws import at_draws, average_log_density, component_moments, flatten
 from .labels import LabelSwitching, label_switching, relabel
 
@@ -40,6 +45,14 @@ class Settings(NamedTuple):
     num_samples: int
     num_chains: int
     progress_bar: bool
+
+
+class Evidence(NamedTuple):
+    """log p(x) by one engine: its standard error where that is known, and what kind of value it is."""
+
+    value: float
+    error: float | None
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +88,7 @@ class EngineResult:
     label_axis: dict[str, int] = field(default_factory=dict)
     diagnostics: str = ""
     replicated: np.ndarray | None = None
+    evidence: Evidence | None = None
 
     def log_density(self, plan: Plan, arguments: Arguments) -> np.ndarray:
         """log predictive density of each row: plug-in, or averaged over draws by log-sum-exp, (N,)."""
@@ -133,12 +147,60 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     return _sampled("NUTS", NUTS(marginalize(plan)), plan, arguments, settings, free)
 
 
+def laplace_approximation(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """Draws from the normal density about the MAP, in unconstrained coordinates."""
+    started = time.perf_counter()
+    fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
+        random.key(settings.seed), arguments, restarts=settings.restarts
+    )
+    about = laplace(plan, arguments, plan.blocks_of_rows(arguments), fit.parameters)
+    weight = about.log_weight
+    if weight.value is None:
+        raise ProgramError(f"there is no normal density about the mode: {weight.reason}")
+    found = _drawn("Laplace", partial(about.sample, plan), plan, arguments, settings, started)
+    return replace(found, evidence=Evidence(weight.value, None, "Laplace, all relabelled copies"))
+
+
+def variational(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """Draws from the variational posterior."""
+    started = time.perf_counter()
+    args, kwargs = arguments.call()
+    fit = VariationalBayes(plan, progress_bar=settings.progress_bar).run(
+        random.key(settings.seed), *args, restarts=settings.restarts, **kwargs
+    )
+    found = _drawn("VB", fit.sample, plan, arguments, settings, started)
+    bound = fit.log_evidence_bound + fit.log_relabellings
+    kind = "lower bound, with log K! for copies" if fit.log_relabellings else "lower bound"
+    return replace(found, evidence=Evidence(bound, None, kind), status=str(fit.status))
+
+
+def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+    """Tempered SMC: one run for each chain, one particle for each draw."""
+    started = time.perf_counter()
+    sampler = TemperedSMC(
+        plan,
+        num_particles=settings.num_samples,
+        num_runs=settings.num_chains,
+        progress_bar=settings.progress_bar,
+    )
+    args, kwargs = arguments.call()
+    run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
+    raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
+    found = _relabelled("SMC", plan, arguments, raw, time.perf_counter() - started)
+    evidence = Evidence(run.mean_log_evidence, run.standard_error, "estimate")
+    return replace(found, evidence=evidence)
+
+
 ENGINES: dict[str, Engine] = {
     "MLE-EM": maximum_likelihood,
     "MAP-EM": maximum_a_posteriori,
+    "Laplace": laplace_approximation,
+    "VB": variational,
     "Gibbs": gibbs,
     "NUTS": nuts,
+    "SMC": smc,
 }
+USUAL = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
 
 def _point(
@@ -199,7 +261,38 @@ def _sampled(
     key = random.key(settings.seed + 2)
     mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
     raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
-    seconds = time.perf_counter() - started
+    return _relabelled(name, plan, arguments, raw, time.perf_counter() - started)
+
+
+def _drawn(
+    name: str,
+    sample: Callable[[Any, int], dict[str, np.ndarray]],
+    plan: Plan,
+    arguments: Arguments,
+    settings: Settings,
+    started: float,
+) -> EngineResult:
+    """The answer that independent draws give, put into as many chains as a sampler would have."""
+    lead = (settings.num_chains, settings.num_samples)
+    flat = sample(random.key(settings.seed + 2), lead[0] * lead[1])
+    chains = {n: np.reshape(value, (*lead, *value.shape[1:])) for n, value in flat.items()}
+    raw = gather(
+        plan,
+        arguments,
+        chains,
+        {},
+        coords={},
+        dims={},
+        latents=None,
+        posterior_predictive=None,
+        rng_key=random.key(settings.seed + 3),
+    )
+    return _relabelled(name, plan, arguments, raw, time.perf_counter() - started)
+
+
+def _relabelled(
+    name: str, plan: Plan, arguments: Arguments, raw: Any, seconds: float
+) -> EngineResult:
     idata = relabel(raw) if plan.labels.hidden else raw
     return summarise(name, plan, arguments, raw, idata, seconds)
 

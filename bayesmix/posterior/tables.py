@@ -86,6 +86,15 @@ def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
+def evidence(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
+    """log p(x) by the engines that give it, with its standard error and what kind of value it is."""
+    return [
+        {"engine": name, **result.evidence._asdict()}
+        for name, result in results.items()
+        if result.evidence is not None
+    ]
+
+
 def agreement(results: Mapping[str, EngineResult]) -> tuple[list[str], np.ndarray] | None:
     """Adjusted Rand index between each two engines' hard clusterings."""
     if len(results) < 2:
@@ -212,6 +221,13 @@ def render(comparison: Comparison) -> str:
             for record in comparison.scores
         ]
         lines += grid(["engine", "prediction", "score", "s.e.", "minus MAP (s.e.)"], rows)
+    if comparison.evidence:
+        lines += ["", "Log evidence, log p(x)"]
+        rows = [
+            [record["engine"], f"{record['value']:.3f}", _text(record["error"]), record["kind"]]
+            for record in comparison.evidence
+        ]
+        lines += grid(["engine", "value", "s.e.", "kind"], rows)
     if comparison.agreement is not None:
         names, matrix = comparison.agreement
         lines += ["", "Agreement of the clusterings (adjusted Rand index)"]
@@ -238,9 +254,8 @@ def render(comparison: Comparison) -> str:
                 lines.append(f"  {result.name}: {result.diagnostics}")
     lines += ["", "Time on all rows (seconds, compiling included)"]
     lines += grid(engines, [[f"{r.seconds:.1f}" for r in comparison.engines.values()]])
-    left_out = [b.site for b in comparison.plan.blocks if b.form is None]
-    if left_out and "Gibbs" not in engines:
-        lines += ["", f"Gibbs was left out: no closed form for {', '.join(left_out)}."]
+    for name, reason in comparison.left_out.items():
+        lines += ["", f"{name} was left out: {reason}."]
     return "\n".join([*lines, "", comparison.verdict])
 
 
@@ -305,6 +320,8 @@ def record(comparison: Comparison) -> dict[str, Any]:
             "interrupted": comparison.interrupted,
             "parameters": comparison.parameters,
             "held_out": comparison.scores,
+            "evidence": comparison.evidence,
+            "left_out": comparison.left_out,
             "agreement": comparison.agreement
             and {"engines": comparison.agreement[0], "adjusted_rand": comparison.agreement[1]},
             "diagnostics": comparison.diagnostics,
