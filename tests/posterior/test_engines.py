@@ -67,5 +67,5 @@ def test_an_engine_that_does_not_take_the_program_is_left_out_with_the_reason():
     assert list(found.engines) == ["MAP-EM"]
     assert "hidden values" in found.left_out["VB"]
     assert "VB was left out" in found.table()
-    with pytest.raises(ProgramError, match="no engine takes the program.*hidden values"):
+    with pytest.raises(ProgramError, match=r"no engine takes the program.*hidden values"):
         bayesmix.compare(heavy, X, 2, engines=("VB",), progress_bar=False, **SHORT)
