@@ -107,7 +107,7 @@ def test_names_given_by_the_user_win(gibbs):
 
 
 def test_other_runs_are_refused_with_the_cure(plan):
-    with pytest.raises(bayesmix.ProgramError, match="ConjugateGibbs"):
+    with pytest.raises(bayesmix.ProgramError, match="reads runs of bayesmix's samplers"):
         bayesmix.to_arviz(MCMC(NUTS(program), num_warmup=1, num_samples=1))
     with pytest.raises(bayesmix.ProgramError, match="has not run"):
         bayesmix.to_arviz(MCMC(bayesmix.ConjugateGibbs(plan), num_warmup=1, num_samples=1))
