@@ -10,13 +10,14 @@ from .families import gaussian as _gaussian  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
-from .infer.chains import MonteCarloEM, MonteCarloResult  # noqa: E402
+from .infer.chunks import Progress  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
 from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
-from .infer.em import EM, Progress  # noqa: E402
+from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
 from .infer.kmeans import KMeans  # noqa: E402
 from .infer.mixed import MixedGibbs  # noqa: E402
+from .infer.monte_carlo import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.online import OnlineEM  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402

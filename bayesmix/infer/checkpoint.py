@@ -23,7 +23,8 @@ class Checkpoint:
     Args:
         path: the file.
         like: a state of the shapes and types that are kept, returned where there is no file yet.
-        belongs_to: whatever tells one run from another, a pytree; a file of another run is refused.
+        belongs_to: arrays that tell one run from another, a pytree; a file of another run is refused.
+        kind: words that do so.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -35,11 +36,11 @@ class Checkpoint:
         {'step': Array(7, dtype=int64...)}
     """
 
-    def __init__(self, path: str | Path, like: Any, belongs_to: Any = ()) -> None:
+    def __init__(self, path: str | Path, like: Any, belongs_to: Any = (), kind: str = "") -> None:
         self.path = Path(path)
         self.like = like
         shapes = str(jax.tree.map(lambda x: (jnp.shape(x), str(jnp.result_type(x))), _plain(like)))
-        digest = hashlib.sha256(f"{jax.tree.structure(like)} {shapes}".encode())
+        digest = hashlib.sha256(f"{kind} {jax.tree.structure(like)} {shapes}".encode())
         for leaf in jax.tree.leaves(_plain(belongs_to)):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         self.mark = digest.hexdigest()
@@ -70,6 +71,13 @@ class Checkpoint:
         """Put a state in the file's place."""
         leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_plain(state)))}
         write_arrays(self.path, {_MARK: np.asarray(self.mark), **leaves})
+
+
+def checkpoint_at(
+    path: str | Path | None, like: Any, belongs_to: Any, kind: str
+) -> Checkpoint | None:
+    """A :class:`Checkpoint`; None where no path is given."""
+    return None if path is None else Checkpoint(path, like, belongs_to, kind)
 
 
 def _is_key(leaf: Any) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from tqdm.auto import tqdm
 
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, compile_lightly, split
@@ -20,7 +19,8 @@ from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
 from .accelerators import Accelerator
-from .checkpoint import Checkpoint
+from .checkpoint import checkpoint_at
+from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, last_look, new_state
 from .m_steps import USUAL, MPart, resolve
@@ -40,20 +40,9 @@ from .starts import (
     seeding_rows,
     starting_statistics,
 )
-from .status import Status
 from .steps import objective_and_statistics
 
 _PARTS_STREAM = 0x70617274
-
-
-class Progress(NamedTuple):
-    """What a callback is told between chunks of steps, by start: steps made (R,), objectives (R,),
-    statuses, and parameters by site, leading with starts."""
-
-    step: np.ndarray
-    objective: np.ndarray
-    status: tuple[Status, ...]
-    values: dict[str, np.ndarray]
 
 
 class EM:
@@ -193,12 +182,17 @@ class EM:
         # keys of their own, so that starts are the same whatever the parts
         streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
         state = compiled.begin(arguments.arrays, blocks, state, streams)
-        kept = (
-            Checkpoint(checkpoint, state, (arguments.arrays, given, rng_key))
-            if checkpoint
-            else None
+        told, kind = (arguments.arrays, given, rng_key), f"EM {_names(compiled.parts)}"
+        state = run_in_chunks(
+            state,
+            compiled.advancing(arguments, blocks, Fixed(partitioned, given), self.tolerance),
+            name="EM",
+            max_steps=self.max_steps,
+            every=self.report_every,
+            progress_bar=self.progress_bar,
+            checkpoint=checkpoint_at(checkpoint, state, told, kind),
+            watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
-        state = self._advance(compiled, arguments, blocks, state, Fixed(partitioned, given), kept)
         symmetric, derived, information = compiled.last(arguments.arrays, blocks, state)
         marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
         return self._result(found, arguments, state, marks, derived)
@@ -209,36 +203,6 @@ class EM:
         parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
         options = (self.max_steps, self.seeding, parts, self.keep_path)
         return found.remember(("EM", layout, *options), lambda: _Compiled(found, layout, *options))
-
-    def _advance(
-        self,
-        compiled: _Compiled,
-        arguments: Arguments,
-        blocks: Blocks,
-        state: EMState,
-        fixed: Fixed,
-        checkpoint: Checkpoint | None,
-    ) -> EMState:
-        """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
-        tolerance = jnp.asarray(self.tolerance)
-        if checkpoint is not None:
-            state = checkpoint.read()
-        with tqdm(
-            total=self.max_steps, desc="EM", unit="step", delay=2.0, disable=not self.progress_bar
-        ) as bar:
-            while (np.asarray(state.status) == Status.RUNNING).any():
-                done = int(np.max(np.asarray(state.step)))
-                limit = jnp.asarray(min(max(done, 0) + self.report_every, self.max_steps))
-                settings = Settings(tolerance, limit)
-                state = compiled.advance(arguments.arrays, blocks, state, fixed, settings)
-                running = np.asarray(state.status) == Status.RUNNING
-                bar.update(int(limit) - bar.n)
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
-                if checkpoint is not None:
-                    checkpoint.write(state)
-                if self.callback is not None and self.callback(_progress(state)):
-                    break
-        return state
 
     def _result(
         self,
@@ -288,7 +252,7 @@ class _Compiled:
         parts: Parts,
         keep_path: bool,
     ) -> None:
-        self.plan = found
+        self.plan, self.parts = found, parts
 
         def call(arrays: tuple[Array, ...]) -> Arguments:
             return Arguments(arrays, layout)
@@ -331,6 +295,17 @@ class _Compiled:
 
         self.last = compile_lightly(last)
 
+    def advancing(
+        self, arguments: Arguments, blocks: Blocks, fixed: Fixed, tolerance: float
+    ) -> Callable[[EMState, int], EMState]:
+        """A function that brings fits to a limit of steps."""
+
+        def advance(states: EMState, limit: int) -> EMState:
+            settings = Settings(jnp.asarray(tolerance), jnp.asarray(limit))
+            return self.advance(arguments.arrays, blocks, states, fixed, settings)
+
+        return advance
+
     def begin(self, arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
         """The fits with what their parts carry; nothing is compiled where that is nothing."""
         if self._nothing is None:
@@ -342,10 +317,11 @@ class _Compiled:
         return states._replace(memory=like.memory, pace=like.pace, path=like.path)
 
 
-def _progress(state: EMState) -> Progress:
-    statuses = tuple(Status(int(status)) for status in np.asarray(state.status))
-    values = jax.tree.map(np.asarray, state.values)
-    return Progress(np.asarray(state.step), np.asarray(state.objective), statuses, values)
+def _names(parts: Parts) -> str:
+    """The kinds of parts, in words that are the same in another process."""
+    return " ".join(
+        type(part).__name__ for part in (*parts.m_step, parts.e_step, parts.accelerator)
+    )
 
 
 def _finite(objective: float) -> float:

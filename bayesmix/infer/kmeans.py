@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +13,15 @@ from jax import Array, random
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from tqdm.auto import tqdm
 
 from ..program.errors import ProgramError
 from . import lloyd
+from .checkpoint import checkpoint_at
+from .chunks import Progress, run_in_chunks
 from .codebook import KMeansResult, read_rows
 from .modes import Mode
 from .starts import Seeding, kmeans_plus_plus
 from .status import Status
-
-_CHUNK = 20
 
 
 class Settled(NamedTuple):
@@ -31,6 +32,12 @@ class Settled(NamedTuple):
     statuses: tuple[Status, ...]
     steps: np.ndarray
     traces: np.ndarray
+
+
+def _told(state: lloyd.LloydState) -> tuple[np.ndarray, dict[str, Any]]:
+    """Distortions so far and centroids, for a callback."""
+    trace, last = np.asarray(state.trace), np.maximum(np.asarray(state.step) - 1, 0)
+    return trace[np.arange(len(last)), last], {"centroids": state.centroids}
 
 
 class KMeans:
@@ -53,6 +60,8 @@ class KMeans:
         max_steps: largest number of steps.
         tolerance: settled when moving the centroids lowers the distortion by no more than this share
             of it; with 0, when no centroid moves.
+        callback, report_every: as in :class:`EM`; the objectives it is told are distortions, and the
+            centroids are relative to the mean of the rows.
         progress_bar: show progress on fits longer than a second or two.
 
     Example:
@@ -76,6 +85,8 @@ class KMeans:
         seeding: Seeding = kmeans_plus_plus,
         max_steps: int = 1000,
         tolerance: float = 0.0,
+        callback: Callable[[Progress], bool | None] | None = None,
+        report_every: int = 20,
         progress_bar: bool = True,
     ) -> None:
         if num_clusters < 1 or max_steps < 1:
@@ -86,10 +97,18 @@ class KMeans:
         self.seeding = seeding
         self.max_steps = max_steps
         self.tolerance = tolerance
+        self.callback = callback
+        self.report_every = report_every
         self.progress_bar = progress_bar
 
     def run(
-        self, rng_key: Array, x: ArrayLike, *, restarts: int = 1, init: ArrayLike | None = None
+        self,
+        rng_key: Array,
+        x: ArrayLike,
+        *,
+        restarts: int = 1,
+        init: ArrayLike | None = None,
+        checkpoint: str | Path | None = None,
     ) -> KMeansResult:
         """Fit from `restarts` starts and keep the one of least distortion.
 
@@ -98,6 +117,7 @@ class KMeans:
             x: rows (N, D).
             restarts: number of starts, all run in one compiled call.
             init: centroids to start from, (K, D), or (restarts, K, D); no seeds are drawn then.
+            checkpoint: a file in which the fit is kept, and from which it goes on, as in :class:`EM`.
 
         Returns:
             A :class:`KMeansResult`: `centroids`, `labels`, `trace`, `status`, `modes`, and more.
@@ -118,7 +138,7 @@ class KMeans:
             starts = self._given(init, x, restarts) - origin
         rows = lloyd.arrange(centred, self.num_clusters)
         use = np.ones(starts.shape[:2], bool)
-        found = self.settle(rows, starts, use)
+        found = self.settle(rows, starts, use, checkpoint)
         centroids = found.centroids + origin
         # measured where rounding has put them
         measured = lloyd.measure(rows, centroids - origin, use)
@@ -142,31 +162,37 @@ class KMeans:
         keys = random.split(key, restarts)
         return lloyd.seeded(self.seeding, keys, jnp.asarray(x), self.num_clusters)
 
-    def settle(self, rows: lloyd.Rows, starts: ArrayLike, use: np.ndarray) -> Settled:
+    def settle(
+        self,
+        rows: lloyd.Rows,
+        starts: ArrayLike,
+        use: np.ndarray,
+        checkpoint: str | Path | None = None,
+    ) -> Settled:
         """Run every start to its end, in chunks of steps, so that a long run shows where it is.
 
         Args:
             rows: what :func:`bayesmix.infer.lloyd.arrange` makes of the rows.
             starts: centroids (R, K, D).
             use: which of them each start has, (R, K); the others stay as they are.
+            checkpoint: as in :meth:`run`.
         """
         state = lloyd.new_state(rows, starts, use, self.max_steps)
         tolerance = jnp.asarray(self.tolerance, rows.blocks.dtype)
-        with tqdm(
-            total=self.max_steps,
-            desc="k-means",
-            unit="step",
-            delay=2.0,
-            disable=not self.progress_bar,
-        ) as bar:
-            for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
-                limit = min(until, self.max_steps)
-                state = lloyd.advance(rows, state, jnp.asarray(limit), tolerance)
-                bar.update(limit - bar.n)
-                running = np.asarray(state.status) == Status.RUNNING
-                if not running.any():
-                    break
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
+
+        def advance(state: lloyd.LloydState, limit: int) -> lloyd.LloydState:
+            return lloyd.advance(rows, state, jnp.asarray(limit), tolerance)
+
+        state = run_in_chunks(
+            state,
+            advance,
+            name="k-means",
+            max_steps=self.max_steps,
+            every=self.report_every,
+            progress_bar=self.progress_bar,
+            checkpoint=checkpoint_at(checkpoint, state, (rows.blocks, starts), "k-means"),
+            watch=self.callback and (self.callback, _told),
+        )
         host = jax.tree.map(np.asarray, state)
         statuses = (Status(int(each)) for each in host.status)
         return Settled(

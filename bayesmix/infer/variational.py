@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from tqdm.auto import tqdm
 
 from ..families.augmented import RowFamily
 from ..families.likelihoods import Family
@@ -24,6 +24,8 @@ from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
 from ..program.probe import few_rows
+from .checkpoint import checkpoint_at
+from .chunks import Progress, run_in_chunks
 from .convergence import judge
 from .mean_field import (
     Factorised,
@@ -50,7 +52,6 @@ from .starts import (
 from .status import Status
 from .variational_result import VariationalResult
 
-_CHUNK = 100
 _PARTITION_STEPS = 4
 
 
@@ -74,6 +75,8 @@ class VariationalBayes:
         tolerance: converged when the gain still to come, estimated from the last two gains (Aitken), is
             below `tolerance` times (1 + |bound|), or below rounding.
         seeding: how starts are seeded, as in :class:`EM`.
+        callback, report_every: as in :class:`EM`; the objectives it is told are bounds, and the values
+            central ones of each site.
         progress_bar: show progress on fits longer than a second or two.
 
     Example:
@@ -104,12 +107,16 @@ class VariationalBayes:
         max_steps: int = 2000,
         tolerance: float = 1e-10,
         seeding: Seeding = kmeans_plus_plus,
+        callback: Callable[[Progress], bool | None] | None = None,
+        report_every: int = 100,
         progress_bar: bool = True,
     ) -> None:
         self.plans = Plans(program)
         self.max_steps = max_steps
         self.tolerance = tolerance
         self.seeding = seeding
+        self.callback = callback
+        self.report_every = report_every
         self.progress_bar = progress_bar
 
     def run(
@@ -118,6 +125,7 @@ class VariationalBayes:
         *args: Any,
         restarts: int = 1,
         init: dict[str, Any] | None = None,
+        checkpoint: str | Path | None = None,
         **kwargs: Any,
     ) -> VariationalResult:
         """Ascend from `restarts` starts and keep the best.
@@ -128,6 +136,7 @@ class VariationalBayes:
             restarts: number of starts, all run in one compiled call.
             init: values of some or all parameters, by site name; the first responsibilities are those
                 at these values. Values lead with an axis of `restarts` starts, or are shared by all.
+            checkpoint: a file in which the fit is kept, and from which it goes on, as in :class:`EM`.
 
         Returns:
             A :class:`VariationalResult`: `bound` (the trace), `status`, `mean`, `variance`, `sample`,
@@ -153,7 +162,20 @@ class VariationalBayes:
         given = {**own_starts(found, arguments, keys), **given}
         rows = seeding_rows(found, arguments, blocks, observed)
         state = compiled.start(arguments.arrays, rows, keys)
-        state = self._advance(compiled, arguments, blocks, given, state)
+
+        def advance(state: _State, limit: int) -> _State:
+            return compiled.advance(arguments.arrays, blocks, (self.tolerance, limit), given, state)
+
+        state = run_in_chunks(
+            state,
+            advance,
+            name="VB",
+            max_steps=self.max_steps,
+            every=self.report_every,
+            progress_bar=self.progress_bar,
+            checkpoint=checkpoint_at(checkpoint, state, (arguments.arrays, given, key), "VB"),
+            watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
+        )
         return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))
 
     def _compile(self, arguments: Arguments) -> _Compiled:
@@ -165,31 +187,7 @@ class VariationalBayes:
             ("variational", layout, *options), lambda: _Compiled(found, arguments, *options)
         )
 
-    def _advance(
-        self,
-        compiled: _Compiled,
-        arguments: Arguments,
-        blocks: Blocks,
-        given: Values,
-        state: _State,
-    ) -> _State:
-        """Run in chunks of steps, so that a long fit shows where it is and can be interrupted."""
-        with tqdm(
-            total=self.max_steps, desc="VB", unit="step", delay=2.0, disable=not self.progress_bar
-        ) as bar:
-            for until in range(_CHUNK, self.max_steps + _CHUNK, _CHUNK):
-                limit = min(until, self.max_steps)
-                settings = (self.tolerance, limit)
-                state = compiled.advance(arguments.arrays, blocks, settings, given, state)
-                bar.update(limit - bar.n)
-                running = np.asarray(state.status) == Status.RUNNING
-                if not running.any():
-                    break
-                bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
-        return state
 
-
-# ------------------------------------------------------------------------------------------- the ascent
 class _State(NamedTuple):
     """An ascent in progress: q and what was expected under it at `step`. Steps below -1 are made from
     the partition that a start begins with; step -1 takes the first responsibilities."""

@@ -1,0 +1,81 @@
+"""Long fits in chunks of steps: they show where they are, can be watched, stopped and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .checkpoint import Checkpoint
+from .status import Status
+
+
+class Progress(NamedTuple):
+    """What a callback is told between chunks of steps, by start: steps made (R,), objectives (R,),
+    statuses, and parameters by site, leading with starts."""
+
+    step: np.ndarray
+    objective: np.ndarray
+    status: tuple[Status, ...]
+    values: dict[str, np.ndarray]
+
+
+class Running(Protocol):
+    """Fits under way, leading with starts."""
+
+    @property
+    def step(self) -> Any: ...
+    @property
+    def status(self) -> Any: ...
+
+
+Fits = TypeVar("Fits", bound=Running)
+Watch = tuple[Callable[[Progress], bool | None], Callable[[Any], tuple[Any, dict[str, Any]]]]
+
+
+def run_in_chunks(
+    fits: Fits,
+    advance: Callable[[Fits, int], Fits],
+    *,
+    name: str,
+    max_steps: int,
+    every: int,
+    progress_bar: bool,
+    checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
+) -> Fits:
+    """Fits after `advance(fits, limit)` with rising limits, until none of them runs.
+
+    Args:
+        fits: fits before their first chunk; those in the checkpoint's file take their place.
+        advance: brings all fits that run to step `limit`, or to their end.
+        name: what the bar says. max_steps: the last limit. every: steps in a chunk.
+        progress_bar: show a bar, where it takes longer than a second or two.
+        checkpoint: where the fits are kept after each chunk.
+        watch: a callback, which stops the fits by returning True, and a function of the fits that gives
+            their objectives and their parameters by site.
+    """
+    if checkpoint is not None:
+        fits = checkpoint.read()
+    with tqdm(total=max_steps, desc=name, unit="step", delay=2.0, disable=not progress_bar) as bar:
+        running = np.asarray(fits.status) == Status.RUNNING
+        limit = max(int(np.max(np.asarray(fits.step))), 0)
+        while running.any() and limit < max_steps:
+            limit = min(limit + every, max_steps)
+            fits = advance(fits, limit)
+            running = np.asarray(fits.status) == Status.RUNNING
+            bar.set_postfix_str(f"{running.sum()} of {running.size} running", refresh=False)
+            bar.update(limit - bar.n)
+            if checkpoint is not None:
+                checkpoint.write(fits)
+            if watch is not None and watch[0](_progress(fits, *watch[1](fits))):
+                break
+    return fits
+
+
+def _progress(fits: Running, objective: Any, values: dict[str, Any]) -> Progress:
+    statuses = tuple(Status(int(status)) for status in np.asarray(fits.status))
+    told = {name: np.asarray(value) for name, value in values.items()}
+    return Progress(np.asarray(fits.step), np.asarray(objective), statuses, told)
