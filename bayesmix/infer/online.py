@@ -20,12 +20,13 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
+from .chunks import Progress
 from .orders import Incremental, Stepwise
 from .passes import (
     Compiled,
     Judge,
-    Progress,
     Run,
+    Underway,
     batch_of_row,
     first_look,
     kind_of,
@@ -43,9 +44,8 @@ from .starts import (
     seeding_rows,
     starting_values,
 )
+from .status import Status
 from .stream import Stream, load_stream, run_stream, start_stream
-
-Callback = Callable[[int, np.ndarray], Any]
 
 
 class OnlineEM:
@@ -63,10 +63,8 @@ class OnlineEM:
             come, below `tolerance` times (1 + |objective|).
         look_every: passes between looks at the objective over all rows, each of which costs about as
             much as a pass.
-        checkpoint: a file to which :meth:`run` writes all of the fit after each look, and from which it
-            goes on where the file is there: to the same result as without a break.
-        callback: called after each look with the number of passes and the objectives of all starts;
-            anything true ends the fit.
+        callback: called after each look with a :class:`Progress`, whose steps are passes; where it
+            returns True, the fit ends.
         seeding: as in :class:`bayesmix.EM`.
         progress_bar: show progress on fits longer than a second or two.
 
@@ -94,8 +92,7 @@ class OnlineEM:
         order: Stepwise | Incremental | None = None,
         tolerance: float = 1e-8,
         look_every: int = 1,
-        checkpoint: str | os.PathLike[str] | None = None,
-        callback: Callback | None = None,
+        callback: Callable[[Progress], bool | None] | None = None,
         seeding: Seeding = kmeans_plus_plus,
         progress_bar: bool = True,
     ) -> None:
@@ -105,7 +102,6 @@ class OnlineEM:
         self.order = Stepwise() if order is None else order
         self.tolerance = tolerance
         self.look_every = look_every
-        self.checkpoint = checkpoint
         self.callback = callback
         self.seeding = seeding
         self.progress_bar = progress_bar
@@ -117,6 +113,7 @@ class OnlineEM:
         num_passes: int = 10,
         restarts: int = 1,
         init: dict[str, Any] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> EMResult:
         """Fit rows in memory from `restarts` starts, and keep the best.
@@ -128,6 +125,8 @@ class OnlineEM:
             num_passes: largest number of passes over the rows.
             restarts: number of starts, all run in one compiled call and through the same batches.
             init: initial values of some or all parameters, by site name, as in :class:`bayesmix.EM`.
+            checkpoint: a file to which all of the fit is written after each look, and from which it goes
+                on where the file is there: to the same result as without a break.
 
         Returns:
             An :class:`EMResult`. `objective` is exact: at the start, and at each look.
@@ -152,15 +151,15 @@ class OnlineEM:
         values = self.starts(found, arguments, observed, random.split(key, restarts), init)
         compiled = self.compiled(found, arguments.layout)
         # what a saved fit must share with this one: takes a look at all data
-        kind = kind_of(arguments, self.order, key, restarts) if self.checkpoint is not None else {}
+        kind = kind_of(arguments, self.order, key, restarts) if checkpoint is not None else {}
         told = Run(compiled, arguments, batches, order_key, kind)
-        if self.checkpoint is not None and Path(self.checkpoint).exists():
+        if checkpoint is not None and Path(checkpoint).exists():
             shapes = jax.eval_shape(compiled.begin, arguments.arrays, batches, values)
-            judge, progress = saved_run(self.checkpoint, kind, shapes)
+            judge, progress = saved_run(checkpoint, kind, shapes)
         else:
             progress = compiled.begin(arguments.arrays, batches, values)
             judge = first_look(np.asarray(progress.objective))
-        judge, progress = self._advance(told, judge, progress, num_passes)
+        judge, progress = self._advance(told, judge, progress, num_passes, checkpoint)
         return result_of(told, judge, progress)
 
     def start(
@@ -263,8 +262,13 @@ class OnlineEM:
         return found.remember(key, lambda: Compiled(found, layout, self.order))
 
     def _advance(
-        self, told: Run, judge: Judge, progress: Progress, num_passes: int
-    ) -> tuple[Judge, Progress]:
+        self,
+        told: Run,
+        judge: Judge,
+        progress: Underway,
+        num_passes: int,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> tuple[Judge, Underway]:
         """Passes and looks in turn, until every start has stopped."""
         with tqdm(
             total=num_passes,
@@ -288,9 +292,17 @@ class OnlineEM:
                 judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)
                 bar.update(until - bar.n)
                 bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}", refresh=False)
-                if self.checkpoint is not None:
+                if checkpoint is not None:
                     header = {**told.kind, "looks": len(judge.trace)}
-                    save_tree(self.checkpoint, (judge, progress), header)
-                if self.callback is not None and self.callback(until, judge.trace[-1]):
+                    save_tree(checkpoint, (judge, progress), header)
+                if self.callback is not None and self.callback(_progress(judge, progress)):
                     break
         return judge, progress
+
+
+def _progress(judge: Judge, fits: Underway) -> Progress:
+    """What a callback is told."""
+    objective = judge.trace[-1]
+    values = {name: np.asarray(value) for name, value in fits.values.items()}
+    statuses = tuple(Status(int(status)) for status in judge.status)
+    return Progress(np.full(objective.shape, int(judge.passes)), objective, statuses, values)

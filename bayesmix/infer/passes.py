@@ -27,7 +27,7 @@ from .saving import fill, load_tree
 from .status import Status
 
 
-class Progress(NamedTuple):
+class Underway(NamedTuple):
     """Fits in progress, leading with starts: what the order keeps, the values that the last pass ended
     at with their objective, and how often rows were passed over."""
 
@@ -56,22 +56,22 @@ class Compiled:
         def posterior(arrays: Any) -> Posterior:
             return Posterior(found, Arguments(arrays, layout))
 
-        def begin(arrays: Any, batches: Batches, values: Values) -> Progress:
+        def begin(arrays: Any, batches: Batches, values: Values) -> Underway:
             closed = max(1, sum(block.form is not None for block in found.blocks))
             proper = jnp.ones(closed, bool)
             objective, fitted = jax.vmap(
                 lambda values: order.begin(posterior(arrays), batches, values, proper)
             )(values)
-            return Progress(fitted, values, objective, jnp.zeros(objective.shape, int))
+            return Underway(fitted, values, objective, jnp.zeros(objective.shape, int))
 
         def advance(
             arrays: Any,
             batches: Batches,
-            before: Progress,
+            before: Underway,
             key: Array,
             running: Array,
             until: Array,
-        ) -> tuple[Progress, Array]:
+        ) -> tuple[Underway, Array]:
             def once(number: Array, fitted: Fitted) -> Fitted:
                 visits = random.permutation(random.fold_in(key, number), batches.count)
                 sweep = partial(order.sweep, posterior(arrays), batches, visits)
@@ -79,7 +79,7 @@ class Compiled:
 
             fitted = jax.lax.fori_loop(jnp.max(before.passes), until, once, before.fitted)
             values, objective = jax.vmap(lambda each: look(arrays, batches.blocks, each))(fitted)
-            moved = Progress(fitted, values, objective, jnp.full_like(before.passes, until))
+            moved = Underway(fitted, values, objective, jnp.full_like(before.passes, until))
             # what is not finite is not taken: only its objective is told
             taken = running & jnp.isfinite(objective)
 
@@ -92,7 +92,7 @@ class Compiled:
             values = order.estimate(posterior(arrays), fitted)
             return values, posterior(arrays).e_step(blocks, values)[0]
 
-        def last(arrays: Any, blocks: Blocks, progress: Progress) -> tuple[Ended, Array, Values]:
+        def last(arrays: Any, blocks: Blocks, progress: Underway) -> tuple[Ended, Array, Values]:
             statistics = jax.vmap(partial(order.statistics, posterior(arrays)))(progress.fitted)
             ended: Any = Ended(progress.values, statistics, progress.fitted.proper, progress.passes)
             symmetric, derived = last_look(found, Arguments(arrays, layout), blocks, ended)
@@ -171,8 +171,8 @@ def kind_of(
 
 
 def saved_run(
-    path: str | os.PathLike[str], kind: dict[str, Any], shapes: Progress
-) -> tuple[Judge, Progress]:
+    path: str | os.PathLike[str], kind: dict[str, Any], shapes: Underway
+) -> tuple[Judge, Underway]:
     """A saved fit. Raises :class:`ProgramError` where it is of another kind."""
     leaves, header = load_tree(path, kind)
     judge = first_look(np.zeros(shapes.objective.shape, shapes.objective.dtype))
@@ -186,7 +186,7 @@ def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:
     return rng.permutation(np.arange(num_rows) * count // num_rows)
 
 
-def result_of(told: Run, judge: Judge, progress: Progress) -> EMResult:
+def result_of(told: Run, judge: Judge, progress: Underway) -> EMResult:
     """The best of the starts, and what became of the others."""
     found, arguments = told.compiled.plan, told.arguments
     last = told.compiled.last(arguments.arrays, told.batches.blocks, progress)

@@ -51,8 +51,6 @@ class Search:
         patience: stop after this many starts in succession that brought nothing better.
         callback: called with a :class:`SearchProgress` after each step of a strategy; where it returns
             True, the search stops.
-        checkpoint: a file to keep the search in. Where it exists the search goes on from there, and ends
-            as it would have without the stop.
         progress_bar: show progress on searches longer than a second or two.
 
     Example:
@@ -84,7 +82,6 @@ class Search:
         batch: int = 16,
         patience: int | None = None,
         callback: Callable[[SearchProgress], bool | None] | None = None,
-        checkpoint: str | Path | None = None,
         progress_bar: bool = True,
     ) -> None:
         if not strategies:
@@ -95,15 +92,18 @@ class Search:
         self.strategies = named(strategies)
         self.max_steps, self.tolerance, self.batch = max_steps, tolerance, batch
         self.patience, self.callback = patience, callback
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.progress_bar = progress_bar
 
-    def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> SearchResult:
+    def run(
+        self, rng_key: Array, *args: Any, checkpoint: str | Path | None = None, **kwargs: Any
+    ) -> SearchResult:
         """Run every strategy until it has nothing more to do.
 
         Args:
             rng_key: a JAX random key (or an integer seed).
             *args, **kwargs: the program's own arguments, as in `numpyro.infer.MCMC.run`.
+            checkpoint: a file to keep the search in. Where it exists the search goes on from there, and
+                ends as it would have without the stop.
 
         Returns:
             A :class:`SearchResult`: `modes`, `best` (an :class:`EMResult`), costs; it prints as a table.
@@ -114,15 +114,16 @@ class Search:
         """
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         problem = self.problem(split(args, kwargs))
-        mark, history, finished = self._resume(problem, key)
+        file = None if checkpoint is None else Path(checkpoint)
+        mark, history, finished = self._resume(problem, key, file)
         stopped = "" if self._patient(history) else "patience"
         with tqdm(desc="search", unit="start", delay=2.0, disable=not self.progress_bar) as bar:
             for name, own_key in zip(self.strategies, random.split(key, len(self.strategies))):
                 bar.set_description(f"search: {name}")
                 while not stopped and name not in finished:
                     climbs = self._step(problem, own_key, name, history, finished)
-                    if self.checkpoint is not None:
-                        checkpoint_file.save(self.checkpoint, mark, history, finished)
+                    if file is not None:
+                        checkpoint_file.save(file, mark, history, finished)
                     if climbs is not None:
                         progress = _progress(name, climbs, history)
                         bar.update(len(climbs.costs))
@@ -160,7 +161,7 @@ class Search:
         return climbs
 
     def _resume(
-        self, problem: Problem, rng_key: Array
+        self, problem: Problem, rng_key: Array, file: Path | None
     ) -> tuple[str, checkpoint_file.History, set[str]]:
         described = {name: describe(each) for name, each in self.strategies.items()}
         sites = [(site.name, site.shape) for site in problem.plan.reading.parameters]
@@ -168,8 +169,8 @@ class Search:
         mark = checkpoint_file.fingerprint(problem.arguments, rng_key, described | settings)
         history: checkpoint_file.History = {}
         finished: set[str] = set()
-        if self.checkpoint is not None:
-            history, finished = checkpoint_file.load(self.checkpoint, mark)
+        if file is not None:
+            history, finished = checkpoint_file.load(file, mark)
         return mark, {name: list(history.get(name, [])) for name in self.strategies}, finished
 
     def _stops(self, progress: SearchProgress, history: checkpoint_file.History) -> str:
@@ -197,7 +198,7 @@ def _progress(name: str, climbs: Climbs, history: checkpoint_file.History) -> Se
 
 
 def describe(strategy: Strategy) -> str:
-    """A strategy with its settings, functions by their names; the same text in every session.
+    """A strategy with its settings, functions by their names; the same text in every process.
 
     >>> from bayesmix import strategies
     >>> describe(strategies.Restarts(4))

@@ -158,7 +158,7 @@ def test_starts_are_gathered_in_modes_and_a_second_run_traces_nothing():
     means = KMeans(3, seeding=random_rows)
     fit = means.run(1, x, restarts=20)
     traced = [f._cache_size() for f in COMPILED]
-    assert fit.restart_steps.max() > kmeans._CHUNK  # the second chunk is as the first
+    assert fit.restart_steps.max() > means.report_every  # the second chunk is as the first
     again = means.run(0, x, restarts=20)
     assert [f._cache_size() for f in COMPILED] == traced
     for each in (fit, again):

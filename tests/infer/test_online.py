@@ -259,22 +259,22 @@ def test_a_stream_that_was_saved_goes_on_as_if_it_had_not_been(tmp_path):
 
 
 def test_passes_that_were_broken_off_go_on_to_the_same_end(tmp_path):
-    options = {"tolerance": -1.0, "checkpoint": tmp_path / "fit.npz"}
-    order = Stepwise(30)
+    order, kept = Stepwise(30), {"num_passes": 4, "checkpoint": tmp_path / "fit.npz"}
     whole = online(order, tolerance=-1.0).run(1, *data(), num_passes=4, restarts=2)
     seen = []
 
-    def stop(passes, objectives):
-        seen.append((passes, objectives.shape))
-        return passes == 2
+    def stop(progress):
+        seen.append(progress.step.tolist())
+        assert progress.values["mean"].shape[0] == len(progress.objective) == 2
+        return seen[-1] == [2, 2]
 
-    broken = online(order, **options, callback=stop).run(1, *data(), num_passes=4, restarts=2)
-    assert seen == [(1, (2,)), (2, (2,))] and len(broken.objective) == 3
-    resumed = online(order, **options).run(1, *data(), num_passes=4, restarts=2)
+    broken = online(order, tolerance=-1.0, callback=stop).run(1, *data(), restarts=2, **kept)
+    assert seen == [[1, 1], [2, 2]] and len(broken.objective) == 3
+    resumed = online(order, tolerance=-1.0).run(1, *data(), restarts=2, **kept)
     assert np.array_equal(resumed.objective, whole.objective)
     assert np.array_equal(resumed.parameters["mean"], whole.parameters["mean"])
     with pytest.raises(ProgramError, match="was saved with restarts 2, and this is 1"):
-        online(order, **options).run(1, *data(), num_passes=4)
+        online(order, tolerance=-1.0).run(1, *data(), **kept)
 
 
 # --------------------------------------------------------------------------------------------- errors

@@ -204,7 +204,7 @@ def test_a_stopped_search_goes_on_and_ends_as_it_would_have(tmp_path):
         return len(told) in (2, 3)
 
     path = tmp_path / "search.npz"
-    parts = [search(*LONG, checkpoint=path, callback=stop).run(5, ROWS) for _ in range(3)]
+    parts = [search(*LONG, callback=stop).run(5, ROWS, checkpoint=path) for _ in range(3)]
     assert [part.stopped for part in parts] == ["callback", "callback", ""]
     assert [each.strategy for each in told] == ["Restarts"] * 3 + ["Genetic"] * 3
     assert told[-1].cost == sum(whole.costs.values())
@@ -216,12 +216,12 @@ def test_a_stopped_search_goes_on_and_ends_as_it_would_have(tmp_path):
         np.testing.assert_array_equal(one, other)
     assert [each.name for each in tmp_path.iterdir()] == ["search.npz"]
     with pytest.raises(ProgramError, match="of another search"):
-        search(*LONG, checkpoint=path).run(6, ROWS)
+        search(*LONG).run(6, ROWS, checkpoint=path)
     with pytest.raises(ProgramError, match="of another search"):
-        search(*LONG, checkpoint=path).run(5, ROWS + 1e-9)
+        search(*LONG).run(5, ROWS + 1e-9, checkpoint=path)
     path.write_bytes(b"nothing")
     with pytest.raises(ProgramError, match="not saved by bayesmix"):
-        search(*LONG, checkpoint=path).run(5, ROWS)
+        search(*LONG).run(5, ROWS, checkpoint=path)
 
 
 def test_patience_ends_a_search_that_finds_nothing_better():
