@@ -34,7 +34,7 @@ from ..program.plan import Plan
 from .accelerators import free_coordinates
 from .gibbs import draw_blocks
 from .steps import log_posterior
-from .variational import check as check_complete_data
+from .variational_checks import check_program as check_complete_data
 
 
 class Call(NamedTuple):

@@ -12,18 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..families.augmented import RowFamily
-from ..families.likelihoods import Family
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, compile_lightly, split
-from ..program.blocks import Blocks, Observed, arrange
-from ..program.conjugacy import random_noise, random_points
+from ..program.blocks import Blocks
 from ..program.errors import ProgramError
-from ..program.evaluate import Values, evaluate
+from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
-from ..program.probe import few_rows
 from .checkpoint import checkpoint_at
 from .chunks import Progress, run_in_chunks
 from .convergence import judge
@@ -50,6 +46,7 @@ from .starts import (
     starting_statistics,
 )
 from .status import Status
+from .variational_checks import check_complete, check_program, check_proper
 from .variational_result import VariationalResult
 
 _PARTITION_STEPS = 4
@@ -156,7 +153,7 @@ class VariationalBayes:
         found = compiled.plan
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
-        _check_complete(blocks)
+        check_complete(blocks)
         keys = random.split(key, restarts)
         given = given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, keys), **given}
@@ -181,7 +178,7 @@ class VariationalBayes:
     def _compile(self, arguments: Arguments) -> _Compiled:
         layout = arguments.layout
         found = self.plans.of(arguments)
-        found.remember("variational check", lambda: check(found, arguments))
+        found.remember("variational check", lambda: check_program(found, arguments))
         options = (self.max_steps, self.seeding)
         return found.remember(
             ("variational", layout, *options), lambda: _Compiled(found, arguments, *options)
@@ -308,7 +305,7 @@ def _result(
     statuses = [_status(found, state, start) for start in range(state.status.size)]
     bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
     best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
-    _check_proper(found, state.proper[best])
+    check_proper(found, state.proper[best])
     if not np.isfinite(bounds[best]):
         raise ProgramError(
             "the bound is not finite at the first step of any start; look for a prior whose "
@@ -346,87 +343,3 @@ def _all_alike(group: LabelGroup, centre: dict[str, np.ndarray]) -> bool:
         np.max(np.ptp(value, axis=axis)) <= 1e3 * np.finfo(value.dtype).eps * np.max(np.abs(value))
         for value, axis in sites
     )
-
-
-# ---------------------------------------------------------------------------------------------- refusals
-_CURE = "use bayesmix.EM, or numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
-
-
-def check(plan: Plan, arguments: Arguments) -> None:
-    """Raise :class:`ProgramError` where a program has no mean-field posterior in closed form: a site has
-    no conditional in closed form, or a row has hidden values besides finite latents."""
-    open_sites = [f"'{block.site}'" for block in plan.blocks if block.form is None]
-    if open_sites:
-        raise ProgramError(
-            f"no closed-form conditional of {', '.join(open_sites)} (print the plan for the reason), "
-            f"so that variational Bayes has no density for it; {_CURE}"
-        )
-    hidden = [name for name, family in plan.families.items() if isinstance(family, RowFamily)]
-    hidden += _not_expected(plan, arguments)
-    if hidden:
-        raise ProgramError(
-            f"the rows of '{hidden[0]}' have hidden values besides finite latents (the scales of a "
-            f"Student-t, the normals behind a probit), which variational Bayes does not take; {_CURE}"
-        )
-
-
-def _check_complete(blocks: Blocks) -> None:
-    for name in blocks.patterns:
-        raise ProgramError(
-            f"'{name}' has rows of which some cells are missing, and its columns depend on each other, "
-            f"so that these are hidden values, which variational Bayes does not take; {_CURE}, or "
-            "bayesmix.ConjugateGibbs"
-        )
-
-
-def _check_proper(plan: Plan, good: np.ndarray) -> None:
-    for block, is_proper in zip(plan.blocks, good, strict=True):
-        if not is_proper:
-            names = " and ".join(f"'{name}'" for name in block.sites)
-            raise ProgramError(
-                f"the posterior of {names} does not integrate to one given the rest; give it a proper "
-                "prior (numpyro.sample in the place of numpyro.param), or use bayesmix.EM"
-            )
-
-
-def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
-    """Observed sites whose log density is not what their statistics expect, as a function of the
-    parameters: then Q stands for a density of more than the row. In double precision, on a few rows."""
-    with jax.core.eval_context(), jax.enable_x64(True):
-        few, reading, observed = few_rows(
-            plan.program, arguments, plan.reading, plan.observe(arguments)
-        )
-        complete = Observed(observed.values, dict.fromkeys(observed.values))
-        blocks = arrange(plan.families, complete, plan.graph, whole=True)
-        noise = random_noise(reading.parameters, np.random.default_rng(3))
-        noise = jax.tree.map(lambda x: plan.step * x, noise)
-
-        @compile_lightly
-        def differences(arrays: tuple[Array, ...], blocks: Blocks, noise: Values) -> Any:
-            def at(values: Values) -> Any:
-                told = few._replace(arrays=arrays)
-                return evaluate(plan.program, reading, plan.families, told, values)
-
-            points = random_points(reading.parameters, noise)
-            evaluations = jax.vmap(at)(points)
-            first = jax.tree.map(lambda x: x[0], evaluations)
-            sizes = [plan.graph.size(i) for i in range(len(plan.graph.cliques))]
-            ones = tuple(jnp.ones((size, blocks.num_rows)) for size in sizes)
-            statistics = row_pass.weighted_statistics(
-                plan.graph, plan.families, first, blocks, ones
-            )
-
-            def both(evaluation: Any) -> Any:
-                expected = row_pass.expected_factors(plan.families, evaluation, statistics)
-                tables = row_pass.each_factor(plan.families, evaluation, blocks)
-                return {n: (expected[n], jnp.sum(tables[n])) for n in plan.families}
-
-            return jax.vmap(both)(evaluations)
-
-        found = jax.tree.map(np.asarray, differences(few.arrays, blocks, noise))
-    return [
-        name
-        for name, (expected, exact) in found.items()
-        if isinstance(plan.families[name], Family)
-        and np.ptp(exact - expected) > 1e-6 * (np.ptp(exact) + np.ptp(expected))
-    ]
