@@ -12,9 +12,7 @@ import numpy as np
 from jax import random
 
 from ..program.errors import ProgramError
-from .saving import read_arrays, write_arrays
-
-_MARK = "mark"
+from .saving import load_tree, save_tree
 
 
 class Checkpoint:
@@ -53,9 +51,8 @@ class Checkpoint:
         """
         if not self.path.exists():
             return self.like
-        kept = read_arrays(self.path, _MARK)
-        leaves = [kept[str(i)] for i in range(len(kept) - 1)]
-        if str(kept[_MARK]) != self.mark:
+        leaves, header = load_tree(self.path)
+        if header.get("mark") != self.mark:
             raise ProgramError(
                 f"the checkpoint '{self.path}' is of another run (other data, key, settings or "
                 "initial values); name another file, or remove it to start anew"
@@ -69,8 +66,7 @@ class Checkpoint:
 
     def write(self, state: Any) -> None:
         """Put a state in the file's place."""
-        leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(_plain(state)))}
-        write_arrays(self.path, {_MARK: np.asarray(self.mark), **leaves})
+        save_tree(self.path, _plain(state), {"mark": self.mark})
 
 
 def checkpoint_at(

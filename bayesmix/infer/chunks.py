@@ -70,12 +70,13 @@ def run_in_chunks(
             bar.update(limit - bar.n)
             if checkpoint is not None:
                 checkpoint.write(fits)
-            if watch is not None and watch[0](_progress(fits, *watch[1](fits))):
+            if watch is not None and watch[0](told(fits.step, fits.status, *watch[1](fits))):
                 break
     return fits
 
 
-def _progress(fits: Running, objective: Any, values: dict[str, Any]) -> Progress:
-    statuses = tuple(Status(int(status)) for status in np.asarray(fits.status))
-    told = {name: np.asarray(value) for name, value in values.items()}
-    return Progress(np.asarray(fits.step), np.asarray(objective), statuses, told)
+def told(step: Any, status: Any, objective: Any, values: dict[str, Any]) -> Progress:
+    """What a callback is told, on the host."""
+    statuses = tuple(Status(int(each)) for each in np.asarray(status))
+    host = {name: np.asarray(value) for name, value in values.items()}
+    return Progress(np.asarray(step), np.asarray(objective), statuses, host)

@@ -172,8 +172,8 @@ class EM:
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         given = given_values(found, array_values(found.program, init or {}), restarts)
-        given = {**own_starts(found, arguments, random.split(rng_key, restarts)), **given}
         keys = random.split(rng_key, restarts)
+        given = {**own_starts(found, arguments, keys), **given}
         if set(given) == set(found.reading.parameter_names):
             state, partitioned = compiled.given(arguments.arrays, blocks, given)
         else:

@@ -17,6 +17,7 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.labels import permute_labels
 from ..program.plan import Plan
+from .mixed import constrained, potential_energy, unconstrained
 from .steps import log_posterior
 
 _MOST_COORDINATES = 2000
@@ -43,17 +44,15 @@ class Laplace(NamedTuple):
     def sample(self, plan: Plan, rng_key: Array, num_draws: int) -> dict[str, np.ndarray]:
         """Draws of all parameters by site, (num_draws, ...)."""
         assert self.centre is not None and self.spread is not None
-        bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
         like = {
-            site.name: jnp.zeros(bijections[site.name].inverse_shape(site.shape))
+            site.name: jnp.zeros(biject_to(site.support).inverse_shape(site.shape))
             for site in plan.reading.parameters
         }
         unravel = ravel_pytree(like)[1]
         noise = random.normal(rng_key, (num_draws, self.centre.size))
 
         def one(noise: Array) -> Values:
-            free = unravel(self.centre + self.spread @ noise)
-            return {name: bijection(free[name]) for name, bijection in bijections.items()}
+            return constrained(plan.reading.parameters, unravel(self.centre + self.spread @ noise))
 
         return jax.tree.map(np.asarray, compile_lightly(jax.vmap(one))(noise))
 
@@ -101,9 +100,8 @@ def laplace(
     count = sum(np.size(value) for value in parameters.values())
     if count > _MOST_COORDINATES:
         return _none(f"{count} coordinates are too many for a Hessian")
-    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
-    free = {name: bijections[name].inv(jnp.asarray(each)) for name, each in parameters.items()}
-    flat, unravel = ravel_pytree(free)
+    told = {name: jnp.asarray(value) for name, value in parameters.items()}
+    flat, unravel = ravel_pytree(unconstrained(plan.reading.parameters, told))
     for _ in range(_NEWTON_STEPS):
         found = expand(arguments.arrays, blocks, unravel(flat))
         height, slope, curvature = (np.asarray(each) for each in found)
@@ -161,18 +159,12 @@ def _expand(
     plan: Plan, arguments: Arguments, blocks: Blocks, free: Values
 ) -> tuple[Array, Array, Array]:
     """f, its slope (d,), and minus its Hessian (d, d)."""
-    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
-    density = log_posterior(plan, arguments, blocks)
+    sites = plan.reading.parameters
+    potential = potential_energy(sites, log_posterior(plan, arguments, blocks), {})
     flat, unravel = ravel_pytree(free)
 
     def height(flat: Array) -> Array:
-        free: Values = unravel(flat)
-        told = {name: bijections[name](each) for name, each in free.items()}
-        volume = sum(
-            jnp.sum(bijections[name].log_abs_det_jacobian(each, told[name]))
-            for name, each in free.items()
-        )
-        return density(told) + volume
+        return -potential(unravel(flat))
 
     slope = jax.grad(height)
     columns = jax.lax.map(

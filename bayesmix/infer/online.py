@@ -20,7 +20,7 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
-from .chunks import Progress
+from .chunks import Progress, told
 from .orders import Incremental, Stepwise
 from .passes import (
     Compiled,
@@ -44,7 +44,6 @@ from .starts import (
     seeding_rows,
     starting_values,
 )
-from .status import Status
 from .stream import Stream, load_stream, run_stream, start_stream
 
 
@@ -295,14 +294,12 @@ class OnlineEM:
                 if checkpoint is not None:
                     header = {**told.kind, "looks": len(judge.trace)}
                     save_tree(checkpoint, (judge, progress), header)
-                if self.callback is not None and self.callback(_progress(judge, progress)):
+                if self.callback is not None and self.callback(_told(judge, progress)):
                     break
         return judge, progress
 
 
-def _progress(judge: Judge, fits: Underway) -> Progress:
-    """What a callback is told."""
+def _told(judge: Judge, fits: Underway) -> Progress:
     objective = judge.trace[-1]
-    values = {name: np.asarray(value) for name, value in fits.values.items()}
-    statuses = tuple(Status(int(status)) for status in judge.status)
-    return Progress(np.full(objective.shape, int(judge.passes)), objective, statuses, values)
+    passes = np.full(objective.shape, int(judge.passes))
+    return told(passes, judge.status, objective, fits.values)

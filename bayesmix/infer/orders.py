@@ -73,7 +73,7 @@ class Posterior(NamedTuple):
 
     def scaled(self, statistics: Statistics, factor: Array) -> Statistics:
         """The statistics of so many times the rows."""
-        return self.combine(statistics, statistics, factor, 0.0)
+        return row_pass.scaled(self.plan.families, statistics, factor)
 
 
 class Fitted(NamedTuple):

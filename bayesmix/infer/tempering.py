@@ -33,7 +33,7 @@ from ..program.parts import Weighed
 from ..program.plan import Plan
 from .accelerators import free_coordinates
 from .gibbs import draw_blocks
-from .steps import log_posterior
+from .mixed import constrained, potential_energy, unconstrained
 from .variational_checks import check_program as check_complete_data
 
 
@@ -186,25 +186,18 @@ class HamiltonianMoves:
         self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
     ) -> tuple[Values, Array]:
         """New values, and the mean acceptance probability."""
-        hmc = blackjax().hmc
-        sites = call.plan.reading.parameters
-        bijections = {site.name: biject_to(site.support) for site in sites}
-        start, unravel = ravel_pytree({n: b.inv(values[n]) for n, b in bijections.items()})
+        hmc, plan, sites = blackjax().hmc, call.plan, call.plan.reading.parameters
 
-        def told(flat: Array) -> tuple[Values, Array]:
-            free = unravel(flat)
-            found = {n: b(free[n]) for n, b in bijections.items()}
-            jacobian = sum(
-                jnp.sum(b.log_abs_det_jacobian(free[n], found[n])) for n, b in bijections.items()
-            )
-            return found, jacobian
+        def tempered(values: Values) -> Array:
+            evaluation = plan.evaluate(call.arguments, values)
+            found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, call.blocks)
+            return plan.log_prior(evaluation) + beta * found
+
+        potential = potential_energy(sites, tempered, values)
+        start, unravel = ravel_pytree(unconstrained(sites, values))
 
         def density(flat: Array) -> Array:
-            found, jacobian = told(flat)
-            plan = call.plan
-            prior = plan.log_prior(plan.evaluate(call.arguments, found))
-            whole = log_posterior(plan, call.arguments, call.blocks)(found)
-            return jacobian + prior + beta * (whole - prior)
+            return -potential(unravel(flat))
 
         kernel = hmc.build_kernel()
         size = jnp.exp(tuning.log_size)
@@ -215,7 +208,7 @@ class HamiltonianMoves:
 
         keys = random.split(rng_key, self.moves)
         state, accepted = jax.lax.scan(trajectory, hmc.init(start, density), keys)
-        return told(state.position)[0], jnp.mean(accepted)
+        return constrained(sites, unravel(state.position)), jnp.mean(accepted)
 
 
 TARGET = 0.8  # acceptance of Hamiltonian moves
