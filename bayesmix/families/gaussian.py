@@ -224,6 +224,15 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
     return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
 
 
+def _score(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> Gaussian:
+    """Derivatives of Q by mean and Cholesky factor, W's and the lower part of W'(S - n I), from the sums
+    s, S of whitened residuals and of their outer products."""
+    count, first, second = sums
+    turned = jnp.swapaxes(_inverse(prepared.scale_tril), -1, -2)
+    excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
+    return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
+
+
 def _moments(parameters: Gaussian) -> tuple[Array, Array]:
     lower = parameters.scale_tril
     return parameters.mean, lower @ jnp.swapaxes(lower, -1, -2)
@@ -242,6 +251,7 @@ FULL = Family(
     moments=_moments,
     grouped=True,
     combine=_combine,
+    score=_score,
 )
 
 
@@ -335,6 +345,11 @@ def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Arra
     return -jnp.sum(statistics.count * log_scale + scatter / (2 * scale**2), axis=-1)
 
 
+def _columns_score(parameters: Columns, sums: tuple[Array, ...]) -> Columns:
+    count, first, second = sums
+    return Columns(first / parameters.scale, (second - count) / parameters.scale)
+
+
 def _columns_combine(
     one: ColumnStatistics, other: ColumnStatistics, first: Array, second: Array
 ) -> ColumnStatistics:
@@ -370,6 +385,7 @@ COLUMNS = Family(
     expected_log_prob=_columns_expected,
     moments=_columns_moments,
     combine=_columns_combine,
+    score=_columns_score,
 )
 
 

@@ -20,7 +20,10 @@ lead with the K components; rows come last, so that the same products serve any 
     combine(one, other, first, second)   -> first * one + second * other, statistics of the rows of both;
                                             these may have been accumulated at different parameters
 
-`expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q.
+`expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q. A family
+may also offer its gradient at those parameters, where that is cheaper than to differentiate it:
+
+    score(prepared, sums)                -> derivatives, as parameters
 
 Most statistics are sums, and :func:`linear` combines them. Moments about a reference are not: they have
 to be about the same one first, and `combine` takes that of `other`.
@@ -66,6 +69,7 @@ class Family(NamedTuple):
     moments: Callable[[Any], Any]
     grouped: bool = False
     combine: Callable[[Any, Any, Any, Any], Any] = linear
+    score: Callable[[Any, Any], Any] | None = None
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}
