@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly, split
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -274,7 +274,7 @@ class _Compiled:
 
         self.start = compile_lightly(start)
         self.given = compile_lightly(given)
-        self.advance = jax.jit(
+        self.advance = compile_fully(
             lambda arrays, blocks, states, fixed, settings: advance(
                 found, call(arrays), blocks, states, fixed, settings, parts
             )

@@ -6,6 +6,7 @@ statistics show it, and everything found is certified where it is found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,17 +47,16 @@ class Found(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A program at the rows that are probed, with a choice of families."""
+    """A program at the rows that are probed, with a choice of families. Its factors are a function
+    under jit, so that the program is traced once, however much is asked of it."""
 
-    program: Program
     reading: Reading
     arguments: Arguments
     families: dict[str, Statistic]
+    traced: Callable[[tuple[Array, ...], Values], Evaluation]
 
     def evaluate(self, values: Values, arrays: tuple[Array, ...] | None = None) -> Evaluation:
-        arrays = self.arguments.arrays if arrays is None else arrays
-        told = self.arguments._replace(arrays=arrays)
-        return evaluate(self.program, self.reading, self.families, told, values)
+        return self.traced(self.arguments.arrays if arrays is None else arrays, values)
 
     def factors(self, values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
         """Every factor of the expected log joint, by a name for the reader of the plan."""
@@ -66,6 +66,15 @@ class _Look(NamedTuple):
         for name, value in expected.items():
             found[f"the likelihood of {name}"] = value
         return found
+
+
+def _look(
+    program: Program, reading: Reading, arguments: Arguments, families: dict[str, Statistic]
+) -> _Look:
+    def factors(arrays: tuple[Array, ...], values: Values) -> Evaluation:
+        return evaluate(program, reading, families, arguments._replace(arrays=arrays), values)
+
+    return _Look(reading, arguments, families, jax.jit(factors))
 
 
 def few_rows(
@@ -103,13 +112,13 @@ def probe(
     noise = random_noise(reading.parameters, rng)
     random_rows = _random_rows(reading, observed, rng, len(next(iter(noise.values()))))
     plain, by_rows = _families(program, reading, arguments)
-    look = _Look(program, reading, arguments, plain)
+    look = _look(program, reading, arguments, plain)
     found = _recognise(look, noise, random_rows)
     if found is None:
         return None
     if by_rows and any(block.form is None for block in found[0].blocks):
         # hidden values of the rows may give a closed form to sites that have none
-        other = look._replace(families={**plain, **by_rows})
+        other = _look(program, reading, arguments, {**plain, **by_rows})
         augmented = _recognise(other, noise, random_rows)
         if augmented is not None and _num_closed(augmented[0]) > _num_closed(found[0]):
             look, found = other, augmented
