@@ -14,11 +14,16 @@ from .errors import ProgramError
 
 
 class Layout(NamedTuple):
-    """What stays fixed between calls that share one compiled program; hashable."""
+    """What stays fixed between calls that share one compiled program; hashable.
+
+    `specialised`: whether, after the call's arrays, there follow those that `Plan.specialise` has
+    computed from them.
+    """
 
     treedef: Any
     static: tuple[tuple[int, Any], ...]
     shapes: tuple[tuple[tuple[int, ...], str], ...]
+    specialised: bool = False
 
 
 class Arguments(NamedTuple):
@@ -32,7 +37,7 @@ class Arguments(NamedTuple):
         arrays = self.arrays if arrays is None else arrays
         static = dict(self.layout.static)
         remaining = iter(arrays)
-        size = len(static) + len(arrays)
+        size = len(static) + len(self.layout.shapes)
         leaves = [static[i] if i in static else next(remaining) for i in range(size)]
         return jax.tree.unflatten(self.layout.treedef, leaves)
 

@@ -29,6 +29,7 @@ from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of,
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
 from .reading import Program, Reading, resized
+from .specialise import specialise
 
 _PROBE_ROWS = 32
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -47,16 +48,12 @@ class Found(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A program at the rows that are probed, with a choice of families. Its factors are a function
-    under jit, so that the program is traced once, however much is asked of it."""
+    """A program at the rows that are probed, with a choice of families, and its factors as a function
+    of parameter values."""
 
     reading: Reading
-    arguments: Arguments
     families: dict[str, Statistic]
-    traced: Callable[[tuple[Array, ...], Values], Evaluation]
-
-    def evaluate(self, values: Values, arrays: tuple[Array, ...] | None = None) -> Evaluation:
-        return self.traced(self.arguments.arrays if arrays is None else arrays, values)
+    evaluate: Callable[[Values], Evaluation]
 
     def factors(self, values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
         """Every factor of the expected log joint, by a name for the reader of the plan."""
@@ -74,7 +71,14 @@ def _look(
     def factors(arrays: tuple[Array, ...], values: Values) -> Evaluation:
         return evaluate(program, reading, families, arguments._replace(arrays=arrays), values)
 
-    return _Look(reading, arguments, families, jax.jit(factors))
+    shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
+    parts = specialise(factors, arguments.arrays, shapes)
+    known = compile_lightly(parts.known)(arguments.arrays)
+
+    def at(values: Values) -> Evaluation:
+        return parts.rest(arguments.arrays, known, {name: values[name] for name in shapes})
+
+    return _Look(reading, families, at)
 
 
 def few_rows(
@@ -178,13 +182,11 @@ def _recognise(
     far these are from the middle of the supports."""
 
     @compile_lightly
-    def prepare(
-        arrays: tuple[Array, ...], step: Array, noise: Values, rows: _Noise
-    ) -> tuple[Values, Any, Array]:
+    def prepare(step: Array, noise: Values, rows: _Noise) -> tuple[Values, Any, Array]:
         points = random_points(look.reading.parameters, jax.tree.map(lambda x: step * x, noise))
 
         def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array]:
-            evaluation = look.evaluate(point, arrays)
+            evaluation = look.evaluate(point)
             made = _random_statistics(look, evaluation, rows)
             return made, row_pass.clear(look.families, evaluation)
 
@@ -193,7 +195,7 @@ def _recognise(
 
     # with columns of large numbers ordinary coefficients saturate a row family
     for step in _STEPS:
-        made = prepare(look.arguments.arrays, step, noise, rows)
+        made = prepare(step, noise, rows)
         points, statistics, clear = jax.tree.map(np.asarray, made)
         if clear:
             break
