@@ -57,12 +57,13 @@ class CollapsedGibbs(ConjugateGibbs):
         ...     with numpyro.plate("rows", x.shape[0]):
         ...         z = numpyro.sample("z", dist.Categorical(weights))
         ...         numpyro.sample("x", dist.Poisson(rate[z]), obs=x)
-        >>> x = jnp.array([0, 2, 1, 9, 12])
         >>> kernel = bayesmix.CollapsedGibbs(program)
-        >>> mcmc = MCMC(kernel, num_warmup=50, num_samples=200, progress_bar=False)
-        >>> mcmc.run(jax.random.key(0), x)
-        >>> mcmc.get_samples()["rate"].shape, mcmc.get_extra_fields()["latents"].shape
-        ((200, 2), (200, 5))
+        >>> print(kernel.collapse(jnp.array([0, 2, 1, 9, 12])))
+        integrated out while labels are drawn:
+          weights: Dirichlet, shared by all components
+          rate: gamma, entries by component
+        certified: ...
+        >>> mcmc = MCMC(kernel, num_warmup=50, num_samples=200)  # run as any kernel
 
     Source: Liu (1994), *JASA* 89, 958-966; MacEachern (1994), *Communications in Statistics B* 23,
     727-741; the order of a partially collapsed sweep: van Dyk & Park (2008), *JASA* 103, 790-796.

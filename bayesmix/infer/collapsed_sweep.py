@@ -70,19 +70,33 @@ def log_evidence(
 
     Source: Besag (1989), *Biometrika* 76, 183.
     """
+    height, conditionals = candidate(plan, arguments, blocks, units, values, labels)
+    return height - jnp.sum(conditionals)
+
+
+def candidate(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+) -> tuple[Array, Array]:
+    """log p(x, z, theta) at `values`, and the log conditional density of each unit there, (units,)."""
     anchors = anchors_of(units, values)
-    tables = plan.log_factors(arguments, blocks, anchors)
-    (table,) = tables
+    (table,) = plan.log_factors(arguments, blocks, anchors)
     own = jnp.take_along_axis(table, labels[None], axis=0)[0]
     weight = blocks.restore(blocks.weight)
     found = statistics_given(plan, arguments, blocks, anchors, labels)
     log_joint = plan.expected_log_joint(arguments, found.statistics)
     log_prior = _log_prior(plan, arguments)
-    height = jnp.sum(jnp.where(weight > 0, own, 0.0)) + log_prior(anchors)
+    conditionals = []
     for unit in units:
         base = base_of(unit, log_joint, log_prior, anchors)
-        height -= jnp.sum(log_conditional(unit, base, moving(unit, base.coefficients)))
-    return height
+        conditionals.append(jnp.sum(log_conditional(unit, base, moving(unit, base.coefficients))))
+    # rows of no weight may hold anything
+    rows = jnp.sum(jnp.where(weight > 0, weight * own, 0.0))
+    return rows + log_prior(anchors), jnp.stack(conditionals)
 
 
 def _log_prior(plan: Plan, arguments: Arguments) -> Any:
