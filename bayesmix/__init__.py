@@ -12,6 +12,7 @@ from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
 from .infer.chunks import Progress  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
+from .infer.collapsed import CollapsedGibbs  # noqa: E402
 from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
@@ -44,6 +45,7 @@ del _exponential, _gaussian, _student, _threads
 
 __all__ = [
     "EM",
+    "CollapsedGibbs",
     "Comparison",
     "ConjugateGibbs",
     "DistortionCurve",
