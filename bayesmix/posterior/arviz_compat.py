@@ -343,3 +343,27 @@ def _loo(idata: Any, var_name: str | None) -> tuple[Any, int]:
     efficiency = float(np.nanmean(effective)) / size if effective.notnull().any() else 1.0
     alone = _assemble({"log_likelihood": found[[var_name]]}, {})
     return arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency), generation
+
+
+def smoothed_log_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto-smoothed log importance weights (S, N) that add up to one for each row, and the shape of
+    each row's tail, (N,), from log ratios (S, N).
+
+    Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Journal of Machine Learning Research 25(72).
+
+    >>> log_weights, pareto_k = smoothed_log_weights(np.random.default_rng(0).normal(size=(200, 3)))
+    >>> np.exp(log_weights).sum(0).round(6).tolist(), pareto_k.shape
+    ([1.0, 1.0, 1.0], (3,))
+    """
+    arviz, generation = _arviz()
+    if generation == 0:
+        found, pareto_k = arviz.psislw(log_ratios.T)
+    else:
+        import xarray as xr
+
+        # given log likelihoods, it turns them into ratios
+        rows = xr.DataArray(-log_ratios.T, dims=("row", "draw"))
+        found, pareto_k = (each.values for each in rows.azstats.psislw(dim="draw"))
+    top = found.max(1, keepdims=True)
+    total = top + np.log(np.exp(found - top).sum(1, keepdims=True))
+    return (found - total).T, np.asarray(pareto_k)
