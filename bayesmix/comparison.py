@@ -93,13 +93,27 @@ class Comparison:
         return tables.record(self)
 
     def write(self, folder: str | Path) -> Path:
-        """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`) and `summary.json`.
+        """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`), `summary.json`, and all of the
+        comparison as `comparison.nc` (see :meth:`save`).
 
         Each file is written in full or not at all. Raises `OSError` where the folder cannot be written.
         """
         from .report import write_comparison
 
         return write_comparison(self, folder)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything, draws included, to one netCDF file that :func:`load_comparison` reads.
+
+        Args:
+            path: a file that ends in .nc, or a folder, in which it will be `comparison.nc`.
+
+        Returns:
+            The file. It is written in full or not at all; `OSError` where that is not possible.
+        """
+        from .saved_comparison import save_comparison
+
+        return save_comparison(self, path)
 
 
 def compare(
@@ -156,6 +170,11 @@ def compare(
         >>> found = bayesmix.compare(program, x, engines=("MAP-EM",), restarts=5, held_out=0)
         >>> sorted(found.engines["MAP-EM"].estimate["mean"].round(1).tolist())
         [0.1, 10.1]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = bayesmix.load_comparison(found.save(folder))
+        >>> again.table() == found.table()
+        True
     """
     unknown = [name for name in engines if name not in ENGINES]
     if unknown or not engines:

@@ -312,7 +312,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
 
 
 def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
-    """Write `report.html`, `summary.json` and each sampler's draws (`posterior.nc`) into a folder.
+    """Write `report.html`, `summary.json`, `comparison.nc` and each sampler's draws (`posterior.nc`).
 
     The first sampler's relabelled draws go to `posterior.nc`, any other's to `posterior_<name>.nc`. Each
     file is written in full or not at all, the report last. Returns the report's path. Raises `OSError`
@@ -326,6 +326,7 @@ def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
     for i, result in enumerate(sampled):
         suffix = "" if i == 0 else f"_{result.name.lower()}"
         to_netcdf(result.idata, where / f"posterior{suffix}.nc")
+    comparison.save(where)
     summary = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(where / "summary.json", summary)
     return write_report(comparison, where / "report.html")
