@@ -247,7 +247,7 @@ def _report(asked: argparse.Namespace) -> int:
     from .report import write_report
     from .saved_comparison import file_of, load_comparison
 
-    found = load_comparison(asked.file)
+    found: Any = load_comparison(asked.file)
     page = Path(asked.out) if asked.out else file_of(asked.file).with_name("report.html")
     print(found.table())
     try:

@@ -23,7 +23,7 @@ from .posterior import arviz_compat
 from .posterior.calibration import Calibration
 from .posterior.engines import EngineResult, Evidence
 from .posterior.labels import LabelSwitching
-from .posterior.netcdf import read_groups, write_groups
+from .posterior.netcdf import read_arrays, read_groups, write_groups
 from .posterior.tables import Agreement
 from .program.errors import ProgramError
 
@@ -49,15 +49,15 @@ def save_comparison(comparison: Comparison, path: str | Path) -> Path:
     file = file_of(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     packed = _Packed()
-    contents = json.dumps({"comparison": packed.pack(comparison, ""), "digests": packed.digests})
+    told = {
+        "comparison": packed.pack(comparison, ""),
+        "groups": list(packed.datasets),
+        "digests": packed.digests,
+    }
+    contents = json.dumps(told)
     attrs = {"format": _FORMAT, "format_version": _VERSION, "digest": _digest_of(contents)}
-    groups = {"": xr.Dataset({"contents": ((), contents)}, attrs=attrs)}
-    for place, value in packed.arrays.items():
-        group, _, name = place.rpartition("/")
-        dims = [f"{name}_dim_{i}" for i in range(value.ndim)]
-        array = xr.DataArray(value, dims=dims)
-        groups[group] = groups.get(group, xr.Dataset()).assign({name: array})
-    return write_groups(file, {**groups, **packed.datasets})
+    root = xr.Dataset({"contents": ((), contents)}, attrs=attrs)
+    return write_groups(file, {"": root, **packed.datasets}, packed.arrays)
 
 
 def load_comparison(path: str | Path) -> Comparison:
@@ -85,31 +85,30 @@ def load_comparison(path: str | Path) -> Comparison:
             f"there is no file '{file}'; give one that Comparison.save wrote, or its folder"
         )
     try:
-        groups = read_groups(file)
+        root = read_groups(file, [""])[""]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ProgramError(
             f"'{file}' cannot be read as netCDF, or is not whole; save the comparison again"
         ) from error
-    attrs = groups[""].attrs
-    if attrs.get("format") != _FORMAT or "contents" not in groups[""]:
+    attrs = root.attrs
+    if attrs.get("format") != _FORMAT or "contents" not in root:
         raise ProgramError(f"'{file}' holds no comparison; give a file that Comparison.save wrote")
     if attrs.get("format_version") != _VERSION:
         raise ProgramError(
             f"'{file}' is in format {attrs.get('format_version')} of comparisons, and this bayesmix "
             f"reads format {_VERSION}; use the version of bayesmix that wrote it"
         )
-    contents = str(groups[""]["contents"].values)
+    contents = str(root["contents"].values)
     if _digest_of(contents) != attrs.get("digest"):
         raise _damaged(file)
     told = json.loads(contents)
-    unpacked = _Unpack(groups)
     try:
-        whole = all(_digest(unpacked.array(p)) == found for p, found in told["digests"].items())
-    except KeyError:
-        whole = False
-    if not whole:
+        groups, arrays = read_groups(file, told["groups"]), read_arrays(file, told["digests"])
+    except (OSError, KeyError) as error:
+        raise _damaged(file) from error
+    if any(_digest(arrays[place]) != digest for place, digest in told["digests"].items()):
         raise _damaged(file)
-    return unpacked.value(told["comparison"])
+    return _Unpack(groups, arrays).value(told["comparison"])
 
 
 def _damaged(file: Path) -> ProgramError:
@@ -209,13 +208,8 @@ class _Packed:
 class _Unpack:
     """The reverse of :class:`_Packed`."""
 
-    def __init__(self, groups: Mapping[str, Any]) -> None:
-        self.groups = groups
-
-    def array(self, place: str) -> np.ndarray:
-        """The array at a place. Raises `KeyError` where there is none."""
-        group, _, name = place.rpartition("/")
-        return np.asarray(self.groups[group][name].values)
+    def __init__(self, groups: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.groups, self.arrays = groups, arrays
 
     def value(self, told: Any) -> Any:
         """What `pack` made this of."""
@@ -242,4 +236,4 @@ class _Unpack:
             return np.array(told["strings"], dtype=object).reshape(told["shape"])
         if "empty" in told:
             return np.empty(told["shape"], dtype=told["empty"])
-        return self.array(told["array"])
+        return self.arrays[told["array"]]
