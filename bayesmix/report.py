@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .posterior.tables import least_agreement
 from .report_html import html_table, note, section
 from .report_pictures import pictures
 
@@ -125,25 +126,43 @@ def _calibration(comparison: Comparison) -> str:
 
 
 def _agreement(comparison: Comparison) -> str:
-    parts = []
-    for latent, found in comparison.agreements.items():
-        of = f" by '{latent}'" if len(comparison.agreements) > 1 else ""
-        for what, matrix in (
-            (f"Adjusted Rand index{of}", found.adjusted_rand),
-            (f"Variation of information{of}, bits", found.variation_of_information),
-        ):
-            rows = [
-                {"engine": name, **{n: f"{v:.3f}" for n, v in zip(found.names, row, strict=True)}}
-                for name, row in zip(found.names, matrix, strict=True)
-            ]
-            parts.append(html_table(rows, {"engine": what, **{name: name for name in found.names}}))
-    if not parts:
+    agreements = comparison.agreements
+    if not agreements:
         return ""
+    if len(agreements) > 1:
+        headings = {
+            "latent": "latent",
+            "adjusted_rand": "adjusted Rand index",
+            "variation": "variation of information, bits",
+            "between": "of",
+        }
+        parts = [html_table(least_agreement(agreements), headings)]
+    else:
+        (found,) = agreements.values()
+        parts = [
+            html_table(
+                _matrix(found.names, values),
+                {"engine": what, **dict(zip(found.names, found.names))},
+            )
+            for what, values in (
+                ("Adjusted Rand index", found.adjusted_rand),
+                ("Variation of information, bits", found.variation_of_information),
+            )
+        ]
     explained = (
         "Of the hard labels. Adjusted Rand index: 1 is the same partition, 0 is chance. Variation of "
         "information: 0 is the same partition."
+        + " By latent, the two engines that agree least."
+        * (len(agreements) > 1)
     )
     return section("Agreement of the clusterings", *parts, note(explained))
+
+
+def _matrix(names: Sequence[str], values: Any) -> list[dict[str, str]]:
+    return [
+        {"engine": name, **{other: f"{v:.3f}" for other, v in zip(names, row, strict=True)}}
+        for name, row in zip(names, values, strict=True)
+    ]
 
 
 def _diagnostics(comparison: Comparison) -> str:

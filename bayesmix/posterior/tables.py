@@ -39,12 +39,12 @@ def parameters(
     records: list[dict[str, Any]] = []
     sites = (*plan.reading.parameters, *plan.reading.deterministic)
     for site in sites:
-        label = plan.labels.axes.get(site.name)
+        labels = {axis for group in plan.labels.groups for axis in group.axes.get(site.name, ())}
         symmetric = type(base_support(site.support)).__name__ == "_PositiveDefinite"
         for index in np.ndindex(*site.shape):
             if symmetric and index[-1] < index[-2]:
                 continue
-            record: dict[str, Any] = {"parameter": _name(site, index, label, columns)}
+            record: dict[str, Any] = {"parameter": _name(site, index, labels, columns)}
             for engine, result in results.items():
                 if site.name in result.estimate:
                     record[engine] = _entry(result, site.name, index)
@@ -54,10 +54,10 @@ def parameters(
     return records
 
 
-def _name(site: Any, index: tuple[int, ...], label: int | None, columns: Sequence[str]) -> str:
+def _name(site: Any, index: tuple[int, ...], labels: set[int], columns: Sequence[str]) -> str:
     parts = []
     for axis, i in enumerate(index):
-        named = axis != label and site.shape[axis] == len(columns) > 1
+        named = axis not in labels and site.shape[axis] == len(columns) > 1
         parts.append(columns[i] if named else str(i))
     return f"{site.name}[{', '.join(parts)}]" if parts else site.name
 
@@ -122,6 +122,23 @@ def agreements(results: Mapping[str, EngineResult]) -> dict[str, Agreement]:
     return found
 
 
+def least_agreement(agreements: Mapping[str, Agreement]) -> list[dict[str, Any]]:
+    """For each latent the two engines whose clusterings agree least, and by how much."""
+    records = []
+    for latent, found in agreements.items():
+        index = np.where(np.eye(len(found.names), dtype=bool), np.inf, found.adjusted_rand)
+        one, other = np.unravel_index(np.argmin(index), index.shape)
+        records.append(
+            {
+                "latent": latent,
+                "adjusted_rand": float(index[one, other]),
+                "variation": float(found.variation_of_information[one, other]),
+                "between": f"{found.names[one]} and {found.names[other]}",
+            }
+        )
+    return records
+
+
 def diagnostics(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
     """R-hat and ESS: label-invariant, and of labelled values before and after relabelling."""
     records = []
@@ -184,17 +201,7 @@ def render(comparison: Comparison) -> str:
         ]
         lines += grid(["engine", "value", "s.e.", "kind"], rows)
     lines += _calibration_text(comparison)
-    for latent, found in comparison.agreements.items():
-        of = f" by '{latent}'" if len(comparison.agreements) > 1 else ""
-        for what, matrix in (
-            ("adjusted Rand index", found.adjusted_rand),
-            ("variation of information, bits", found.variation_of_information),
-        ):
-            lines += ["", f"Agreement of the clusterings{of} ({what})"]
-            entries = zip(found.names, matrix, strict=True)
-            lines += grid(
-                ["", *found.names], [[n, *(f"{v:.3f}" for v in row)] for n, row in entries]
-            )
+    lines += _agreement_text(comparison.agreements)
     lines += _modes_text(comparison)
     if comparison.diagnostics:
         lines += ["", "Convergence of the samplers (worst over quantities)"]
@@ -251,6 +258,33 @@ def _calibration_text(comparison: Comparison) -> list[str]:
                 f"  {record['engine']}: {record['high_pareto_k']} row(s) cannot be left out by weights "
                 "(Pareto k above 0.7)"
             )
+    return lines
+
+
+def _agreement_text(agreements: Mapping[str, Agreement]) -> list[str]:
+    if len(agreements) > 1:
+        rows = [
+            [
+                row["latent"],
+                f"{row['adjusted_rand']:.3f}",
+                f"{row['variation']:.3f}",
+                row["between"],
+            ]
+            for row in least_agreement(agreements)
+        ]
+        heads = ["latent", "adjusted Rand index", "variation of information, bits", "between"]
+        return ["", "Least agreement of the clusterings", *grid(heads, rows)]
+    lines = []
+    for found in agreements.values():
+        for what, matrix in (
+            ("adjusted Rand index", found.adjusted_rand),
+            ("variation of information, bits", found.variation_of_information),
+        ):
+            rows = [
+                [name, *(f"{value:.3f}" for value in row)]
+                for name, row in zip(found.names, matrix, strict=True)
+            ]
+            lines += ["", f"Agreement of the clusterings ({what})", *grid(["", *found.names], rows)]
     return lines
 
 
