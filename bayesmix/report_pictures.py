@@ -49,7 +49,7 @@ def pictures(comparison: Comparison) -> str:
             "mixed bars are rows that belong to no component for sure, and the curves below say by "
             "how much."
         )
-        draw = partial(plots.plot_responsibilities, comparison, latent=latent)
+        draw = partial(plots.plot_responsibilities, comparison, latent=latent if several else None)
         jobs.append(("Responsibilities", caption, draw))
     if comparison.calibration:
         caption = (

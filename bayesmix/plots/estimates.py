@@ -123,7 +123,8 @@ def plot_responsibilities(
         )
         handles.append(Line2D([], [], color=color, linestyle=dash, label=f"uncertainty, {name}"))
     drawn = "" if len(chosen) == len(order) else f" ({len(chosen):,} of {len(order):,} drawn)"
-    panels[0].set_title(f"Responsibilities, one stacked bar per row of data{drawn}")
+    whose = "" if latent is None else f" of {common.short(latent)}"
+    panels[0].set_title(f"Responsibilities{whose}, one stacked bar per row of data{drawn}")
     panels[-1].set(xlim=(0.0, len(chosen)), ylim=(0.0, max(1.08 * worst, 0.05)))
     panels[-1].set_ylabel("1 - max r")
     panels[-1].set_xlabel(f"rows, by {reference} label, most certain first within a label")
