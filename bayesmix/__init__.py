@@ -40,6 +40,7 @@ from .posterior.summary import summary  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
+from .saved_comparison import load_comparison  # noqa: E402
 
 del _exponential, _gaussian, _student, _threads
 
@@ -79,6 +80,7 @@ __all__ = [
     "distortion_curve",
     "e_steps",
     "label_switching",
+    "load_comparison",
     "log_evidence",
     "m_steps",
     "marginalize",

@@ -110,6 +110,11 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     return Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes))
 
 
+def has_rows(arguments: Arguments, num_rows: int) -> bool:
+    """Does some array lead with the rows, so that :func:`take_rows` can take some of them?"""
+    return any(shape[:1] == (num_rows,) for shape, _ in arguments.layout.shapes)
+
+
 def take_rows(arguments: Arguments, num_rows: int, index: Any) -> Arguments:
     """The same call on some rows: arrays whose leading axis has `num_rows` entries are indexed."""
     arrays = tuple(
