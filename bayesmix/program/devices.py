@@ -83,8 +83,18 @@ def whole(array: jax.Array) -> jax.Array:
 
     Axes of a mesh that are explicit (those of `jax.make_mesh`) ask that of a program; they become
     automatic.
+
+    Raises :class:`ProgramError` where other processes have pieces that this one cannot see.
     """
-    sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
+    if isinstance(array, jax.core.Tracer):
+        return array
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        raise ProgramError(
+            "an argument is spread over several processes, and each arranges all rows; give every "
+            "process the whole of it (jax.experimental.multihost_utils.process_allgather(x, tiled=True)) "
+            "and run inside bayesmix.rows_on()"
+        )
+    sharding = array.sharding
     if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:
         return array
     mesh = Mesh(sharding.mesh.devices, sharding.mesh.axis_names)

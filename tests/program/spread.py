@@ -1,23 +1,27 @@
 """Programs on rows that are spread over devices, and on one: `python -m tests.program.spread CASE...`.
 
-A process has a fixed number of devices, so that tests run this in one of their own. It prints a line for
-each case: how far numbers that are to be the same are apart, relative to their size.
+Prints a line for each case: how far numbers that are to be the same are apart, relative to their size.
+A process has a fixed number of devices, so that tests with other numbers, or with several processes, run
+this by itself.
 """
 
 import json
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.infer import MCMC
 from numpyro.infer.util import log_density
 
 import bayesmix
-from bayesmix import zoo
+from bayesmix import ProgramError, zoo
 from bayesmix.infer.starts import rough_values
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import compile_lightly, split
@@ -109,8 +113,9 @@ def numbers(plan: bayesmix.Plan, data: tuple) -> dict:
             "log factors": plan.log_factors(told, blocks, values),
         }
 
-    found = compile_lightly(run)(arguments.arrays, blocks, rough_values(plan), jax.random.key(0))
-    return {"devices": len(blocks.weight.sharding.device_set), **found}
+    used = set(jax.devices()) if blocks.mesh else {jax.devices()[0]}
+    assert blocks.weight.sharding.device_set == used
+    return compile_lightly(run)(arguments.arrays, blocks, rough_values(plan), jax.random.key(0))
 
 
 def engines(plan: bayesmix.Plan, data: tuple) -> dict:
@@ -143,21 +148,43 @@ def apart(one, other) -> float:
     return float(np.max(np.abs(one[differ] - other[differ]), initial=0.0) / largest)
 
 
+def compare(name: str, look: Callable[..., dict]) -> dict[str, float]:
+    """How far apart what `look` finds on one device and on all of them is, by what it is."""
+    program, *data = cases()[name]
+    plan = bayesmix.plan(program, *data)
+    alone = look(plan, tuple(data))
+    with bayesmix.rows_on():
+        spread = look(plan, tuple(data))
+    return {key: apart(alone[key], spread[key]) for key in alone}
+
+
+def check_refusal() -> None:
+    """Data of which each process has a piece are refused with the cure."""
+    mesh = jax.make_mesh((2,), ("anything",))
+    sharding = NamedSharding(mesh, PartitionSpec("anything"))
+    pieces = jax.make_array_from_process_local_data(sharding, np.zeros((3, 5)))
+    with pytest.raises(ProgramError, match="give every process the whole"):
+        bayesmix.plan(bernoullis, pieces)
+
+
 def main(asked: list[str]) -> None:
-    """Print, for each case, the number of devices and how far apart the numbers are."""
-    numpyro.set_host_device_count(4)
+    """Print, for each case, the number of devices and how far apart the numbers are.
+
+    Before the cases may stand `engines`, for whole fits in place of single passes; and before that, for
+    one of two processes with a device each, `process RANK ADDRESS`.
+    """
     numpyro.enable_x64()
-    look = engines if asked[0] == "engines" else numbers
-    for name in asked[1:] if look is engines else asked:
-        program, *data = cases()[name]
-        plan = bayesmix.plan(program, *data)
-        alone = look(plan, tuple(data))
-        with bayesmix.rows_on():
-            spread = look(plan, tuple(data))
-        found = {key: apart(alone[key], spread[key]) for key in alone if key != "devices"}
-        print(
-            json.dumps({"case": name, "devices": spread.get("devices"), "apart": found}), flush=True
-        )
+    alone = asked[0] != "process"
+    numpyro.set_host_device_count(4 if alone else 1)
+    if not alone:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(asked[2], num_processes=2, process_id=int(asked[1]))
+        check_refusal()
+        asked = asked[3:]
+    look, names = (engines, asked[1:]) if asked[0] == "engines" else (numbers, asked)
+    for name in names:
+        found = {"case": name, "devices": len(jax.devices()), "apart": compare(name, look)}
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
