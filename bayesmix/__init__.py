@@ -37,6 +37,7 @@ from .posterior.point_partition import point_partition  # noqa: E402
 from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
 from .posterior.stacking import Stacking, stack_chains  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
+from .program.devices import rows_on  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
@@ -89,6 +90,7 @@ __all__ = [
     "plan",
     "point_partition",
     "relabel",
+    "rows_on",
     "stack_chains",
     "strategies",
     "summary",

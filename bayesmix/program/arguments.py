@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .devices import whole
 from .errors import ProgramError
 
 
@@ -45,7 +46,7 @@ class Arguments(NamedTuple):
 def _as_array(leaf: Any) -> Any:
     """An array for anything that NumPy reads as numbers; other leaves come back unchanged."""
     if isinstance(leaf, (jax.Array, jax.core.Tracer)):
-        return leaf
+        return whole(leaf)
     if isinstance(leaf, np.ndarray) or hasattr(leaf, "__array__"):
         array = np.asarray(leaf)
         if array.dtype == object or array.dtype.kind in "USM":

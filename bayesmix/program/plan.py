@@ -16,6 +16,7 @@ from . import rows as row_pass
 from .arguments import Arguments, Layout, compile_lightly, split
 from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
+from .devices import mesh_of
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, evaluate
 from .graph import Graph, Tables
@@ -120,8 +121,9 @@ class Plan:
 
         Raises :class:`ProgramError` naming site, rows and columns that cannot be taken.
         """
+        mesh = mesh_of(arguments.arrays)
         if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
-            return observe(self.program, self.reading, arguments)
+            return observe(self.program, self.reading, arguments)._replace(mesh=mesh)
         with jax.core.eval_context():
             structure = structure_of(self.reading)
             looking = self.remember(
@@ -131,7 +133,7 @@ class Plan:
             check_cells(self.reading, self.families, observed)
             if fitting:
                 check_enough(self.reading, observed)
-            return observed
+            return observed._replace(mesh=mesh)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
         """The observed rows, arranged once for any number of passes; not to be called under jit, unless
