@@ -224,9 +224,9 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
     return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
 
 
-def _score(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> Gaussian:
-    """Derivatives of Q by mean and Cholesky factor, W's and the lower part of W'(S - n I), from the sums
-    s, S of whitened residuals and of their outer products."""
+def score(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> Gaussian:
+    """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
+    n, s and S of weights, whitened residuals and their outer products."""
     count, first, second = sums
     turned = jnp.swapaxes(_inverse(prepared.scale_tril), -1, -2)
     excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
@@ -251,7 +251,7 @@ FULL = Family(
     moments=_moments,
     grouped=True,
     combine=_combine,
-    score=_score,
+    score=score,
 )
 
 
@@ -345,11 +345,6 @@ def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Arra
     return -jnp.sum(statistics.count * log_scale + scatter / (2 * scale**2), axis=-1)
 
 
-def _columns_score(parameters: Columns, sums: tuple[Array, ...]) -> Columns:
-    count, first, second = sums
-    return Columns(first / parameters.scale, (second - count) / parameters.scale)
-
-
 def _columns_combine(
     one: ColumnStatistics, other: ColumnStatistics, first: Array, second: Array
 ) -> ColumnStatistics:
@@ -385,7 +380,6 @@ COLUMNS = Family(
     expected_log_prob=_columns_expected,
     moments=_columns_moments,
     combine=_columns_combine,
-    score=_columns_score,
 )
 
 

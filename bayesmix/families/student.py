@@ -36,6 +36,7 @@ from .gaussian import (
     moments_of,
     prepare,
     scatter_about,
+    score,
     squared_length,
     squares_about,
     whiten,
@@ -165,6 +166,13 @@ def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Ar
     return gaussian + _log_gamma_density(freedom, count, scale, log_scale)
 
 
+def _score(prepared: PreparedStudent, sums: tuple[Array, ...]) -> Student:
+    count, scale, log_scale, first, second = sums
+    half = prepared.freedom / 2
+    slope = count * (jnp.log(half) + 1 - digamma(half)) + log_scale - scale
+    return Student(*score(prepared.gaussian, (count, first, second)), slope / 2)
+
+
 def _combine(
     one: StudentStatistics, other: StudentStatistics, first: Array, second: Array
 ) -> StudentStatistics:
@@ -195,6 +203,7 @@ FULL = Family(
     moments=_moments,
     grouped=True,
     combine=_combine,
+    score=_score,
 )
 
 

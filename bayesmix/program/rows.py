@@ -207,19 +207,17 @@ def passes(
     part: Part,
     told: Any = None,
     hidden_key: Array | None = None,
-    scores: bool = False,
 ) -> Pass:
     """One pass over all rows with a part that turns each block's tables into weights.
 
     `told` leads with blocks: what the part is told of each. `log_likelihood` is the sum of what the part
-    gives as log evidence. Row families' hidden values are expected, or drawn with `hidden_key`. With
-    `scores`, the gradient of Q takes the place of moments for families that offer it.
+    gives as log evidence. Row families' hidden values are expected, or drawn with `hidden_key`.
     """
 
     def weigh(tables: Callable[[], Tables], told: Any) -> Weighed:
         return part(graph, tables(), told)
 
-    found = _accumulate(graph, families, evaluation, blocks, weigh, told, scores)
+    found = _accumulate(graph, families, evaluation, blocks, weigh, told)
     hidden = hidden_values(families, evaluation, hidden_key)
     return found._replace(statistics=found.statistics._replace(hidden=hidden))
 
@@ -287,7 +285,6 @@ def _accumulate(
     blocks: Blocks,
     weigh: Callable[[Callable[[], Tables], Any], Weighed],
     given: Any,
-    scores: bool = False,
 ) -> Pass:
     """Add up statistics over blocks; `weigh(tables, given[block])` gives the log evidence of each row
     and the weights of each clique's joint values."""
@@ -316,9 +313,7 @@ def _accumulate(
     weights, said = jax.tree.map(blocks.restore, kept)
     log_likelihood, counts, raw = sums
     moments = {
-        name: ((scores and family.score) or family.finish)(
-            _any_pattern(tables, name, blocks), raw[name]
-        )
+        name: family.finish(_any_pattern(tables, name, blocks), raw[name])
         for name, family in families.items()
         if isinstance(family, Family)
     }
@@ -384,9 +379,14 @@ def log_likelihood(
     @value.defjvp
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (parts, blocks), (moved, _) = primals, tangents
-        result = passes(graph, families, _at(parts), blocks, expect, scores=True)
-        scored = {n for n, f in families.items() if isinstance(f, Family) and f.score}
+        # a family that offers the gradient of Q gives it in place of statistics
+        scored: dict[str, Statistic] = {
+            name: family._replace(finish=family.score)
+            for name, family in families.items()
+            if isinstance(family, Family) and family.score
+        }
         others = {name: family for name, family in families.items() if name not in scored}
+        result = passes(graph, others | scored, _at(parts), blocks, expect)
 
         def expected(parts: _Parts) -> Array:
             return sum(expected_factors(others, _at(parts), result.statistics).values())
