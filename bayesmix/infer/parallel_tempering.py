@@ -137,7 +137,7 @@ class ParallelTempering(MCMCKernel):
         """Move every rung, then exchange neighbours."""
         arguments = split(model_args, model_kwargs or {})
         found = self.plan(*model_args, **(model_kwargs or {}))
-        call = Call(found, arguments, found.blocks_of_rows(arguments))
+        call = Call(found, found.specialise(arguments), found.blocks_of_rows(arguments))
         if is_prng_key(state.rng_key):
             return self._step(call, state)
         return jax.vmap(lambda state: self._step(call, state))(state)
