@@ -15,6 +15,7 @@ square root. One W, U and R serves all rows with the same cells missing (Little 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,9 +26,12 @@ from jax import Array, random
 
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
+from .quadratic import Quadratic, all_of_batch, features, pack, quadratic, unpack
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
+# entries (K, D, n) of a block below which a second form is not worth compiling
+_SMALL_BLOCK = 1 << 12
 
 
 class Gaussian(NamedTuple):
@@ -38,7 +42,8 @@ class Gaussian(NamedTuple):
 
 
 class PreparedGaussian(NamedTuple):
-    """Mean, factor, whitener W and log normaliser (K,); U and R where cells are missing."""
+    """Mean, factor, whitener W and log normaliser (K,); U and R where cells are missing; the densities
+    as products with features where that may be cheaper."""
 
     mean: Array
     scale_tril: Array
@@ -46,6 +51,7 @@ class PreparedGaussian(NamedTuple):
     log_normaliser: Array
     completion: Array | None
     residual: Array | None
+    quadratic: Quadratic | None = None
 
 
 class GaussianStatistics(NamedTuple):
@@ -110,16 +116,63 @@ def squared_length(whitened: list[Array] | Array) -> Array:
     return jnp.sum(whitened * whitened, axis=1)
 
 
+def _prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
+    prepared = prepare(parameters, pattern)
+    few = 2 * parameters.mean.shape[0] < parameters.mean.shape[1]
+    if pattern is not None or few:
+        return prepared
+    return prepared._replace(quadratic=quadratic(*prepared[:4]))
+
+
+class FeatureSums(NamedTuple):
+    """Weighted sums of quadratic features or, where these are not accurate, of whitened residuals and
+    their outer product, in the order of features; (K, F)."""
+
+    packed: Array
+
+
+def _feature_form(prepared: PreparedGaussian, rows: Array) -> Quadratic | None:
+    """The form in features, where it is there and rows are so many that it is worth compiling."""
+    many = prepared.mean.shape[0] * rows.size >= _SMALL_BLOCK
+    return prepared.quadratic if many else None
+
+
 def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
-    return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+    def by_whitening(rows: Array) -> Array:
+        return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+
+    form = _feature_form(prepared, rows)
+    if form is None:
+        return by_whitening(rows)
+    return jax.lax.cond(
+        all_of_batch(form.accurate),
+        lambda rows, phi: form.coefficients @ phi,
+        lambda rows, phi: by_whitening(rows),
+        rows,
+        features(form.centre, rows),
+    )
 
 
 def _accumulate(
     prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
-) -> tuple[Array, ...]:
-    whitened = whiten(prepared, rows)
-    noise = hidden_noise(prepared, rows, weights, rng_key)
-    return jnp.sum(weights, axis=-1), *moments_of(prepared, whitened, weights, weights, noise)
+) -> FeatureSums | tuple[Array, ...]:
+    def by_whitening(rows: Array, weights: Array) -> tuple[Array, ...]:
+        noise = hidden_noise(prepared, rows, weights, rng_key)
+        moments = moments_of(prepared, whiten(prepared, rows), weights, weights, noise)
+        return jnp.sum(weights, axis=-1), *moments
+
+    form = _feature_form(prepared, rows)
+    if form is None:
+        return by_whitening(rows, weights)
+    packed = jax.lax.cond(
+        all_of_batch(form.accurate),
+        lambda rows, weights, phi: weights @ phi.T,
+        lambda rows, weights, phi: pack(*by_whitening(rows, weights)),
+        rows,
+        weights,
+        features(form.centre, rows),  # as for the densities, so that a block's are computed once
+    )
+    return FeatureSums(packed)
 
 
 def hidden_noise(
@@ -177,8 +230,23 @@ def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Ar
     return first, second
 
 
-def _finish(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> GaussianStatistics:
-    count, first, second = sums
+def _finish(
+    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
+) -> GaussianStatistics:
+    form, dimension = prepared.quadratic, prepared.mean.shape[-1]
+    if form is None or not isinstance(sums, FeatureSums):
+        return _turned_back(prepared, *sums)
+    found = unpack(sums.packed, dimension)
+    centre = jnp.broadcast_to(form.centre, prepared.mean.shape)
+    by_features = about(prepared.mean, GaussianStatistics(centre, *found))
+    accurate, by_whitening = all_of_batch(form.accurate), _turned_back(prepared, *found)
+    return jax.tree.map(partial(jnp.where, accurate), by_features, by_whitening)
+
+
+def _turned_back(
+    prepared: PreparedGaussian, count: Array, first: Array, second: Array
+) -> GaussianStatistics:
+    """Statistics about the mean from those of whitened residuals."""
     lower = prepared.scale_tril
     first = jnp.einsum("kij,kj->ki", lower, first)
     second = lower @ second @ jnp.swapaxes(lower, -1, -2)
@@ -243,7 +311,7 @@ FULL = Family(
     parameter_names=("mean", "scale_tril"),
     parameters=_parameters,
     arrange=lambda value, present: np.swapaxes(value, 0, 1),
-    prepare=prepare,
+    prepare=_prepare,
     log_prob=_log_prob,
     accumulate=_accumulate,
     finish=_finish,
