@@ -233,14 +233,20 @@ def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Ar
 def _finish(
     prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
 ) -> GaussianStatistics:
-    form, dimension = prepared.quadratic, prepared.mean.shape[-1]
+    form = prepared.quadratic
     if form is None or not isinstance(sums, FeatureSums):
         return _turned_back(prepared, *sums)
-    found = unpack(sums.packed, dimension)
+    found = unpack(sums.packed, prepared.mean.shape[-1])
+    by_features, by_whitening = _about_mean(prepared, form, found), _turned_back(prepared, *found)
+    return jax.tree.map(partial(jnp.where, all_of_batch(form.accurate)), by_features, by_whitening)
+
+
+def _about_mean(
+    prepared: PreparedGaussian, form: Quadratic, found: tuple[Array, Array, Array]
+) -> GaussianStatistics:
+    """Statistics about the mean from those about the centre of features."""
     centre = jnp.broadcast_to(form.centre, prepared.mean.shape)
-    by_features = about(prepared.mean, GaussianStatistics(centre, *found))
-    accurate, by_whitening = all_of_batch(form.accurate), _turned_back(prepared, *found)
-    return jax.tree.map(partial(jnp.where, accurate), by_features, by_whitening)
+    return about(prepared.mean, GaussianStatistics(centre, *found))
 
 
 def _turned_back(
@@ -292,13 +298,28 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
     return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
 
 
-def score(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> Gaussian:
+def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> Gaussian:
     """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
     n, s and S of weights, whitened residuals and their outer products."""
-    count, first, second = sums
+    count, first, second = _whitened_sums(prepared, sums)
     turned = jnp.swapaxes(_inverse(prepared.scale_tril), -1, -2)
     excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
     return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
+
+
+def _whitened_sums(
+    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
+) -> tuple[Array, ...]:
+    form = prepared.quadratic
+    if form is None or not isinstance(sums, FeatureSums):
+        return sums
+    found = unpack(sums.packed, prepared.mean.shape[-1])
+    _, count, first, second = _about_mean(prepared, form, found)
+    whitener = prepared.whitener
+    first = jnp.einsum("kij,kj->ki", whitener, first)
+    second = whitener @ second @ jnp.swapaxes(whitener, -1, -2)
+    accurate = all_of_batch(form.accurate)
+    return jax.tree.map(partial(jnp.where, accurate), (count, first, second), found)
 
 
 def _moments(parameters: Gaussian) -> tuple[Array, Array]:
