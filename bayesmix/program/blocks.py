@@ -7,22 +7,27 @@ the number of patterns, not with the rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
+from .devices import place
 from .graph import Graph
 
 # entries of one block's (K, D, n) temporary; a block should stay in a core's cache
 _BLOCK_ENTRIES = 1 << 15
 _SMALLEST_BLOCK = 128
 _UNBLOCKED_ROWS = 1024
+_ALIGNMENT = 64
 
 
 class Observed(NamedTuple):
@@ -31,13 +36,15 @@ class Observed(NamedTuple):
     values: each observed site's value (N, *event), with some feasible number in missing cells;
     present: the same shape, False where missing, or None where the site is complete;
     weight: (N,), or None where every row counts once; labels: for each latent that the program
-    observes the index of a row's value, (N,), -1 where it is not known; or None where there is none.
+    observes the index of a row's value, (N,), -1 where it is not known; or None where there is none;
+    mesh: the devices that the rows are to be spread over, or None.
     """
 
     values: dict[str, Any]
     present: dict[str, Any]
     weight: Any = None
     labels: Any = None
+    mesh: Mesh | None = None
 
     @property
     def num_rows(self) -> int:
@@ -45,8 +52,8 @@ class Observed(NamedTuple):
         return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
 
     def take(self, index: Any) -> Observed:
-        """Some of the rows."""
-        return jax.tree.map(lambda array: array[index], self)
+        """Some of the rows, on one device."""
+        return jax.tree.map(lambda array: array[index], self._replace(mesh=None))
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +64,7 @@ class Blocks:
     weight: (B, n), 0 on padding; index: (B, n), each place's row, `num_rows` on padding, or None where
     rows keep their order; pattern: (B,), which of the `patterns` (P, D) of each grouped site a block
     has, or None where nothing is missing in those; labels: (B, n) by observed latent, -1 where not
-    known.
+    known; mesh: the devices that the blocks are spread over, or None.
     """
 
     rows: dict[str, Any]
@@ -67,6 +74,7 @@ class Blocks:
     patterns: dict[str, Array]
     labels: dict[str, Array] | None
     num_rows: int = field(metadata={"static": True})
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
     def restore(self, value: Array) -> Array:
         """Values by block (B, ..., n) as values by row (..., N), in the order of the data."""
@@ -89,7 +97,7 @@ class Blocks:
 
     def first(self) -> Blocks:
         """The first block alone, its rows in place."""
-        cut = jax.tree.map(lambda x: x[:1], replace(self, index=None, patterns={}))
+        cut = jax.tree.map(lambda x: x[:1], replace(self, index=None, patterns={}, mesh=None))
         size = self.weight.shape[1]
         return replace(cut, patterns=self.patterns, num_rows=min(self.num_rows, size))
 
@@ -100,16 +108,20 @@ def arrange(
     graph: Graph,
     whole: bool = False,
 ) -> Blocks:
-    """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one."""
+    """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one.
+
+    Rows that are spread over devices come as the same number of blocks for each.
+    """
     arranged, num_rows = by_family(families, observed), observed.num_rows
     size = block_size(arranged, num_rows, graph, whole)
+    devices = observed.mesh.size if observed.mesh else 1
     grouped = patterns_of(families, observed)
     if grouped is None:
-        places = np.arange(-(-num_rows // size) * size).reshape(-1, size)
-        blocks = lay_out(arranged, observed, np.minimum(places, num_rows))
-        return replace(blocks, index=None)
+        each = -(-num_rows // (devices * size))
+        size = size if devices == 1 else -(-num_rows // (devices * each))
+        return lay_out(arranged, observed, InOrder(devices * each, size, num_rows))
     patterns, of_row = grouped
-    taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK))
+    taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK), devices)
     return lay_out(arranged, observed, taken.reshape(pattern.size, -1), pattern, patterns)
 
 
@@ -124,10 +136,18 @@ def by_family(families: dict[str, Statistic], observed: Observed) -> dict[str, A
     }
 
 
+class InOrder(NamedTuple):
+    """Rows one after another in blocks of `size`, the last places empty."""
+
+    num_blocks: int
+    size: int
+    num_rows: int
+
+
 def lay_out(
     arranged: dict[str, Any],
     observed: Observed,
-    places: np.ndarray,
+    places: np.ndarray | InOrder,
     pattern: np.ndarray | None = None,
     patterns: dict[str, np.ndarray] | None = None,
 ) -> Blocks:
@@ -135,30 +155,65 @@ def lay_out(
 
     Where rows are grouped, `pattern` (B,) says which of the `patterns` the rows of a block have.
     """
-    arrays = jnp if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed)) else np
-    num_rows, size = observed.num_rows, places.shape[1]
-    there = places.reshape(-1) < num_rows
-    taken = np.minimum(places.reshape(-1), num_rows - 1)
-    in_place = taken.size == num_rows and bool((np.diff(taken) == 1).all())
-
-    def cut(value: Any) -> Any:
-        chosen = value if in_place else value[..., taken]
-        return arrays.moveaxis(chosen.reshape(*value.shape[:-1], -1, size), -2, 0)
-
+    if isinstance(places, InOrder):
+        cut, index = partial(_cut_in_order, places), None
+        there = np.zeros((places.num_blocks, places.size), bool)
+        there.reshape(-1)[: observed.num_rows] = True
+    else:
+        cut, index = partial(_cut, np.minimum(places, observed.num_rows - 1)), places
+        there = places < observed.num_rows
     dtype = np.dtype(jnp.result_type(float))
-    weight = (there & _says_something(observed)[taken]).astype(dtype)
+    weight = _says_something(observed).astype(dtype)
     if observed.weight is not None:
-        weight = weight * arrays.asarray(observed.weight, dtype)[taken]
-    blocks = Blocks(
-        rows=jax.tree.map(cut, arranged),
-        weight=weight.reshape(-1, size),
-        index=places,
-        pattern=pattern,
-        patterns=patterns or {},
-        labels=jax.tree.map(lambda x: cut(arrays.asarray(x)), observed.labels),
-        num_rows=num_rows,
+        weight = weight * observed.weight
+    by_block, everywhere = place(
+        (
+            jax.tree.map(cut, arranged),
+            (cut(weight) * there).astype(dtype),
+            index,
+            pattern,
+            jax.tree.map(cut, observed.labels),
+        ),
+        patterns or {},
+        observed.mesh,
     )
-    return jax.tree.map(jnp.asarray, blocks)
+    rows, weight, index, pattern, labels = by_block
+    return Blocks(
+        rows, weight, index, pattern, everywhere, labels, observed.num_rows, observed.mesh
+    )
+
+
+def _cut(taken: np.ndarray, value: Any) -> Any:
+    """Arranged rows (..., N) as blocks (B, ..., n), `taken` (B, n) from them."""
+    arrays = jnp if isinstance(value, jax.Array) else np
+    return arrays.moveaxis(value[..., taken], -2, 0)
+
+
+def _cut_in_order(places: InOrder, value: Any) -> Any:
+    """Arranged rows (..., N) as blocks (B, ..., n); empty places hold the last row."""
+    count, size, num_rows = places
+    lead = value.shape[:-1]
+    if isinstance(value, jax.Array):
+        widths = [(0, 0)] * len(lead) + [(0, count * size - num_rows)]
+        padded = jnp.pad(value, widths, mode="edge")
+        return jnp.moveaxis(padded.reshape(*lead, count, size), -2, 0)
+    # written once, to where JAX can take it without a copy of its own
+    blocks = _aligned((count, *lead, size), value.dtype)
+    full, rest = divmod(num_rows, size)
+    turned = value[..., : full * size].reshape(*lead, full, size)
+    blocks[:full] = np.moveaxis(turned, -2, 0)
+    if full < count:
+        blocks[full:] = value[..., -1:]
+        blocks[full, ..., :rest] = value[..., full * size :]
+    return blocks
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins where JAX has its own arrays begin."""
+    count = math.prod(shape) * dtype.itemsize
+    memory = np.empty(count + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + count].view(dtype).reshape(shape)
 
 
 def _says_something(observed: Observed) -> np.ndarray:
@@ -202,8 +257,11 @@ def patterns_of(
     return dict(zip(names, parts, strict=True)), of_row.reshape(-1)
 
 
-def _grouped_places(of_row: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows by place, pattern after pattern, each padded to whole blocks; and each block's pattern."""
+def _grouped_places(of_row: np.ndarray, size: int, devices: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by place, pattern after pattern, each padded to whole blocks; and each block's pattern.
+
+    At the end come as many empty blocks as make the number of blocks a multiple of `devices`.
+    """
     counts = np.bincount(of_row)
     # blocks no longer than the longest pattern needs, so that few rows cost little
     size = int(min(size, counts.max()))
@@ -211,6 +269,7 @@ def _grouped_places(of_row: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarr
     blocks = -(-counts // size)
     starts = np.concatenate([[0], np.cumsum(blocks)[:-1]]) * size
     within = np.arange(of_row.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    blocks[-1] += -blocks.sum() % devices
     places = np.full(int(blocks.sum()) * size, of_row.size)
     places[np.repeat(starts, counts) + within] = order
     return places, np.repeat(np.arange(counts.size), blocks)

@@ -21,6 +21,7 @@ from jax import Array, random
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family, linear
 from .blocks import Blocks
+from .devices import over_blocks
 from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
@@ -180,15 +181,12 @@ def log_factors(
     """The sum of the log factors of each clique for every row, (K, N)."""
     tables = _tables(families, evaluation, blocks)
 
-    def one(block: _Block) -> Tables:
+    def visit(block: _Block) -> tuple[tuple[()], Tables]:
         found = _of_block(graph, families, _at_pattern(tables, block, blocks), tables, block)
-        return tuple(jnp.broadcast_to(x, (x.shape[0], blocks.weight.shape[1])) for x in found)
+        size = blocks.weight.shape[1]
+        return (), tuple(jnp.broadcast_to(x, (x.shape[0], size)) for x in found)
 
-    every = _every_block(tables, blocks)
-    if blocks.weight.shape[0] == 1:
-        kept = jax.tree.map(lambda x: x[None], one(jax.tree.map(lambda x: x[0], every)))
-    else:
-        kept = jax.lax.map(one, every)
+    _, kept = over_blocks(visit, (_every_block(tables, blocks),), blocks.mesh)
     return jax.tree.map(blocks.restore, kept)
 
 
@@ -311,18 +309,7 @@ def _accumulate(
         return (evidence, counts, moments), ({i: weights[i] for i in kept_cliques}, found.said)
 
     every = (_every_block(tables, blocks), blocks.weight, given)
-    if blocks.weight.shape[0] == 1:
-        sums, kept = visit(*jax.tree.map(lambda x: x[0], every))
-        kept = jax.tree.map(lambda x: x[None], kept)
-    else:
-
-        def step(total: Any, block: Any) -> tuple[Any, Any]:
-            sums, out = visit(*block)
-            return jax.tree.map(jnp.add, total, sums), out
-
-        shapes = jax.eval_shape(visit, *jax.tree.map(lambda x: x[0], every))[0]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        sums, kept = jax.lax.scan(step, zeros, every)
+    sums, kept = over_blocks(visit, every, blocks.mesh)
     weights, said = jax.tree.map(blocks.restore, kept)
     log_likelihood, counts, raw = sums
     moments = {
