@@ -27,7 +27,7 @@ from scipy.stats import norm
 from bayesmix.infer.mixed import unconstrained
 from bayesmix.program.arguments import Arguments, compile_lightly
 from tests.oracles.families import Family
-from tests.oracles.samplers import SAMPLERS, TWO_RUNGS, Running, Sampler, Values, running
+from tests.oracles.samplers import MOVES, SAMPLERS, TWO_RUNGS, Running, Sampler, Values, running
 from tests.oracles.simulate import simulate, with_data
 
 
@@ -39,7 +39,7 @@ class Size(NamedTuple):
 
 
 SMALL, FULL = Size(600, 15), Size(6000, 40)
-CASES = SAMPLERS | TWO_RUNGS
+CASES = SAMPLERS | TWO_RUNGS | MOVES
 
 
 def p_values(

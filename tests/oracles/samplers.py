@@ -6,6 +6,7 @@ missing is arranged on the host.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,18 @@ from numpyro.infer.hmc import HMCState
 from numpyro.infer.util import potential_energy
 
 import bayesmix
-from bayesmix import ConjugateGibbs, MixedGibbs, ParallelTempering, Plan
+from bayesmix import CollapsedGibbs, ConjugateGibbs, MixedGibbs, ParallelTempering, Plan
 from bayesmix.infer.mixed import constrained, open_sites, unconstrained
 from bayesmix.infer.smc import _compiled
-from bayesmix.infer.tempering import GibbsMoves, HamiltonianMoves, Moves
+from bayesmix.infer.tempering import (
+    Call,
+    GibbsMoves,
+    HamiltonianMoves,
+    Moves,
+    Tuning,
+    first_tuning,
+)
+from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import Arguments, split
 from tests.oracles import families
 from tests.oracles.families import NUMBERS, Family
@@ -41,6 +50,14 @@ def normals(x, shape):
         numpyro.sample("x", dist.Normal(mean[z], jnp.sqrt(variance[z])), obs=x)
 
 
+def one_normal(x):
+    """A single joint block: what variational Bayes makes independent is, and its density is exact."""
+    variance = numpyro.sample("variance", dist.InverseGamma(4.0, 3.0))
+    mean = numpyro.sample("mean", dist.Normal(0.0, jnp.sqrt(variance / 0.2)))
+    with numpyro.plate("rows", x.shape[0]):
+        numpyro.sample("x", dist.Normal(mean, jnp.sqrt(variance)), obs=x)
+
+
 def scaled(x):
     """A scale with no closed form beside means that have one."""
     scale = numpyro.sample("scale", dist.LogNormal(0.0, 0.5))
@@ -51,18 +68,29 @@ def scaled(x):
         numpyro.sample("x", dist.Normal(mean[z], scale), obs=x)
 
 
+def experts(x, u):
+    """A gate, and degrees of freedom. Priors of the centres say which expert is which, so that chains
+    need not find a mirrored mode, where the gate is turned round."""
+    gate = numpyro.sample("gate", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    df = numpyro.sample("df", dist.LogNormal(1.5, 0.5))
+    centre = numpyro.sample("centre", dist.Normal(jnp.array([-2.0, 2.0]), 0.7).to_event(1))
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Bernoulli(logits=gate[0] + gate[1] * u))
+        numpyro.sample("x", dist.StudentT(df, centre[z], 1.0), obs=x)
+
+
 ROWS = NUMBERS[:12, 0]
 NORMALS = Family(normals, (ROWS, jnp.asarray(4.0)))
 SCALED = Family(scaled, (ROWS,))
 SEVERAL = families.FEW["Poisson, Bernoulli, categorical, t"]
-EXPERTS = families.FEW["gate and Student-t, by NUTS"]
+EXPERTS = Family(experts, (ROWS, NUMBERS[:12, 1]))
 
 
 # -------------------------------------------------------------------------------------------- kernels
 class Sampler(NamedTuple):
-    """A kernel, made of a plan; how chains begin, (kernel, keys, num_warmup, values, args) to their states;
-    how a state takes parameter values and new data; how values are read from it; and after how many steps
-    draws are nearly independent on the programs below."""
+    """A kernel, made of a plan; how chains begin, (kernel, keys, num_warmup, values, args) to their
+    states; how a state takes parameter values and new data; how values are read from it; and after how
+    many steps draws are nearly independent on the programs above."""
 
     make: Callable[[Plan], Any]
     begin: Callable[..., Any]
@@ -114,8 +142,57 @@ def put_ladder(kernel: Any, state: Any, values: Values, call: Arguments) -> Any:
     return state._replace(z=values, ladder=ladder)
 
 
+def put_collapsed(kernel: Any, state: Any, values: Values, call: Arguments) -> Any:
+    """Values, and labels drawn given these and the data."""
+    plan = kernel.plans.given
+    label_key, next_key = random.split(state.rng_key)
+    blocks, evaluation = plan.blocks_of_rows(call), plan.evaluate(call, values)
+    (labels,) = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, label_key).rows
+    return state._replace(z=values, latents=labels.astype(state.latents.dtype), rng_key=next_key)
+
+
+class MovedState(NamedTuple):
+    """Parameters, and the next step's key."""
+
+    z: Values
+    rng_key: Any
+    tuning: Tuning
+
+
+@dataclass(frozen=True)
+class AtThePosterior:
+    """The moves of tempered SMC in its last stage, as a kernel."""
+
+    plan: Plan
+    moves: Moves
+
+    def init(self, keys: Any, num_warmup: int, values: Values, args: Any, kwargs: Any) -> Any:
+        return MovedState(
+            values, keys, jax.vmap(lambda each: first_tuning(self.plan, each))(values)
+        )
+
+    def sample(self, state: MovedState, args: Any, kwargs: Any) -> MovedState:
+        call = split(args, kwargs)
+        here = Call(self.plan, call, self.plan.blocks_of_rows(call))
+        key, next_key = random.split(state.rng_key)
+        values, _ = self.moves.move(key, here, state.z, jnp.ones(()), state.tuning)
+        return state._replace(z=values, rng_key=next_key)
+
+
+def put_moved(kernel: Any, state: Any, values: Values, call: Arguments) -> Any:
+    return state._replace(z=values)
+
+
 def gibbs(**options: Any) -> Sampler:
     return Sampler(lambda plan: ConjugateGibbs(plan, **options), begin_there, put_gibbs)
+
+
+def collapsed(**options: Any) -> Sampler:
+    return Sampler(lambda plan: CollapsedGibbs(plan, **options), begin_there, put_collapsed, thin=5)
+
+
+def moved(moves: Moves) -> Sampler:
+    return Sampler(lambda plan: AtThePosterior(plan, moves), begin_there, put_moved)
 
 
 def mixed(**options: Any) -> Sampler:
@@ -196,6 +273,8 @@ SAMPLERS: dict[str, tuple[Sampler, Family]] = {
     "ConjugateGibbs": (gibbs(), NORMALS),
     "ConjugateGibbs, labels permuted": (gibbs(permute_labels=True), NORMALS),
     "ConjugateGibbs, four sites": (gibbs(), SEVERAL),
+    "CollapsedGibbs": (collapsed(), NORMALS),
+    "CollapsedGibbs, weights told": (collapsed(integrate=["mean"]), NORMALS),
     "MixedGibbs": (mixed(), SCALED),
     "MixedGibbs, marginal": (mixed(marginal=True), SCALED),
     "MixedGibbs, experts": (mixed(), EXPERTS),
@@ -211,7 +290,13 @@ LADDERS: dict[str, tuple[Sampler, Family]] = {
     "ParallelTempering, Gibbs": (tempering(GibbsMoves(1), 4), NORMALS),
     "ParallelTempering, Hamiltonian": (tempering(HamiltonianMoves(1, 8), 4), NORMALS),
 }
+MOVES: dict[str, tuple[Sampler, Family]] = {
+    "TemperedSMC, Gibbs moves": (moved(GibbsMoves(1)), NORMALS),
+    "TemperedSMC, Hamiltonian moves": (moved(HamiltonianMoves(1, 8)), NORMALS),
+}
 PARTICLES: dict[str, tuple[Moves, Family]] = {
     "TemperedSMC, Gibbs": (GibbsMoves(2), NORMALS),
     "TemperedSMC, Hamiltonian": (HamiltonianMoves(3, 8), NORMALS),
 }
+# variational Bayes is calibrated where its factors are independent in the posterior, and nowhere else
+EXACT: dict[str, Family] = {"VariationalBayes, one block": Family(one_normal, (ROWS,))}

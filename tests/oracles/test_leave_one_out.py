@@ -5,7 +5,6 @@ import itertools
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist

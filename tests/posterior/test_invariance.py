@@ -1,4 +1,4 @@
-"""Whatever predicts does not know what components are called: the same to rounding under any renaming."""
+"""Whatever predicts does not know what components are called: the same under any renaming."""
 
 import functools
 
