@@ -31,7 +31,7 @@ from bayesmix.infer.tempering import (
     first_tuning,
 )
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import Arguments, split
+from bayesmix.program.arguments import Arguments, compile_fully, split
 from tests.oracles import families
 from tests.oracles.families import NUMBERS, Family
 
@@ -258,13 +258,14 @@ def particles(
     begin, advance = _compiled(plan, call.layout, count, 1, 0.5, moves)
     blocks = jax.jit(jax.vmap(lambda each: plan.blocks_of_rows(call._replace(arrays=each))))(arrays)
     states = jax.vmap(begin)(arrays, blocks, keys)
+    stage = jax.vmap(advance.__wrapped__)  # it is compiled with the loop
 
-    @jax.jit
+    @compile_fully
     def run(arrays: Any, blocks: Any, states: Any) -> Any:
         def again(states: Any) -> Any:
             return jnp.any(states.beta < 1)
 
-        return jax.lax.while_loop(again, lambda s: jax.vmap(advance)(arrays, blocks, s), states)
+        return jax.lax.while_loop(again, lambda states: stage(arrays, blocks, states), states)
 
     return jax.tree.map(lambda x: x[:, 0], run(arrays, blocks, states).values)
 
