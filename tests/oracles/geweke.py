@@ -38,7 +38,7 @@ class Size(NamedTuple):
     steps: int
 
 
-SMALL, FULL = Size(600, 15), Size(6000, 40)
+SMALL, FULL = Size(600, 15), Size(4000, 30)
 CASES = SAMPLERS | TWO_RUNGS | MOVES
 
 
@@ -75,6 +75,8 @@ def p_values(
 
     run = compile_lightly(jax.vmap(chain))
     told, found = run(starts, data, states, random.split(random.key(2), size.chains))
+    moved = np.diff(np.asarray(found["parameters"]), axis=1) != 0
+    assert moved.mean((0, 1)).min() > 0.5, "what stays where it is leaves everything as it is"
     return {name: _p_value(np.asarray(told[name]), np.asarray(found[name])) for name in told}
 
 

@@ -99,8 +99,14 @@ class Sampler(NamedTuple):
     thin: int = 10
 
 
+STEP = 0.25  # of NUTS where no warm-up adapts it, in unconstrained coordinates
+
+
 def begin_there(kernel: Any, keys: Any, num_warmup: int, values: Values, args: Any) -> Any:
-    return kernel.init(keys, num_warmup, values, args, {})
+    state = kernel.init(keys, num_warmup, values, args, {})
+    if not isinstance(getattr(state, "nuts", ()), HMCState):
+        return state
+    return state._replace(nuts=with_step(state.nuts))
 
 
 def begin_by_itself(kernel: Any, keys: Any, num_warmup: int, values: Values, args: Any) -> Any:
@@ -109,9 +115,15 @@ def begin_by_itself(kernel: Any, keys: Any, num_warmup: int, values: Values, arg
 
 def begin_alike(kernel: Any, keys: Any, num_warmup: int, values: Values, args: Any) -> Any:
     """Chains that differ in their keys alone: what NumPyro begins with many keys steps many chains."""
-    state = kernel.init(keys[0], num_warmup, None, args, {})
+    state = with_step(kernel.init(keys[0], num_warmup, None, args, {}))
     state = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *jnp.shape(x))), state)
     return state._replace(rng_key=keys)
+
+
+def with_step(state: HMCState) -> HMCState:
+    """The same state with the first step size, which is one by default: too long to move far."""
+    size = jnp.full_like(state.adapt_state.step_size, STEP)
+    return state._replace(adapt_state=state.adapt_state._replace(step_size=size))
 
 
 def put_gibbs(kernel: Any, state: Any, values: Values, call: Arguments) -> Any:

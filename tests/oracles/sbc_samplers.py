@@ -55,7 +55,7 @@ class Runs(NamedTuple):
     particles: int
 
 
-SMALL, FULL = Runs(300, 80, 19, 1, 100), Runs(2000, 200, 19, 2, 400)
+SMALL, FULL = Runs(300, 80, 19, 1, 100), Runs(1000, 200, 19, 2, 400)
 CASES = SAMPLERS | LADDERS
 
 
