@@ -1,5 +1,4 @@
-"""The galaxies under priors for which other software has the posterior: JAGS with three components,
-and reversible jump with any number of them."""
+"""The galaxies: posteriors of three components against JAGS, and of their number against Nmix."""
 
 import functools
 
@@ -10,126 +9,144 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.diagnostics import effective_sample_size
-from numpyro.infer import MCMC
+from numpyro.infer import MCMC, NUTS
 
 import bayesmix
-from bayesmix import TemperedSMC
-from bayesmix.posterior.labels import label_switching, relabel
+from bayesmix import CollapsedGibbs, ConjugateGibbs, ParallelTempering
+from bayesmix.infer.tempering import GibbsMoves
+from bayesmix.posterior import arviz_compat
 from tests.references import reference
 
 pytestmark = pytest.mark.oracle
+JAGS = reference("label_switching_galaxy_K3")
+X = np.array(JAGS["data"])
+CHAINS = {"num_chains": 4, "chain_method": "vectorized", "progress_bar": False}
 
 
-def program(x, K):
-    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
-    with numpyro.plate("component", K):
+def three(x):
+    """The program of the reference."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("component", 3):
         mean = numpyro.sample("mean", dist.Normal(20.0, 10.0))
-        precision = numpyro.sample("precision", dist.Gamma(3.0, 20.0))
+        variance = numpyro.sample("variance", dist.InverseGamma(3.0, 20.0))
     with numpyro.plate("rows", x.shape[0]):
         z = numpyro.sample("z", dist.Categorical(weights))
-        numpyro.sample("x", dist.Normal(mean[z], 1 / jnp.sqrt(precision[z])), obs=x)
+        numpyro.sample("x", dist.Normal(mean[z], jnp.sqrt(variance[z])), obs=x)
 
 
 @functools.cache
-def jags():
-    """The draws of JAGS, (300, 3), with its data and log likelihoods."""
-    found = reference("label_switching_galaxy_K3")
-    assert found["source"]["prior"] == "mu~N(20,100), 1/sigma2~Gamma(3,rate 20), q~Dirichlet(1)"
-    return {name: np.asarray(found[name]) for name in ("data", "mu", "sigma2", "weights", "loglik")}
+def plan():
+    return bayesmix.plan(three, X)
 
 
-@functools.cache
-def drawn():
-    """Four chains of Gibbs in ArviZ's container."""
-    mcmc = MCMC(
-        bayesmix.ConjugateGibbs(program),
-        num_warmup=1000,
-        num_samples=5000,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    mcmc.run(jax.random.key(0), jags()["data"], 3)
-    return bayesmix.to_arviz(mcmc)
+SAMPLERS = {
+    "ConjugateGibbs": lambda: (ConjugateGibbs(plan()), 5000),
+    "CollapsedGibbs": lambda: (CollapsedGibbs(plan()), 3000),
+    "NUTS": lambda: (NUTS(bayesmix.marginalize(plan())), 1500),
+}
 
 
-def invariants(weights, mean, variance, x):
-    """Functions of the parameters (..., K) that no renaming of components changes."""
-    square = (x[:, None] - mean[..., None, :]) ** 2 / variance[..., None, :]
-    density = (
-        weights[..., None, :] * np.exp(-square / 2) / np.sqrt(2 * np.pi * variance)[..., None, :]
-    )
-    log_density = np.log(density.sum(axis=-1))
-    ordered = np.sort(mean, axis=-1)
-    return {
-        "log likelihood": log_density.sum(axis=-1),
-        **{f"log density of row {i}": log_density[..., i] for i in (0, 40, 78)},
-        "smallest mean": ordered[..., 0],
-        "middle mean": ordered[..., 1],
-        "largest mean": ordered[..., 2],
-        "largest weight": weights.max(axis=-1),
-        "log variance": np.log(variance).sum(axis=-1),
-    }
+def whatever_the_labels(mean, variance, weights):
+    """Of draws (chains, draws, 3): parameters in order of the means, the log likelihood, and the
+    density of a new galaxy on a grid."""
+    order = np.argsort(mean, -1)
+    found = {}
+    for name, value in {"mean": mean, "log variance": np.log(variance), "weight": weights}.items():
+        for place, each in zip(
+            ("lowest", "middle", "highest"),
+            np.moveaxis(np.take_along_axis(value, order, -1), -1, 0),
+            strict=True,
+        ):
+            found[f"{name}, {place}"] = each
+
+    def log_density(x):
+        square = (x[:, None] - mean[..., None, :]) ** 2 / variance[..., None, :]
+        scale = np.log(weights / np.sqrt(2 * np.pi * variance))[..., None, :]
+        return np.logaddexp.reduce(scale - square / 2, -1)
+
+    found["log likelihood"] = log_density(X).sum(-1)
+    grid = np.array([10.0, 14.0, 18.0, 22.0, 26.0, 33.0])
+    for x, each in zip(grid, np.moveaxis(np.exp(log_density(grid)), -1, 0), strict=True):
+        found[f"density at {x:.0f}"] = each
+    return found
 
 
-def test_gibbs_has_the_posterior_of_jags():
-    case, posterior = jags(), drawn()["posterior"]
-    x = case["data"]
-    theirs = invariants(case["weights"], case["mu"], case["sigma2"], x)
-    np.testing.assert_allclose(theirs["log likelihood"], case["loglik"], rtol=1e-5)
-    own = {name: np.asarray(posterior[name]) for name in ("weights", "mean", "precision")}
-    ours = invariants(own["weights"], own["mean"], 1 / own["precision"], x)
-    for name, draws in ours.items():
-        (a, sa), (b, sb) = average(draws), average(theirs[name][None])
-        assert abs(a - b) < 4 * np.hypot(sa, sb), name
-
-
-def average(draws):
-    """Mean of (chain, draw) and its standard error."""
+def mean_and_error(draws):
+    """Of draws (chains, draws), from their effective sample size."""
     size = min(effective_sample_size(draws), draws.size)
     return draws.mean(), draws.std() / np.sqrt(size)
 
 
-def test_relabelled_draws_of_four_chains_have_a_labelled_r_hat_below_1_01():
-    before, after = label_switching(drawn()), label_switching(relabel(drawn()))
-    assert before.labelled["r_hat"].max() > 1.1  # chains number the components differently
-    assert after.labelled["r_hat"].max() < 1.01
-    assert after.invariant["r_hat"].max() < 1.01
-    assert len(after.labelled) == 9
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_posterior_of_three_components_is_that_of_jags(name):
+    """Means, and means of squares about the middle."""
+    kernel, draws = SAMPLERS[name]()
+    mcmc = MCMC(kernel, num_warmup=500, num_samples=draws, **CHAINS)
+    mcmc.run(jax.random.key(0), X)
+    ours = {n: np.asarray(v) for n, v in mcmc.get_samples(group_by_chain=True).items()}
+    found = whatever_the_labels(ours["mean"], ours["variance"], ours["weights"])
+    told = whatever_the_labels(*(np.array(JAGS[n])[None] for n in ("mu", "sigma2", "weights")))
+    np.testing.assert_allclose(told["log likelihood"][0], JAGS["loglik"], atol=1e-4)
+    scores = {}
+    for what, theirs in told.items():
+        middle = theirs.mean()
+        for power, away in enumerate((0.0, middle), start=1):
+            one, two = (mean_and_error((x - away) ** power) for x in (found[what], theirs))
+            scores[what, power] = (one[0] - two[0]) / np.hypot(one[1], two[1])
+    assert max(map(abs, scores.values())) < 4, scores
 
 
-def richardson_green(x, K):
-    """The prior of Richardson & Green (1997), section 2.4."""
-    low, high = x.min(), x.max()
-    spread = high - low
-    rate = numpyro.sample("rate", dist.Gamma(0.2, 10 / spread**2))
+def test_chains_that_name_components_differently_agree_once_relabelled():
+    """R-hat of labelled parameters, of four chains that start with their names in different orders."""
+    orders = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1]])
+    start = {"mean": [10.0, 21.0, 33.0], "variance": [4.0, 5.0, 8.0], "weights": [0.1, 0.8, 0.1]}
+    mcmc = MCMC(ConjugateGibbs(plan()), num_warmup=500, num_samples=5000, **CHAINS)
+    named = {name: jnp.asarray(value)[orders] for name, value in start.items()}
+    mcmc.run(jax.random.key(0), X, init_params=named)
+    idata = bayesmix.to_arviz(mcmc, posterior_predictive=False)
+    before, after = (
+        arviz_compat.rhat(arviz_compat.dataset(each, "posterior"))
+        for each in (idata, bayesmix.relabel(idata))
+    )
+    for name in start:
+        assert (before[name] > 1.1).all() and (after[name] < 1.01).all(), (before, after)
+
+
+def any_number(x, K):
+    """Richardson and Green's (1997) priors."""
+    middle, width = (jnp.max(x) + jnp.min(x)) / 2, jnp.max(x) - jnp.min(x)
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+    scale = numpyro.sample("scale", dist.Gamma(0.2, 10 / width**2))
     with numpyro.plate("component", K):
-        mean = numpyro.sample("mean", dist.Normal((low + high) / 2, spread))
-        precision = numpyro.sample("precision", dist.Gamma(2.0, rate))
+        mean = numpyro.sample("mean", dist.Normal(middle, width))
+        variance = numpyro.sample("variance", dist.InverseGamma(2.0, scale))
     with numpyro.plate("rows", x.shape[0]):
         z = numpyro.sample("z", dist.Categorical(weights))
-        numpyro.sample("x", dist.Normal(mean[z], 1 / jnp.sqrt(precision[z])), obs=x)
+        numpyro.sample("x", dist.Normal(mean[z], jnp.sqrt(variance[z])), obs=x)
 
 
-def test_evidences_weigh_numbers_of_components_as_reversible_jump_does():
-    """All numbers up to 30 are as probable beforehand, so that p(K | x) goes by p(x | K)."""
-    case = reference("nmix_galaxies")["galaxies"]
-    x, sizes = np.asarray(case["data"]), (3, 4, 5)
-    mean, spread = (
-        np.asarray(case[name])[[K - 1 for K in sizes]]
-        for name in ("posterior_mean", "between_run_sd")
-    )
-    found = [
-        TemperedSMC(richardson_green, num_particles=1000, progress_bar=False).run(0, x, K)
-        for K in sizes
-    ]
-    evidence = np.array([run.mean_log_evidence for run in found])
-    error = np.array([run.standard_error for run in found])
-    assert (error < 0.15).all()
-    for i, j in ((0, 1), (1, 2), (0, 2)):
-        exact = np.log(mean[j] / mean[i])
-        allowed = np.hypot(
-            np.hypot(error[i], error[j]), np.hypot(spread[i] / mean[i], spread[j] / mean[j])
-        )
-        assert evidence[j] - evidence[i] == pytest.approx(exact, abs=4 * allowed)
+# close where three groups form at once
+LADDER = (*np.linspace(0, 1, 24)[:18] ** 5, *np.linspace(0.3, 1, 24))
+
+
+def test_evidences_are_in_the_ratios_that_reversible_jumps_find():
+    """All numbers of components have the same prior probability: p(K | x) goes as p(x | K)."""
+    stored, sizes = reference("nmix")["results"], [3, 4, 5]
+    places = [stored["k"].index(K) for K in sizes]
+    told = np.array(stored["posterior_mean"])[places]
+    error = np.array(stored["between_run_sd"])[places] / told / np.sqrt(3)
+    found, spread = np.array([evidence(K) for K in sizes]).T
+    assert (spread < 0.25).all(), spread
+    both = np.hypot(np.hypot(spread[1:], spread[:-1]), np.hypot(error[1:], error[:-1]))
+    apart = np.diff(found) - np.diff(np.log(told))
+    assert (np.abs(apart) < 3.5 * both).all(), (found, np.log(told), both)
+
+
+def evidence(K):
+    """log p(x | K) by parallel tempering, and its error from four chains."""
+    kernel = ParallelTempering(any_number, betas=LADDER, moves=GibbsMoves(1))
+    mcmc = MCMC(kernel, num_warmup=500, num_samples=2000, **CHAINS)
+    mcmc.run(jax.random.key(K), X, K)
+    ratios = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["log_ratios"])
+    each = (np.logaddexp.reduce(ratios, axis=1) - np.log(ratios.shape[1])).sum(-1)
+    return bayesmix.log_evidence(mcmc), each.std(ddof=1) / 2
