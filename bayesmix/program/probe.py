@@ -73,10 +73,12 @@ def _look(
 
     shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
     parts = specialise(factors, arguments.arrays, shapes)
-    known = compile_lightly(parts.known)(arguments.arrays)
+    known, told = compile_lightly(parts.known)(arguments.arrays), jax.jit(factors)
 
     def at(values: Values) -> Evaluation:
-        return parts.rest(arguments.arrays, known, {name: values[name] for name in shapes})
+        if values.keys() == shapes.keys():
+            return parts.rest(arguments.arrays, known, values)
+        return told(arguments.arrays, values)  # deterministic sites are told values too
 
     return _Look(reading, families, at)
 
