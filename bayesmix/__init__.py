@@ -12,6 +12,7 @@ from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
 from .infer.chunks import Progress  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
+from .infer.collapsed import CollapsedGibbs  # noqa: E402
 from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
 from .infer.em import EM  # noqa: E402
 from .infer.gibbs import ConjugateGibbs  # noqa: E402
@@ -40,11 +41,13 @@ from .program.devices import rows_on  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
+from .saved_comparison import load_comparison  # noqa: E402
 
 del _exponential, _gaussian, _student, _threads
 
 __all__ = [
     "EM",
+    "CollapsedGibbs",
     "Comparison",
     "ConjugateGibbs",
     "DistortionCurve",
@@ -78,6 +81,7 @@ __all__ = [
     "distortion_curve",
     "e_steps",
     "label_switching",
+    "load_comparison",
     "log_evidence",
     "m_steps",
     "marginalize",

@@ -1,4 +1,4 @@
-"""The command line: `python -m bayesmix compare DATA` and `python -m bayesmix plan DATA`."""
+"""The command line: `python -m bayesmix compare DATA`, `plan DATA` and `report FILE`."""
 
 from __future__ import annotations
 
@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(run=_compare)
     plan = commands.add_parser("plan", help="print what is read from the program")
     plan.set_defaults(run=_plan)
+    report = commands.add_parser(
+        "report", help="print a saved comparison and write its report, from the file alone"
+    )
+    report.set_defaults(run=_report)
+    report.add_argument("file", metavar="FILE", help="comparison.nc, or the folder that it is in")
+    report.add_argument(
+        "--out", metavar="FILE.html", help="the page (default report.html beside the file)"
+    )
     for command in (compare, plan):
         command.add_argument(
             "data",
@@ -216,7 +224,9 @@ def _compare_into(
     )
     print(found.table())
     report = found.write(folder)
-    print(f"\nWritten: {report}, and beside it summary.json and the draws (posterior.nc)")
+    print(
+        f"\nWritten: {report}, and beside it comparison.nc, summary.json and the draws (posterior.nc)"
+    )
     return _INTERRUPTED if found.interrupted else 0
 
 
@@ -230,6 +240,23 @@ def _plan(asked: argparse.Namespace) -> int:
     from .program.plan import plan
 
     print(plan(program, table.values, asked.k))
+    return 0
+
+
+def _report(asked: argparse.Namespace) -> int:
+    from .report import write_report
+    from .saved_comparison import file_of, load_comparison
+
+    found: Any = load_comparison(asked.file)
+    page = Path(asked.out) if asked.out else file_of(asked.file).with_name("report.html")
+    print(found.table())
+    try:
+        written = write_report(found, page)
+    except OSError as error:
+        raise CommandError(
+            f"cannot write '{page}' ({error.strerror or error}); give another --out"
+        ) from error
+    print(f"\nWritten: {written}")
     return 0
 
 

@@ -6,39 +6,60 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .posterior import tables
-from .posterior.engines import ENGINES, USUAL, EngineResult, Settings, aligned, reordered
-from .program.arguments import Arguments, split, take_rows
+from .posterior import calibration, tables
+from .posterior.calibration import Calibration
+from .posterior.compile_clock import clock
+from .posterior.engines import (
+    ENGINES,
+    USUAL,
+    EngineResult,
+    Settings,
+    aligned,
+    reordered,
+    thinned,
+)
+from .posterior.mode_weights import weighed_modes
+from .posterior.predictive_cdf import NoDistributionFunction, cell_names
+from .posterior.tables import Agreement
+from .posterior.verdict import verdict
+from .program.arguments import Arguments, has_rows, split, take_rows
 from .program.errors import ProgramError
 from .program.plan import Plan, plan_arguments
 from .program.reading import Program
 
 _GRID_DRAWS = 200
 _SMALLEST_TRAINING = 10
+_TAKE_EVERYTHING = ("MLE-EM", "MAP-EM")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`compare` found; print it, or `write` it to a folder.
+    """What :func:`compare` found; print it, `write` it to a folder, or `save` it to one file.
 
     Attributes:
         engines: each engine's :class:`EngineResult`, components in one common order.
-        parameters, scores, diagnostics: tables as lists of records; `agreement` the names and the matrix
-            of adjusted Rand indices between the clusterings.
+        parameters, scores, diagnostics: tables as lists of records.
+        calibration: :class:`Calibration` of each engine on held-out rows, and of samplers on all rows,
+            each left out by weights; `calibration_scores` the table made of them, `calibration_note` why
+            there is none.
+        agreements: :class:`Agreement` of the engines' clusterings, by latent.
+        modes: what MAP-EM found, a record for each distinct mode, with weights; see
+            :func:`bayesmix.posterior.mode_weights.weighed_modes`.
         density: the predictive density of each engine on a grid, for one or two columns.
         evidence: log p(x) by the engines that give it. left_out: engines that do not take the program,
             each with the reason.
         verdict: in plain words, whether plugging in the mode is safe here.
         interrupted: whether the run was stopped before all engines had finished.
+        plan: the plan that was used; None in a comparison that was loaded from a file.
     """
 
     title: str
-    plan: Plan
+    plan: Plan | None
     plan_text: str
     columns: tuple[str, ...]
     data: np.ndarray
@@ -48,7 +69,11 @@ class Comparison:
     engines: dict[str, EngineResult]
     parameters: list[dict[str, Any]]
     scores: list[dict[str, Any]]
-    agreement: tuple[list[str], np.ndarray] | None
+    calibration: list[Calibration]
+    calibration_scores: list[dict[str, Any]]
+    calibration_note: str
+    agreements: dict[str, Agreement]
+    modes: list[dict[str, Any]]
     diagnostics: list[dict[str, Any]]
     density: dict[str, Any] | None
     verdict: str
@@ -68,13 +93,27 @@ class Comparison:
         return tables.record(self)
 
     def write(self, folder: str | Path) -> Path:
-        """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`) and `summary.json`.
+        """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`), `summary.json`, and all of the
+        comparison as `comparison.nc` (see :meth:`save`).
 
         Each file is written in full or not at all. Raises `OSError` where the folder cannot be written.
         """
         from .report import write_comparison
 
         return write_comparison(self, folder)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything, draws included, to one netCDF file that :func:`load_comparison` reads.
+
+        Args:
+            path: a file that ends in .nc, or a folder, in which it will be `comparison.nc`.
+
+        Returns:
+            The file. It is written in full or not at all; `OSError` where that is not possible.
+        """
+        from .saved_comparison import save_comparison
+
+        return save_comparison(self, path)
 
 
 def compare(
@@ -131,6 +170,11 @@ def compare(
         >>> found = bayesmix.compare(program, x, engines=("MAP-EM",), restarts=5, held_out=0)
         >>> sorted(found.engines["MAP-EM"].estimate["mean"].round(1).tolist())
         [0.1, 10.1]
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = bayesmix.load_comparison(found.save(folder))
+        >>> again.table() == found.table()
+        True
     """
     unknown = [name for name in engines if name not in ENGINES]
     if unknown or not engines:
@@ -140,21 +184,18 @@ def compare(
         raise ProgramError(f"held_out is {held_out}; give a share of the rows, from 0 to below 1")
     arguments = split(args, kwargs)
     plan = program if isinstance(program, Plan) else plan_arguments(program, arguments)
-    if len(plan.reading.latents) > 1:
-        several = ", ".join(f"'{name}'" for name in plan.graph.names)
-        raise ProgramError(
-            f"compare lists the components of one latent, and the program has several ({several}); run "
-            "EM, ConjugateGibbs and NUTS on marginalize(program), and read each with to_arviz"
-        )
     settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
-    train, test = _split_rows(plan, arguments, held_out, seed)
-    found, left_out, interrupted = _run(plan, arguments, train, test, engines, settings, announce)
+    split_rows = _split_rows(plan, arguments, held_out, seed)
+    found, left_out, interrupted = _run(plan, arguments, split_rows, engines, settings, announce)
     observed = plan.observe(arguments).values
     data = np.concatenate([np.reshape(v, (v.shape[0], -1)) for v in observed.values()], axis=1)
     names = _column_names(plan, columns, data.shape[1])
-    results = _in_one_order(plan, found)
-    scores = tables.scores(results)
-    agreement = tables.agreement(results)
+    results = _in_one_order(plan, found.engines)
+    transforms, note = _calibrated(plan, arguments, found, results)
+    calibrated = [calibration.record(each, names) for each in transforms]
+    scores, agreements = tables.scores(results), tables.agreements(results)
+    diagnostics = tables.diagnostics(results)
+    modes = weighed_modes(plan, arguments, results)
     return Comparison(
         title=title or _title(plan, data.shape[0]),
         plan=plan,
@@ -167,82 +208,117 @@ def compare(
         engines=results,
         parameters=tables.parameters(plan, results, names),
         scores=scores,
-        agreement=agreement,
-        diagnostics=tables.diagnostics(results),
+        calibration=transforms,
+        calibration_scores=calibrated,
+        calibration_note=note,
+        agreements=agreements,
+        modes=modes,
+        diagnostics=diagnostics,
         density=_density(plan, arguments, data, results),
-        verdict=tables.verdict(plan, results, scores, agreement),
+        verdict=verdict(scores, calibrated, modes, agreements, diagnostics),
         interrupted=interrupted,
         evidence=tables.evidence(results),
         left_out=left_out,
     )
 
 
-def _split_rows(
-    plan: Plan, arguments: Arguments, held_out: float, seed: int
-) -> tuple[Arguments | None, Arguments | None]:
-    """Training and held-out rows; None where no argument has a row axis, or too few rows are left."""
+class _Split(NamedTuple):
+    """A call with the training rows, and the numbers of the held-out rows."""
+
+    train: Arguments
+    test: np.ndarray
+
+
+def _split_rows(plan: Plan, arguments: Arguments, held_out: float, seed: int) -> _Split | None:
+    """None where no argument has a row axis, or too few rows are left."""
     size = plan.reading.rows.size
     count = round(size * held_out)
-    leading = [shape[0] for shape, _ in arguments.layout.shapes if shape]
     least = max(_SMALLEST_TRAINING, 2 * plan.reading.num_components)
-    if count < 1 or size not in leading or size - count < least:
-        return None, None
+    if count < 1 or not has_rows(arguments, size) or size - count < least:
+        return None
     order = np.random.default_rng(seed).permutation(size)
-    train, test = np.sort(order[count:]), np.sort(order[:count])
-    return take_rows(arguments, size, train), take_rows(arguments, size, test)
+    return _Split(take_rows(arguments, size, np.sort(order[count:])), np.sort(order[:count]))
+
+
+class _Found(NamedTuple):
+    """Engines' answers, those of fits without the held-out rows, and the numbers of these rows."""
+
+    engines: dict[str, EngineResult]
+    parts: dict[str, EngineResult]
+    test: np.ndarray | None
 
 
 def _run(
     plan: Plan,
     arguments: Arguments,
-    train: Arguments | None,
-    test: Arguments | None,
+    rows: _Split | None,
     engines: Sequence[str],
     settings: Settings,
     announce: Callable[[str], None] | None,
-) -> tuple[dict[str, EngineResult], dict[str, str], bool]:
+) -> tuple[_Found, dict[str, str], bool]:
     """Each engine's answer, those that do not take the program and why, and whether it was stopped."""
-    found: dict[str, EngineResult] = {}
+    found = _Found({}, {}, None if rows is None else rows.test)
     left_out: dict[str, str] = {}
     say = announce or (lambda line: None)
+    size = plan.reading.rows.size
     try:
         for name in engines:
-            size = plan.reading.rows.size
             say(f"{name}: {size} rows")
             try:
-                result = ENGINES[name](plan, arguments, settings)
+                with clock() as taken:
+                    result = ENGINES[name](plan, arguments, settings)
             except ProgramError as error:
-                if name in (
-                    "MLE-EM",
-                    "MAP-EM",
-                ):  # these take every program: something else is wrong
+                if name in _TAKE_EVERYTHING:  # something else is wrong
                     raise
                 say(f"{name}: left out")
                 left_out[name] = str(error)
                 continue
-            if train is not None and test is not None:
+            result = replace(result, seconds=taken.seconds, compiling=taken.compiling)
+            if rows is not None:
                 say(f"{name}: again without the held-out rows")
-                part = ENGINES[name](plan, train, settings)
+                part = ENGINES[name](plan, rows.train, settings)
+                test = take_rows(arguments, size, rows.test)
                 result = replace(result, held_out=part.log_density(plan, test))
-            found[name] = result
+                found.parts[name] = part
+            found.engines[name] = result
     except KeyboardInterrupt:
-        if not found:
+        if not found.engines:
             raise
         return found, left_out, True
-    if not found:
+    if not found.engines:
         raise ProgramError("no engine takes the program: " + " ".join(left_out.values()))
     return found, left_out, False
+
+
+def _calibrated(
+    plan: Plan, arguments: Arguments, found: _Found, results: Mapping[str, EngineResult]
+) -> tuple[list[Calibration], str]:
+    """Every engine's transforms; or none, and a sentence that says why."""
+    transforms = []
+    try:
+        for name, result in results.items():
+            if found.test is not None:
+                part = found.parts[name]
+                transforms.append(calibration.held_out(plan, arguments, part, found.test))
+            alone = calibration.left_out(plan, arguments, result)
+            transforms += [] if alone is None else [alone]
+    except NoDistributionFunction as error:
+        return [], (
+            f"Calibration is left out: there is no distribution function of {error}; compare "
+            "replicated data with the data instead."
+        )
+    return transforms, ""
 
 
 def _in_one_order(plan: Plan, found: Mapping[str, EngineResult]) -> dict[str, EngineResult]:
     """Components by falling weight in the first of MAP, MLE and the others; these aligned to it."""
     ranked = [name for name in ("MAP-EM", *ENGINES) if name in found]
     first = found[ranked[0]]
-    if not plan.labels.hidden or not plan.labels.exchangeable:
+    groups = plan.labels.hidden
+    if not groups or not plan.labels.exchangeable:
         return dict(found)
-    (group,) = plan.labels.hidden
-    assert first.weights is not None
-    first = reordered(first, group, np.argsort(-first.weights, kind="stable"))
+    weights = [first.by_latent[group.latents[0]].mean(axis=0) for group in groups]
+    first = reordered(plan, first, [np.argsort(-each, kind="stable") for each in weights])
     return {
         name: first if name == ranked[0] else aligned(plan, first, result)
         for name, result in found.items()
@@ -254,11 +330,7 @@ def _column_names(plan: Plan, columns: Sequence[str] | None, width: int) -> tupl
         if len(columns) != width:
             raise ProgramError(f"columns names {len(columns)} columns, and the data have {width}")
         return tuple(columns)
-    names = []
-    for site in plan.reading.observed:
-        size = int(np.prod(site.shape[1:], dtype=int))
-        names += [site.name] if size == 1 else [f"{site.name}[{j}]" for j in range(size)]
-    return tuple(names)
+    return cell_names(plan)
 
 
 def _density(
@@ -290,16 +362,22 @@ def _density(
     there = Arguments(tuple(arrays), arguments.layout._replace(shapes=shapes))
     size = (len(axes[0]),) if len(axes) == 1 else (len(axes[1]), len(axes[0]))
     log_density = {
-        name: result.thinned(_GRID_DRAWS).log_density(plan, there).reshape(size)
+        name: _thinned(result).log_density(plan, there).reshape(size)
         for name, result in results.items()
     }
     grid = axes[0] if len(axes) == 1 else tuple(axes)
     return {"grid": grid, "log_density": log_density}
 
 
+def _thinned(result: EngineResult) -> EngineResult:
+    some = None if result.draws is None else thinned(result.draws, _GRID_DRAWS)
+    return replace(result, draws=some)
+
+
 def _title(plan: Plan, rows: int) -> str:
     name = getattr(plan.program, "__name__", "program")
-    return f"{name}, K = {plan.reading.num_components}, {rows} rows"
+    sizes = ", ".join(str(latent.size) for latent in plan.reading.latents) or "1"
+    return f"{name}, K = {sizes}, {rows} rows"
 
 
 def _versions() -> dict[str, str]:

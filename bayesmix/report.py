@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix import plots
-from bayesmix.plots.draws import has_replications, has_traces
+from .posterior.tables import least_agreement
+from .report_html import html_table, note, section
+from .report_pictures import pictures
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bayesmix.plots.common import Comparison
 
 _MODE_NOTE = (
@@ -28,6 +26,13 @@ _MODE_NOTE = (
     "transformation; in other coordinates the mode is another point, while posterior means of the "
     "density and of responsibilities don't depend on that choice."
 )
+
+_WEIGHT_NOTE = (
+    "A weight is Laplace's approximation to the posterior probability about a mode and its relabelled "
+    "copies, among the modes found. A draw belongs to the mode that is nearest in the log densities of "
+    "the rows."
+)
+_MOST_COLUMNS = 6  # beside which p-values of single columns would make the table too wide
 
 _DIAGNOSTICS = {
     "engine": "engine",
@@ -40,84 +45,15 @@ _DIAGNOSTICS = {
 }
 
 
-def format_value(value: Any) -> str:
-    """Return a table cell as plain text: four significant digits, an interval in brackets.
-
-    Args:
-        value: a number, a (mean, low, high) triple, text, or None where there is nothing to say.
-
-    >>> format_value(1234.567), format_value((0.25, 0.2, 0.3)), format_value(None)
-    ('1235', '0.25 [0.2, 0.3]', '')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if np.ndim(value) > 0:
-        centre, *rest = (format_value(float(entry)) for entry in value)
-        return f"{centre} [{', '.join(rest)}]" if rest else centre
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    number = float(value)
-    if np.isnan(number):
-        return "not defined"
-    whole = 1000 <= abs(number) < 1e7
-    return f"{number:.0f}" if whole else f"{number:.4g}"
-
-
-def html_table(rows: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:
-    """Return rows as an HTML table, every text escaped; the first column is left-aligned.
-
-    Args:
-        rows: one mapping per line; a missing key leaves its cell empty.
-        headings: the keys to show, in order, and the heading of each.
-
-    >>> print(html_table([{"a": "<b>", "n": 0.5}], {"a": "name", "n": "value"}))
-    <div class="wide"><table>
-    <thead><tr><th>name</th><th>value</th></tr></thead>
-    <tbody>
-    <tr><td>&lt;b&gt;</td><td>0.5</td></tr>
-    </tbody></table></div>
-    """
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings.values())
-    lines = []
-    for row in rows:
-        cells = (row.get(key) for key in headings)
-        lines.append("".join(f"<td>{escape(format_value(cell))}</td>" for cell in cells))
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _section(title: str, *parts: str) -> str:
-    return "\n".join([f"<section>\n<h2>{escape(title)}</h2>", *parts, "</section>"])
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
-
-
-def _figure(name: str, caption: str, figure: Figure) -> str:
-    code = base64.b64encode(plots.figure_png(figure)).decode("ascii")
-    return (
-        f'<figure>\n<img alt="{escape(name)}" src="data:image/png;base64,{code}">\n'
-        f"<figcaption>{escape(caption)}</figcaption>\n</figure>"
-    )
-
-
 def _parameters(comparison: Comparison) -> str:
     if not comparison.parameters:
         return ""
     headings = {"parameter": "parameter", **{name: name for name in comparison.engines}}
     sampled = any(result.draws is not None for result in comparison.engines.values())
-    note = "Point estimates for EM." + (
+    kind = "Point estimates for EM." + (
         " Posterior mean and 94% interval for the samplers, after relabelling." if sampled else ""
     )
-    return _section("Parameters", html_table(comparison.parameters, headings), _note(note))
+    return section("Parameters", html_table(comparison.parameters, headings), note(kind))
 
 
 def _scores(comparison: Comparison) -> str:
@@ -132,10 +68,10 @@ def _scores(comparison: Comparison) -> str:
     }
     if all(row.get("difference") is None for row in comparison.scores):
         headings = dict(list(headings.items())[:3])
-    return _section(
+    return section(
         "Prediction of held-out rows",
         html_table(comparison.scores, headings),
-        _note(
+        note(
             "In nats per row; higher is better. EM predicts from its point estimate, a sampler "
             "averages the density over its draws. The difference is taken row by row."
         ),
@@ -146,22 +82,87 @@ def _evidence(comparison: Comparison) -> str:
     if not comparison.evidence:
         return ""
     headings = {"engine": "engine", "value": "log p(x)", "error": "standard error", "kind": "kind"}
-    return _section("Evidence", html_table(comparison.evidence, headings))
+    return section("Evidence", html_table(comparison.evidence, headings))
+
+
+def _calibration(comparison: Comparison) -> str:
+    if not comparison.calibration_scores:
+        return section("Calibration", note(comparison.calibration_note)) * bool(
+            comparison.calibration_note
+        )
+    headings = {
+        "engine": "engine",
+        "rows": "rows",
+        "cells": "cells",
+        "distance": "distance from uniform",
+        "p_value": "p-value",
+        "inside_50": "inside 50%",
+        "inside_90": "inside 90%",
+    }
+    columns = list(comparison.calibration_scores[0]["marginal_p_values"])
+    rows = []
+    for record in comparison.calibration_scores:
+        shares = {name: f"{record[name]:.1%}" for name in ("inside_50", "inside_90")}
+        marginal = {f"p {name}": p for name, p in record["marginal_p_values"].items()}
+        rows.append({**record, **shares, **marginal})
+    if 1 < len(columns) <= _MOST_COLUMNS:
+        headings |= {f"p {name}": f"p-value, {name} alone" for name in columns}
+    high = [
+        f" {record['engine']}: {record['high_pareto_k']} rows cannot be left out by weights (Pareto k "
+        "above 0.7)."
+        for record in comparison.calibration_scores
+        if record["high_pareto_k"]
+    ]
+    return section(
+        "Calibration",
+        html_table(rows, headings),
+        note(
+            "The predictive distribution function at the rows is uniform if predictions are as "
+            "uncertain as they say. The distance is Kolmogorov's, over all cells, each given those "
+            "before it in its row; 50% and 90% are central intervals. Rows left out one at a time "
+            "by importance weights are those of the fit." + "".join(high)
+        ),
+    )
 
 
 def _agreement(comparison: Comparison) -> str:
-    if comparison.agreement is None or len(comparison.agreement[0]) < 2:
+    agreements = comparison.agreements
+    if not agreements:
         return ""
-    names, matrix = comparison.agreement
-    rows = [
-        {"engine": name, **{other: f"{matrix[i][j]:.3f}" for j, other in enumerate(names)}}
-        for i, name in enumerate(names)
-    ]
-    return _section(
-        "Agreement of the clusterings",
-        html_table(rows, {"engine": "", **{name: name for name in names}}),
-        _note("Adjusted Rand index of the hard labels: 1 is the same partition, 0 is chance."),
+    if len(agreements) > 1:
+        headings = {
+            "latent": "latent",
+            "adjusted_rand": "adjusted Rand index",
+            "variation": "variation of information, bits",
+            "between": "of",
+        }
+        parts = [html_table(least_agreement(agreements), headings)]
+    else:
+        (found,) = agreements.values()
+        parts = [
+            html_table(
+                _matrix(found.names, values),
+                {"engine": what, **dict(zip(found.names, found.names))},
+            )
+            for what, values in (
+                ("Adjusted Rand index", found.adjusted_rand),
+                ("Variation of information, bits", found.variation_of_information),
+            )
+        ]
+    explained = (
+        "Of the hard labels. Adjusted Rand index: 1 is the same partition, 0 is chance. Variation of "
+        "information: 0 is the same partition."
+        + " By latent, the two engines that agree least."
+        * (len(agreements) > 1)
     )
+    return section("Agreement of the clusterings", *parts, note(explained))
+
+
+def _matrix(names: Sequence[str], values: Any) -> list[dict[str, str]]:
+    return [
+        {"engine": name, **{other: f"{v:.3f}" for other, v in zip(names, row, strict=True)}}
+        for name, row in zip(names, values, strict=True)
+    ]
 
 
 def _diagnostics(comparison: Comparison) -> str:
@@ -175,12 +176,12 @@ def _diagnostics(comparison: Comparison) -> str:
         rows = [{**row, "switches": _switches(row)} for row in comparison.diagnostics]
         parts.insert(0, html_table(rows, _DIAGNOSTICS))
         parts.append(
-            _note(
+            note(
                 "Judge convergence by the label-invariant columns: R-hat of labelled parameters is "
                 "large whenever chains number the components differently, which is no failure."
             )
         )
-    return _section("Diagnostics of the samplers", *parts) if parts else ""
+    return section("Diagnostics of the samplers", *parts) if parts else ""
 
 
 def _switches(row: Mapping[str, Any]) -> Any:
@@ -198,15 +199,11 @@ def _modes(comparison: Comparison) -> str:
         if result.draws is None and result.status:
             sentences.append(f"<p><strong>{escape(name)}.</strong> {escape(result.status)}</p>")
         ranked = sorted(result.modes or [], key=lambda mode: -mode[0])
-        for value, count in ranked:
-            rows.append(
-                {
-                    "engine": name,
-                    "objective": f"{value:.3f}",
-                    "below": "best" if value == ranked[0][0] else f"{ranked[0][0] - value:.3f}",
-                    "starts": count,
-                }
-            )
+        weighed = comparison.modes if name == "MAP-EM" else []
+        for i, (value, count) in enumerate(ranked):
+            below = "best" if value == ranked[0][0] else f"{ranked[0][0] - value:.3f}"
+            row = {"engine": name, "objective": f"{value:.3f}", "below": below, "starts": count}
+            rows.append(row | (_weight(weighed[i]) if i < len(weighed) else {}))
     if not rows and not sentences:
         return ""
     headings = {
@@ -215,84 +212,39 @@ def _modes(comparison: Comparison) -> str:
         "below": "below the best",
         "starts": "starts",
     }
+    if comparison.modes:
+        headings |= {"weight": "weight", "copies": "relabelled copies"}
+        headings |= {f"draws {name}": f"draws of {name}" for name in comparison.modes[0]["draws"]}
     table = [html_table(rows, headings)] if rows else []
-    return _section("Modes found", *sentences, *table, _note(_MODE_NOTE))
+    notes = [note(_MODE_NOTE)] + [note(_WEIGHT_NOTE)] * bool(comparison.modes)
+    return section("Modes found", *sentences, *table, *notes)
+
+
+def _weight(mode: Mapping[str, Any]) -> dict[str, Any]:
+    weight = mode["reason"] if mode["weight"] is None else f"{mode['weight']:.3f}"
+    shares = {f"draws {name}": f"{share:.0%}" for name, share in mode["draws"].items()}
+    return {"weight": weight, "copies": mode["copies"], **shares}
 
 
 def _timings(comparison: Comparison) -> str:
     rows = [
-        {"engine": name, "seconds": f"{result.seconds:.2f}"}
+        {
+            "engine": name,
+            "seconds": f"{result.seconds:.2f}",
+            "compiling": f"{result.compiling:.2f}",
+        }
         for name, result in comparison.engines.items()
-        if result.seconds is not None
     ]
     if not rows:
         return ""
-    return _section("Time", html_table(rows, {"engine": "engine", "seconds": "seconds"}))
-
-
-def _pictures(comparison: Comparison) -> str:
-    """Draw every picture that the comparison has something for."""
-    engines = comparison.engines
-    gaussian = any(result.covariances is not None for result in engines.values())
-    jobs: list[tuple[str, str, Callable[[], Figure]]] = []
-    if engines:
-        caption = (
-            "Rows in the colour of their most probable component, with the density of the engines"
-            + (" and the components' ellipses or curves" if gaussian else "")
-            + "; look for rows that no component covers and for a component that covers few rows."
-        )
-        jobs.append(("Density", caption, lambda: plots.plot_density(comparison)))
-    if comparison.parameters:
-        caption = "Point estimates, component by component, each panel in its own units."
-        if any(result.draws is not None for result in engines.values()):
-            caption = (
-                "Open markers are point estimates, filled ones posterior means with their 94% "
-                "interval; a point far from the middle of its interval says that the mode doesn't "
-                "stand for the mass."
-            )
-        jobs.append(("Estimates", caption, lambda: plots.plot_parameters(comparison)))
-    if engines:
-        caption = (
-            "Each vertical bar is one row's responsibilities; mixed bars are rows that belong to "
-            "no component for sure, and the curves below say by how much."
-        )
-        jobs.append(("Responsibilities", caption, lambda: plots.plot_responsibilities(comparison)))
-    if has_replications(comparison):
-        caption = (
-            "Light is replicated from the fitted model, dark is the data; a dark line outside the "
-            "light ones, or a p-value near 0 or 1, is something that the model can't produce."
-        )
-        jobs.append(("Predictive check", caption, lambda: plots.plot_predictive_check(comparison)))
-    for name, result in engines.items():
-        if has_traces(result):
-            caption = (
-                f"{name}: where colours change places at the left the labels switched; at the "
-                "right each colour should keep to its own band."
-            )
-            jobs.append(
-                (f"Draws of {name}", caption, lambda name=name: plots.plot_traces(comparison, name))  # type: ignore[misc]
-            )
-    if any(r.objective is not None and np.size(r.objective) for r in engines.values()):
-        caption = (
-            "The objective of EM may never fall; the straighter and steeper the line at the right, "
-            "the faster it converged."
-        )
-        jobs.append(("Climb of EM", caption, lambda: plots.plot_objective(comparison)))
-    if any(result.modes for result in engines.values()):
-        caption = (
-            "How many starts ended at each mode, the best on top; few starts at the best mode call "
-            "for more restarts."
-        )
-        jobs.append(("Modes", caption, lambda: plots.plot_modes(comparison)))
-    if not jobs:
-        return ""
-    return _section("Pictures", *(_figure(name, text, draw()) for name, text, draw in jobs))
+    headings = {"engine": "engine", "seconds": "seconds", "compiling": "of these, compiling"}
+    return section("Time", html_table(rows, headings))
 
 
 def _origin(comparison: Comparison) -> str:
     rows = [{"what": name, "version": str(text)} for name, text in comparison.versions.items()]
     rows.append({"what": "seed", "version": str(comparison.seed)})
-    return _section(
+    return section(
         "How to get this again", html_table(rows, {"what": "what", "version": "version"})
     )
 
@@ -327,13 +279,14 @@ def render_report(comparison: Comparison) -> str:
         verdict,
         _parameters(comparison),
         _scores(comparison),
+        _calibration(comparison),
         _evidence(comparison),
         _agreement(comparison),
         _diagnostics(comparison),
         _modes(comparison),
         _timings(comparison),
-        _pictures(comparison),
-        _section("The program, as it was read", program) if program else "",
+        pictures(comparison),
+        section("The program, as it was read", program) if program else "",
         _origin(comparison),
     ]
     template = resources.files("bayesmix").joinpath("report_template.html")
@@ -378,7 +331,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
 
 
 def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
-    """Write `report.html`, `summary.json` and each sampler's draws (`posterior.nc`) into a folder.
+    """Write `report.html`, `summary.json`, `comparison.nc` and each sampler's draws (`posterior.nc`).
 
     The first sampler's relabelled draws go to `posterior.nc`, any other's to `posterior_<name>.nc`. Each
     file is written in full or not at all, the report last. Returns the report's path. Raises `OSError`
@@ -392,6 +345,7 @@ def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
     for i, result in enumerate(sampled):
         suffix = "" if i == 0 else f"_{result.name.lower()}"
         to_netcdf(result.idata, where / f"posterior{suffix}.nc")
+    comparison.save(where)
     summary = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(where / "summary.json", summary)
     return write_report(comparison, where / "report.html")

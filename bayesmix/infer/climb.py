@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
 from ..program.reading import Site
+
+if TYPE_CHECKING:
+    import optax
 
 Values = dict[str, Array]
 Loss = Callable[[Array], Array]
@@ -108,6 +111,8 @@ class LBFGS:
 
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
+        import optax
+
         return _follow(optax.lbfgs(memory_size=self.memory), self.steps, loss, start)
 
 
@@ -127,6 +132,8 @@ class GradientAscent:
 
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
+        import optax
+
         search = optax.scale_by_backtracking_linesearch(
             max_backtracking_steps=40, decrease_factor=0.5, store_grad=True
         )
@@ -137,6 +144,8 @@ def _follow(
     solver: optax.GradientTransformationExtraArgs, steps: int, loss: Loss, start: Array
 ) -> Array:
     """Some steps of an optax solver with a line search."""
+    import optax
+
     value_and_grad = optax.value_and_grad_from_state(loss)
     State = tuple[Array, optax.OptState]
 

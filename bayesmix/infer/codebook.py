@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import entropy
+from scipy.special import entr
 
 from ..program.errors import ProgramError
 from . import lloyd
@@ -98,7 +98,7 @@ class KMeansResult:
 
         Source: Cover & Thomas (2006), *Elements of Information Theory*, theorem 5.4.2.
         """
-        return float(entropy(np.bincount(self.labels, minlength=len(self.centroids)), base=2))
+        return float(np.sum(entr(np.bincount(self.labels) / self.labels.size)) / np.log(2))
 
     def compression_ratio(self, cell_bits: float, *, entropy_coded: bool = False) -> float:
         """Bits of the fitted rows over those of their codes and the codebook: N D C / (N R + K D C).

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly, split
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -174,18 +174,17 @@ class EM:
         given = given_values(found, array_values(found.program, init or {}), restarts)
         keys = random.split(rng_key, restarts)
         given = {**own_starts(found, arguments, keys), **given}
+        at_data = found.specialise(arguments)
         if set(given) == set(found.reading.parameter_names):
-            state, partitioned = compiled.given(arguments.arrays, blocks, given)
+            state, partitioned = compiled.given(at_data.arrays, blocks, given)
         else:
             rows = seeding_rows(found, arguments, blocks, observed)
-            state, partitioned = compiled.start(arguments.arrays, rows, keys)
-        # keys of their own, so that starts are the same whatever the parts
-        streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
-        state = compiled.begin(arguments.arrays, blocks, state, streams)
+            state, partitioned = compiled.start(at_data.arrays, rows, keys)
+        state = compiled.begin(at_data.arrays, blocks, state, keys)
         told, kind = (arguments.arrays, given, rng_key), f"EM {_names(compiled.parts)}"
         state = run_in_chunks(
             state,
-            compiled.advancing(arguments, blocks, Fixed(partitioned, given), self.tolerance),
+            compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance),
             name="EM",
             max_steps=self.max_steps,
             every=self.report_every,
@@ -193,7 +192,7 @@ class EM:
             checkpoint=checkpoint_at(checkpoint, state, told, kind),
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
-        symmetric, derived, information = compiled.last(arguments.arrays, blocks, state)
+        symmetric, derived, information = compiled.last(at_data.arrays, blocks, state)
         marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
         return self._result(found, arguments, state, marks, derived)
 
@@ -255,7 +254,7 @@ class _Compiled:
         self.plan, self.parts = found, parts
 
         def call(arrays: tuple[Array, ...]) -> Arguments:
-            return Arguments(arrays, layout)
+            return Arguments(arrays, layout._replace(specialised=True))
 
         def start(arrays: Any, rows: SeedingRows, keys: Array) -> tuple[EMState, Any]:
             rough = rough_values(found)
@@ -274,14 +273,16 @@ class _Compiled:
 
         self.start = compile_lightly(start)
         self.given = compile_lightly(given)
-        self.advance = jax.jit(
+        self.advance = compile_fully(
             lambda arrays, blocks, states, fixed, settings: advance(
                 found, call(arrays), blocks, states, fixed, settings, parts
             )
         )
 
         def begin(arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
-            return begin_parts(found, call(arrays), blocks, parts, states, keys, keep_path)
+            # keys of their own, so that starts are the same whatever the parts
+            streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
+            return begin_parts(found, call(arrays), blocks, parts, states, streams, keep_path)
 
         self._begin = compile_lightly(begin)
         self._nothing: EMState | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
@@ -43,7 +45,8 @@ class ConjugateGibbs(MCMCKernel):
 
     One sweep draws every row's label at once from p(z_i | x_i, theta), then each block of parameters
     from its complete conditional given the K sufficient statistics; joint blocks (such as
-    normal-inverse-Wishart) are drawn jointly. Use it as any NumPyro kernel.
+    normal-inverse-Wishart) are drawn jointly. Use it as any NumPyro kernel, or as a block of
+    `numpyro.infer.Gibbs`.
 
     Args:
         program: a NumPyro program, or a plan of one.
@@ -92,6 +95,7 @@ class ConjugateGibbs(MCMCKernel):
         self.plans = Plans(program)
         self.keep_latents = keep_latents
         self.permute_labels = permute_labels
+        self._told: Values = {}
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -114,6 +118,7 @@ class ConjugateGibbs(MCMCKernel):
         arguments = split(model_args, model_kwargs or {})
         found = self.plans.of(arguments)
         self._check(found)
+        self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         one, many, given = found.remember(
@@ -129,6 +134,13 @@ class ConjugateGibbs(MCMCKernel):
             raise ProgramError(
                 f"init_params lacks {', '.join(sorted(missing))}; give every parameter, or none"
             )
+        drawn = set(found.graph.names) & set(init_params)
+        if drawn:
+            raise ProgramError(
+                f"labels {', '.join(map(repr, sorted(drawn)))} are drawn with the parameters, and have "
+                "no value of their own: leave them out; as a block of numpyro.infer.Gibbs, mark them "
+                "with infer={'enumerate': 'parallel'}"
+            )
         values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
         given = given if is_prng_key(rng_key) else jax.vmap(given, (None, None, 0, 0))
         return given(arguments.arrays, blocks, rng_key, values)
@@ -139,7 +151,7 @@ class ConjugateGibbs(MCMCKernel):
         """One sweep: labels given parameters, then parameters given labels."""
         arguments = split(model_args, model_kwargs or {})
         found = self.plans.of(arguments)
-        blocks = found.blocks_of_rows(arguments)
+        blocks = found.blocks_of_rows(self._at_first(model_args, model_kwargs or {}))
 
         def sweep(state: GibbsState) -> GibbsState:
             return self._end(found, self._sweep(found, arguments, blocks, state)[0])
@@ -168,6 +180,30 @@ class ConjugateGibbs(MCMCKernel):
 
     def _check(self, found: Plan) -> None:
         _check_closed(found)
+
+    # ------------------------------------------------------------------ a block of numpyro.infer.Gibbs
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The program, which all blocks share."""
+        return self.plans.program
+
+    def refresh(
+        self, state: Any, model_args: tuple[Any, ...], model_kwargs: dict[str, Any] | None
+    ) -> Any:
+        """The state as it is: nothing in it depends on what other blocks draw."""
+        return state
+
+    def wrap_model(self, wrapper: Callable[..., Any]) -> ConjugateGibbs:
+        """The same kernel on `wrapper(program)`."""
+        block = copy.copy(self)
+        block.plans = Plans(wrapper(self.plans.program))
+        return block
+
+    def _at_first(self, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]) -> Arguments:
+        """The call with what other blocks drew first: rows are read on the host, from real numbers, and
+        do not depend on it."""
+        told = {GIBBS_SITES_KWARG: self._told} if GIBBS_SITES_KWARG in model_kwargs else {}
+        return split(model_args, {**model_kwargs, **told})
 
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from ..program.errors import ProgramError
 from . import lloyd
@@ -242,6 +240,9 @@ def gather_modes(
         >>> [(mode.objective, mode.count) for mode in modes]
         [(1.0, 1), (2.0, 2)]
     """
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
     close = np.sqrt(np.finfo(centroids.dtype).eps)
     apart = close * np.ptp(centroids, axis=(0, 1)).max()
     found: list[tuple[int, list[int]]] = []

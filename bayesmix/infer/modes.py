@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..program.labels import LabelGroup, Labels, permute_labels
 from ..program.plan import Plan
@@ -58,6 +57,8 @@ def align(
 ) -> np.ndarray:
     """The order of a group's labels, (K,), that brings `values` closest to `reference` (linear
     assignment)."""
+    from scipy.optimize import linear_sum_assignment
+
     one, other = (_by_component(source, plan.labels, group) for source in (reference, values))
     scale = np.std(np.concatenate([one, other]), axis=0)
     scale = np.where(scale > 0, scale, 1.0)

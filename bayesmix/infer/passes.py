@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program.arguments import Arguments, Layout, compile_lightly
+from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly
 from ..program.batches import Batches
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
@@ -98,8 +98,8 @@ class Compiled:
             symmetric, derived = last_look(found, Arguments(arrays, layout), blocks, ended)
             return ended, symmetric, derived
 
-        self.begin = jax.jit(begin)
-        self.advance = jax.jit(advance)
+        self.begin = compile_fully(begin)
+        self.advance = compile_fully(advance)
         self.last = compile_lightly(last)
 
 

@@ -27,6 +27,7 @@ from ..program.evaluate import Values, joint_first
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
 from . import predict
+from .cells import distribution_function
 from .moments import component_means
 
 _DOUBLINGS, _HALVINGS = 60, 70
@@ -36,7 +37,7 @@ def _site(plan: Plan, name: str) -> Site:
     return next(site for site in plan.reading.observed if site.name == name)
 
 
-def _by_cell(array: Array, site: Site, reading: Reading) -> Array:
+def cells_by_component(array: Array, site: Site, reading: Reading) -> Array:
     """An array of a site's shape, left of it the latents' dimensions, as (K, N, D)."""
     depth = reading.plate_depth
     batch = len(site.shape) - site.event_ndim
@@ -46,7 +47,7 @@ def _by_cell(array: Array, site: Site, reading: Reading) -> Array:
     return full.reshape(*full.shape[:2], -1)
 
 
-def _as_site(cells: Array, site: Site, reading: Reading) -> Array:
+def as_site(cells: Array, site: Site, reading: Reading) -> Array:
     """Cells (N, D) in the shape that the site has in the program."""
     axis = len(site.shape) - site.event_ndim + reading.rows.dim
     others = (*site.shape[:axis], *site.shape[axis + 1 :])
@@ -62,14 +63,14 @@ def log_density_of(name: str) -> Callable[..., Array]:
     ) -> Array:
         reading, site = plan.reading, _site(plan, name)
         traced = predict.sites_by_component(plan, arguments, values)[name]
-        kind, whole = jnp.result_type(traced["value"]), _of_call(site, traced)
+        kind, whole = jnp.result_type(traced["value"]), of_call(site, traced)
         # a density has the site's shape but for the axes of one event
         dense = whole._replace(shape=whole.shape[: len(site.shape) - site.event_ndim], event_ndim=0)
 
         def one(point: Array) -> Array:
             cells = jnp.broadcast_to(point, (len(log_weights), len(point)))
-            heights = traced["fn"].log_prob(_as_site(cells, whole, reading).astype(kind))
-            table = _by_cell(heights, dense, reading).sum(axis=-1)
+            heights = traced["fn"].log_prob(as_site(cells, whole, reading).astype(kind))
+            table = cells_by_component(heights, dense, reading).sum(axis=-1)
             return jax.nn.logsumexp(log_weights.T + table, axis=0)
 
         return jax.lax.map(one, grid)
@@ -77,7 +78,7 @@ def log_density_of(name: str) -> Callable[..., Array]:
     return run
 
 
-def _of_call(site: Site, traced: dict[str, Any]) -> Site:
+def of_call(site: Site, traced: dict[str, Any]) -> Site:
     """The site with the shape that it has in this call."""
     return site._replace(shape=tuple(jnp.shape(traced["value"])))
 
@@ -100,16 +101,12 @@ def quantiles_of(name: str) -> Callable[..., Array]:
     ) -> Array:
         reading = plan.reading
         traced = predict.sites_by_component(plan, arguments, values)[name]
-        site, base = _of_call(_site(plan, name), traced), peel(traced["fn"]).base
-        lowest = getattr(base.support, "lower_bound", -jnp.inf)
-        largest = getattr(base.support, "upper_bound", jnp.inf)
+        site, base = of_call(_site(plan, name), traced), peel(traced["fn"]).base
 
         def below(y: Array) -> Array:
             """The distribution function at y (N, D)."""
-            value = _as_site(y, site, reading)
-            found = base.cdf(jnp.clip(value, lowest, largest))
-            found = jnp.where(value < lowest, 0.0, jnp.where(value >= largest, 1.0, found))
-            return jnp.einsum("nk,knd->nd", weights, _by_cell(found, site, reading))
+            found = distribution_function(base, as_site(y, site, reading))
+            return jnp.einsum("nk,knd->nd", weights, cells_by_component(found, site, reading))
 
         def one(level: Array) -> Array:
             cells = (len(weights), ends[0].size)

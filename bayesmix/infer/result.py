@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, random
 from scipy.special import softmax
 
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments, compile_fully, split
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.modules import site_values
@@ -354,7 +354,7 @@ class EMResult(Prediction):
         """`function(plan, arguments, parameters, *given)`, compiled once for each layout."""
         plan, layout = self.plan, arguments.layout
         if (function, layout) not in self._compiled:
-            self._compiled[function, layout] = jax.jit(
+            self._compiled[function, layout] = compile_fully(
                 lambda arrays, *rest: function(plan, Arguments(arrays, layout), *rest)
             )
         found = self._compiled[function, layout](arguments.arrays, self.parameters, *given)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from ..program.errors import ProgramError
@@ -47,6 +46,8 @@ class ConvexExemplar:
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if earlier:
             return None
+        from scipy.spatial.distance import cdist
+
         name, points, size = _one_latent(problem)
         rng = np.random.default_rng(np.asarray(random.key_data(rng_key)).tolist())
         chosen = rng.permutation(len(points))[: max(self.exemplars, size)]

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array, random
-from scipy.optimize import linear_sum_assignment
 
 from ..program.errors import ProgramError
 from .modes import gather_modes
@@ -210,6 +209,8 @@ def _crossed(
     problem: Problem, shares: Shares, one: int, other: int, rng: np.random.Generator
 ) -> Shares:
     """Responsibilities of a child, each component's from one of two parents."""
+    from scipy.optimize import linear_sum_assignment
+
     child = {}
     hidden = {name for group in problem.plan.labels.hidden for name in group.latents}
     for unit, size in problem.units.items():

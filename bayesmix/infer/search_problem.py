@@ -20,7 +20,7 @@ from jax import Array, random
 
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments, compile_fully, compile_lightly
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -247,7 +247,7 @@ class Problem:
     def _walked(
         self, values: Any, starting: Starting, num_alike: int, schedule: Schedule, keys: Array
     ) -> Solutions:
-        walk = self._compiled("walk", _walk, compiler=jax.jit)
+        walk = self._compiled("walk", _walk, compiler=compile_fully)
         length = len(schedule.drawn)
         told = tuple(jnp.asarray(_padded(part, LONGEST_WALK), float) for part in schedule)
         steps = jnp.asarray(num_alike + 1 + length)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
@@ -278,4 +278,4 @@ def _compiled(
         call = Call(found, Arguments(arrays, layout), blocks)
         return jax.lax.map(lambda state: stage(call, state), states)
 
-    return compile_lightly(begin), jax.jit(advance)
+    return compile_lightly(begin), compile_fully(advance)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments, compile_fully, split
 from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
@@ -104,7 +104,7 @@ class Stream:
                 values = self._order.estimate(posterior, fitted)
                 return values, self.plan.evaluate(posterior.arguments, values)
 
-            return jax.jit(estimate)
+            return compile_fully(estimate)
 
         made = self.plan.remember(("estimate of a stream", layout, self._order), make)
         values, evaluation = made(self.arguments.arrays, self._fitted)
@@ -250,7 +250,7 @@ def _compiled(plan: Plan, arguments: Arguments, order: Stepwise) -> Callable[...
             memory = fitted.memory._replace(rows=fitted.memory.rows + grows * weight)
             return fitted._replace(memory=memory), evidence / weight
 
-        return jax.jit(absorb)
+        return compile_fully(absorb)
 
     return plan.remember(("stream", layout, order), make)
 

@@ -20,7 +20,7 @@ from jax import Array
 from numpyro.distributions import biject_to
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments, compile_fully, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Tables
@@ -185,7 +185,7 @@ def decompose_arguments(
 
             return jax.lax.map(one, (values, at)) if several else one((values, at))
 
-        return jax.jit(run)
+        return compile_fully(run)
 
     run = plan.remember(("decompose", layout, several), make)
     return jax.tree.map(np.asarray, run(arguments.arrays, rows, values, at, beta))

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly, split
+from ..program.arguments import Arguments, compile_fully, compile_lightly, split
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -225,7 +225,7 @@ class _Compiled:
             return jax.vmap(one)(given, state)
 
         self.start = compile_lightly(start)
-        self.advance = jax.jit(ascend)
+        self.advance = compile_fully(ascend)
 
 
 def _new_state(

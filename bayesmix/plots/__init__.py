@@ -11,6 +11,7 @@ returned figure by itself. matplotlib is imported when the first picture is draw
 """
 
 from bayesmix.plots.bound import plot_bound
+from bayesmix.plots.calibration import plot_calibration
 from bayesmix.plots.common import (
     component_colors,
     ellipse_points,
@@ -52,6 +53,7 @@ __all__ = [
     "mass_levels",
     "plot_agreement",
     "plot_bound",
+    "plot_calibration",
     "plot_density",
     "plot_distortion",
     "plot_modes",

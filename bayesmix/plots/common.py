@@ -27,8 +27,10 @@ class EngineResult(Protocol):
 
     name: str
     seconds: float
-    responsibilities: Array  # (N, K)
-    labels: Array  # (N,)
+    compiling: float
+    by_latent: Mapping[str, Array]  # (N, K) each
+    responsibilities: Array | None  # (N, K); of one latent at most
+    labels: Array | None  # (N,)
     held_out: Array | None  # (rows held out,)
     weights: Array | None  # (K,)
     means: Array | None  # (K, D)
@@ -56,7 +58,11 @@ class Comparison(Protocol):
     engines: Mapping[str, Any]  # of EngineResult
     parameters: Sequence[Mapping[str, Any]]
     scores: Sequence[Mapping[str, Any]]
-    agreement: tuple[Sequence[str], Array] | None
+    calibration: Sequence[Any]  # of Calibration
+    calibration_scores: Sequence[Mapping[str, Any]]
+    calibration_note: str
+    agreements: Mapping[str, Any]  # of Agreement
+    modes: Sequence[Mapping[str, Any]]
     diagnostics: Sequence[Mapping[str, Any]]
     density: Mapping[str, Any] | None
     verdict: str

@@ -59,7 +59,10 @@ def responsibility_image(responsibilities: ArrayLike, height: int = 60) -> Array
 
 @common.picture
 def plot_responsibilities(
-    comparison: Comparison, engines: Sequence[str] | None = None, max_rows: int = 1500
+    comparison: Comparison,
+    engines: Sequence[str] | None = None,
+    max_rows: int = 1500,
+    latent: str | None = None,
 ) -> Figure:
     """Show every row's responsibilities as a stacked bar, one strip per engine, and its doubt.
 
@@ -71,12 +74,14 @@ def plot_responsibilities(
         comparison: what `bayesmix.compare` returns; the engines must number components alike.
         engines: which engines, by default all.
         max_rows: with more rows than this, that many evenly spaced ones are drawn.
+        latent: which latent of a row, where a program has several.
 
     Returns:
         A `matplotlib.figure.Figure` with one strip per engine and the panel of uncertainty.
 
     Raises:
-        ValueError: without engines, or for an engine that isn't there.
+        ValueError: without engines, for an engine that isn't there, or where `latent` is none of
+            the program's, or is needed.
         ImportError: without matplotlib.
 
     >>> from bayesmix.plots.example import example_comparison
@@ -90,16 +95,17 @@ def plot_responsibilities(
         raise ValueError("a picture of responsibilities needs at least one engine")
     results = {name: common.find_engine(comparison, name) for name in names}
     reference = "MAP-EM" if "MAP-EM" in results else names[0]
-    order = sorted_rows(results[reference].responsibilities)
+    shares = {name: _responsibilities(result, latent) for name, result in results.items()}
+    order = sorted_rows(shares[reference])
     chosen = order[common.thinned(len(order), max_rows)]
     figure = common.new_figure(9.0, 1.7 + 0.95 * len(names) + 1.3, comparison.title)
     panels = figure.subplots(
         len(names) + 1, 1, sharex=True, height_ratios=[1.0] * len(names) + [1.5]
     )
-    handles = common.component_handles(comparison.num_components, marker=False)
+    handles = common.component_handles(shares[reference].shape[1], marker=False)
     worst = 0.0
     for axes, name in zip(panels, names, strict=False):
-        values = np.asarray(results[name].responsibilities, float)[chosen]
+        values = shares[name][chosen]
         axes.imshow(
             responsibility_image(values),
             aspect="auto",
@@ -117,13 +123,22 @@ def plot_responsibilities(
         )
         handles.append(Line2D([], [], color=color, linestyle=dash, label=f"uncertainty, {name}"))
     drawn = "" if len(chosen) == len(order) else f" ({len(chosen):,} of {len(order):,} drawn)"
-    panels[0].set_title(f"Responsibilities, one stacked bar per row of data{drawn}")
+    whose = "" if latent is None else f" of {common.short(latent)}"
+    panels[0].set_title(f"Responsibilities{whose}, one stacked bar per row of data{drawn}")
     panels[-1].set(xlim=(0.0, len(chosen)), ylim=(0.0, max(1.08 * worst, 0.05)))
     panels[-1].set_ylabel("1 - max r")
     panels[-1].set_xlabel(f"rows, by {reference} label, most certain first within a label")
     figure.align_ylabels(list(panels))
     common.legend_below(figure, handles)
     return figure
+
+
+def _responsibilities(result: Any, latent: str | None) -> Array:
+    """Those of one latent, (N, K)."""
+    found = result.responsibilities if latent is None else result.by_latent.get(latent)
+    if found is None:
+        raise ValueError(f"latent={latent!r}; name one of {sorted(result.by_latent)}")
+    return np.asarray(found, float)
 
 
 def parse_parameter(text: str) -> tuple[str, list[str]]:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from bayesmix.plots.common import Array
-from bayesmix.posterior import arviz_compat
+from bayesmix.posterior import arviz_compat, calibration
+from bayesmix.posterior.mode_weights import relative_weights
+from bayesmix.posterior.tables import Agreement
 
 ENGINES = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
@@ -59,6 +61,7 @@ def example_comparison(
     data = _sample(truth, random, rows)
     names = tuple(f"column {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"[:columns])
     results = {name: _engine(name, truth, data, random) for name in engines}
+    transforms = _transforms(results, rows, columns)
     return SimpleNamespace(
         title=f"Gaussian mixture, K = {components}, on made-up rows",
         plan_text="weights     parameter  Dirichlet    closed form\n"
@@ -74,6 +77,7 @@ def example_comparison(
         scores=[
             {
                 "engine": name,
+                "plug_in": result.draws is None,
                 "held_out": float(result.held_out.mean()),
                 "se": 0.1,
                 "difference": None if name == "MAP-EM" else 0.01,
@@ -81,7 +85,11 @@ def example_comparison(
             }
             for name, result in results.items()
         ],
-        agreement=(list(results), np.full((len(results),) * 2, 0.97) + 0.03 * np.eye(len(results))),
+        calibration=transforms,
+        calibration_scores=[calibration.record(each, names) for each in transforms],
+        calibration_note="",
+        agreements=_agreements(tuple(results)),
+        modes=_modes(results),
         diagnostics=[
             {
                 "engine": name,
@@ -166,6 +174,8 @@ def _engine(name: str, truth: Any, data: Array, random: np.random.Generator) -> 
     result = SimpleNamespace(
         name=name,
         seconds=float(random.uniform(0.1, 9.0)),
+        compiling=0.05,
+        by_latent={"z": responsibilities},
         responsibilities=responsibilities,
         labels=responsibilities.argmax(axis=1),
         held_out=_log_density(point, _sample(truth, random, 30)),
@@ -198,6 +208,45 @@ def _engine(name: str, truth: Any, data: Array, random: np.random.Generator) -> 
     result.diagnostics = "The chains switched labels; what doesn't depend on labels has converged."
     result.replicated = np.stack([_sample(truth, random, len(data)) for _ in range(20)])
     return result
+
+
+def _transforms(results: dict[str, Any], rows: int, columns: int) -> list[calibration.Calibration]:
+    """Uniform values, as if all engines were calibrated; random numbers of their own."""
+    random = np.random.default_rng(1)
+    found = []
+    for name, result in results.items():
+        for kind in (calibration.HELD_OUT, calibration.LEFT_OUT)[: 1 + (result.draws is not None)]:
+            marginal, in_turn = random.uniform(size=(2, rows, columns))
+            found.append(calibration.Calibration(name, kind, np.arange(rows), marginal, in_turn))
+    return found
+
+
+def _agreements(names: tuple[str, ...]) -> dict[str, Agreement]:
+    if len(names) < 2:
+        return {}
+    same = np.eye(len(names))
+    return {"z": Agreement(names, 0.97 + 0.03 * same, 0.12 - 0.12 * same)}
+
+
+def _modes(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The modes of MAP-EM, weighed as if each were as wide as the others."""
+    if "MAP-EM" not in results:
+        return []
+    found = results["MAP-EM"].modes
+    weights = relative_weights(np.array([objective for objective, _ in found]))
+    samplers = [name for name, result in results.items() if result.draws is not None]
+    return [
+        {
+            "objective": objective,
+            "starts": count,
+            "copies": 2,
+            "log_weight": objective,
+            "weight": float(weights[i]),
+            "reason": "",
+            "draws": dict.fromkeys(samplers, 1.0 if i == 0 else 0.0),
+        }
+        for i, (objective, count) in enumerate(found)
+    ]
 
 
 def _parameters(results: dict[str, Any], names: tuple[str, ...]) -> list[dict[str, Any]]:

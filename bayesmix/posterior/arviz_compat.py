@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .netcdf import read_groups, write_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def make(
         group: _as_dataset(group, variables, coords or {}, dims or {}, attrs.get(group, {}))
         for group, variables in groups.items()
     }
-    return _assemble(datasets, attrs.get("/", {}))
+    return assemble(datasets, attrs.get("/", {}))
 
 
 def _as_dataset(group, variables, coords, dims, attrs) -> xr.Dataset:
@@ -92,7 +93,8 @@ def _as_dataset(group, variables, coords, dims, attrs) -> xr.Dataset:
     return xr.Dataset(arrays, coords=index, attrs=dict(attrs))
 
 
-def _assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
+def assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
+    """A container of the installed ArviZ with these groups."""
     arviz, generation = _arviz()
     if generation == 0:
         return arviz.InferenceData(attrs=dict(attrs), **datasets)
@@ -140,38 +142,15 @@ def to_netcdf(idata: Any, path: str | os.PathLike) -> Path:
     """
     import xarray as xr
 
-    _h5netcdf()
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        xr.Dataset(attrs=dict(idata.attrs)).to_netcdf(partial, mode="w", engine="h5netcdf")
-        for group in groups(idata):
-            dataset(idata, group).to_netcdf(partial, mode="a", group=group, engine="h5netcdf")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    data = {group: dataset(idata, group) for group in groups(idata)}
+    return write_groups(path, {"": xr.Dataset(attrs=dict(idata.attrs)), **data})
 
 
 def from_netcdf(path: str | os.PathLike) -> Any:
     """Read a file of :func:`to_netcdf` (or of either ArviZ) into memory and close it."""
-    import xarray as xr
-
-    with _h5netcdf().File(path, "r") as file:
-        names = list(file.groups)
-    data = {name: xr.load_dataset(path, group=name, engine="h5netcdf") for name in names}
-    return _assemble(data, xr.load_dataset(path, engine="h5netcdf").attrs)
-
-
-def _h5netcdf() -> Any:
-    try:
-        import h5netcdf
-    except ImportError as error:
-        raise ImportError(
-            "netCDF files are read and written by h5netcdf, which is not installed: "
-            "`pip install h5netcdf`."
-        ) from error
-    return h5netcdf
+    data = read_groups(path)
+    root = data.pop("")
+    return assemble(data, root.attrs)
 
 
 def rhat(dataset: xr.Dataset) -> xr.Dataset:
@@ -341,5 +320,29 @@ def _loo(idata: Any, var_name: str | None) -> tuple[Any, int]:
     size = float(np.prod(flat.shape[:2]))
     effective = _diagnose(some, lambda arviz, data: arviz.ess(data, method="mean"))["x"]
     efficiency = float(np.nanmean(effective)) / size if effective.notnull().any() else 1.0
-    alone = _assemble({"log_likelihood": found[[var_name]]}, {})
+    alone = assemble({"log_likelihood": found[[var_name]]}, {})
     return arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency), generation
+
+
+def smoothed_log_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto-smoothed log importance weights (S, N) that add up to one for each row, and the shape of
+    each row's tail, (N,), from log ratios (S, N).
+
+    Source: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Journal of Machine Learning Research 25(72).
+
+    >>> log_weights, pareto_k = smoothed_log_weights(np.random.default_rng(0).normal(size=(200, 3)))
+    >>> np.exp(log_weights).sum(0).round(6).tolist(), pareto_k.shape
+    ([1.0, 1.0, 1.0], (3,))
+    """
+    arviz, generation = _arviz()
+    if generation == 0:
+        found, pareto_k = arviz.psislw(log_ratios.T)
+    else:
+        import xarray as xr
+
+        # given log likelihoods, it turns them into ratios
+        rows = xr.DataArray(-log_ratios.T, dims=("row", "draw"))
+        found, pareto_k = (each.values for each in rows.azstats.psislw(dim="draw"))
+    top = found.max(1, keepdims=True)
+    total = top + np.log(np.exp(found - top).sum(1, keepdims=True))
+    return (found - total).T, np.asarray(pareto_k)

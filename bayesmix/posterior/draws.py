@@ -15,7 +15,7 @@ from jax import Array, random
 from numpyro.handlers import seed, substitute, trace, uncondition
 
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments
+from ..program.arguments import Arguments, compile_fully
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.graph import marginals
@@ -33,7 +33,7 @@ def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
     divisor = max(size for size in range(1, _CHUNK + 1) if count % size == 0)
     size = divisor if divisor >= _CHUNK // 4 else min(_CHUNK, count)
 
-    @jax.jit
+    @compile_fully
     def run(draws: Any, *given: Any) -> Any:
         return jax.lax.map(lambda draw: function(draw, *given), draws, batch_size=size)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,7 +29,7 @@ from ..program.transforms import marginalize, without_priors
 from . import arviz_compat
 from .convert import gather, to_arviz
 from .draws import at_draws, average_log_density, component_moments, flatten
-from .labels import LabelSwitching, label_switching, relabel
+from .labels import LabelSwitching, label_switching, relabel, renamed_draws
 
 _REPLICATIONS = 50
 _LARGEST_RELATIVE_DRAWS = 400
@@ -60,16 +59,22 @@ class EngineResult:
     """One engine's answer (N rows, D columns, K components); None where it does not apply.
 
     `estimate` holds the parameters (a mode for EM, posterior means after relabelling for samplers) and
-    `interval` the 94% highest-density intervals. `idata` and `raw` are the relabelled and the original
-    draws; `plug_in` says whether predictions use the estimate alone.
+    `interval` the 94% highest-density intervals. `by_latent` are the responsibilities (N, K) of each
+    latent of a row; where there is one latent at most they are `responsibilities` too, with hard
+    `labels` (N,) and `weights` (K,). `idata` and `raw` are the relabelled and the original draws;
+    `plug_in` says whether predictions use the estimate alone. `seconds` is the time on all rows, of
+    which `compiling` were spent on tracing and compiling. `failed` are the statuses of starts that ended
+    elsewhere than in a mode, of `starts`.
     """
 
     name: str
-    seconds: float
     estimate: dict[str, np.ndarray]
-    responsibilities: np.ndarray
-    labels: np.ndarray
+    by_latent: dict[str, np.ndarray]
     plug_in: bool
+    responsibilities: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    seconds: float = 0.0
+    compiling: float = 0.0
     weights: np.ndarray | None = None
     means: np.ndarray | None = None
     covariances: np.ndarray | None = None
@@ -78,6 +83,8 @@ class EngineResult:
     objective: np.ndarray | None = None
     status: str = ""
     modes: list[tuple[float, int]] = field(default_factory=list)
+    starts: int = 0
+    failed: tuple[str, ...] = ()
     fit: EMResult | None = None
     raw: Any = None
     idata: Any = None
@@ -98,16 +105,15 @@ class EngineResult:
             values = flatten({name: self.draws[name] for name in plan.reading.parameter_names})
         return average_log_density(at_draws(plan, arguments, values).log_likelihood)
 
-    def thinned(self, most: int) -> EngineResult:
-        """The same with at most about `most` draws, for what is costly per draw."""
-        if self.draws is None:
-            return self
-        chains, length = next(iter(self.draws.values())).shape[:2]
-        step = max(1, -(-chains * length // most))
-        return replace(self, draws={n: v[:, ::step] for n, v in self.draws.items()})
-
     def _parameters(self, plan: Plan) -> dict[str, np.ndarray]:
         return {name: self.estimate[name] for name in plan.reading.parameter_names}
+
+
+def thinned(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:
+    """Evenly spaced draws of (chain, draw, ...), about `most` in all, for what is costly per draw."""
+    chains, length = next(iter(draws.values())).shape[:2]
+    step = max(1, -(-chains * length // most))
+    return {name: value[:, ::step] for name, value in draws.items()}
 
 
 Engine = Callable[[Plan, Arguments, Settings], EngineResult]
@@ -115,14 +121,13 @@ Engine = Callable[[Plan, Arguments, Settings], EngineResult]
 
 def maximum_likelihood(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """EM without the priors."""
-    started = time.perf_counter()
     flat = plan_arguments(without_priors(plan.program), arguments)
-    return _point("MLE-EM", flat, arguments, settings, started)
+    return _point("MLE-EM", flat, arguments, settings)
 
 
 def maximum_a_posteriori(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """EM on the program as it stands."""
-    return _point("MAP-EM", plan, arguments, settings, time.perf_counter())
+    return _point("MAP-EM", plan, arguments, settings)
 
 
 def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
@@ -149,7 +154,6 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
 
 def laplace_approximation(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """Draws from the normal density about the MAP, in unconstrained coordinates."""
-    started = time.perf_counter()
     fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
         random.key(settings.seed), arguments, restarts=settings.restarts
     )
@@ -157,18 +161,17 @@ def laplace_approximation(plan: Plan, arguments: Arguments, settings: Settings) 
     weight = about.log_weight
     if weight.value is None:
         raise ProgramError(f"there is no normal density about the mode: {weight.reason}")
-    found = _drawn("Laplace", partial(about.sample, plan), plan, arguments, settings, started)
+    found = _drawn("Laplace", partial(about.sample, plan), plan, arguments, settings)
     return replace(found, evidence=Evidence(weight.value, None, "Laplace, all relabelled copies"))
 
 
 def variational(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """Draws from the variational posterior."""
-    started = time.perf_counter()
     args, kwargs = arguments.call()
     fit = VariationalBayes(plan, progress_bar=settings.progress_bar).run(
         random.key(settings.seed), *args, restarts=settings.restarts, **kwargs
     )
-    found = _drawn("VB", fit.sample, plan, arguments, settings, started)
+    found = _drawn("VB", fit.sample, plan, arguments, settings)
     bound = fit.log_evidence_bound + fit.log_relabellings
     kind = "lower bound, with log K! for copies" if fit.log_relabellings else "lower bound"
     return replace(found, evidence=Evidence(bound, None, kind), status=str(fit.status))
@@ -176,7 +179,6 @@ def variational(plan: Plan, arguments: Arguments, settings: Settings) -> EngineR
 
 def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """Tempered SMC: one run for each chain, one particle for each draw."""
-    started = time.perf_counter()
     sampler = TemperedSMC(
         plan,
         num_particles=settings.num_samples,
@@ -186,7 +188,7 @@ def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     args, kwargs = arguments.call()
     run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
     raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
-    found = _relabelled("SMC", plan, arguments, raw, time.perf_counter() - started)
+    found = _relabelled("SMC", plan, arguments, raw)
     evidence = Evidence(run.mean_log_evidence, run.standard_error, "estimate")
     return replace(found, evidence=evidence)
 
@@ -203,30 +205,51 @@ ENGINES: dict[str, Engine] = {
 USUAL = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
 
-def _point(
-    name: str, plan: Plan, arguments: Arguments, settings: Settings, started: float
-) -> EngineResult:
+def _point(name: str, plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
         random.key(settings.seed), arguments, restarts=settings.restarts
     )
-    responsibilities = fit.responsibilities()
+    latents = plan.graph.names
+    found = fit.responsibilities()
+    by_latent = found if isinstance(found, dict) else dict.fromkeys(latents, found)
     single = {n: v[None] for n, v in fit.parameters.items()}
     means, covariances = _moments(plan, arguments, single)
     return EngineResult(
         name=name,
-        seconds=time.perf_counter() - started,
         estimate={**fit.parameters, **fit.deterministic},
-        responsibilities=responsibilities,
-        labels=responsibilities.argmax(axis=1),
         plug_in=True,
-        weights=responsibilities.mean(axis=0),
+        **_clustering(plan, arguments, by_latent),
         means=means,
         covariances=covariances,
         objective=fit.objective,
         status=str(fit.status),
         modes=[(mode.objective, mode.count) for mode in fit.modes if mode.status],
+        starts=len(fit.restart_statuses),
+        failed=tuple(
+            each.name.lower().replace("_", " ") for each in fit.restart_statuses if not each
+        ),
         fit=fit,
     )
+
+
+def _clustering(
+    plan: Plan, arguments: Arguments, by_latent: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Responsibilities by latent, and those of a mixture: of its only latent, or of one component."""
+    found: dict[str, Any] = {"by_latent": by_latent}
+    if len(by_latent) < 2:
+        rows = plan.observe(arguments).num_rows
+        (only,) = by_latent.values() or (np.ones((rows, 1)),)
+        found |= _of_one(only)
+    return found
+
+
+def _of_one(responsibilities: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "responsibilities": responsibilities,
+        "labels": responsibilities.argmax(axis=1),
+        "weights": responsibilities.mean(axis=0),
+    }
 
 
 def _moments(
@@ -247,7 +270,6 @@ def _sampled(
     settings: Settings,
     init_params: dict[str, Any] | None,
 ) -> EngineResult:
-    started = time.perf_counter()
     mcmc = MCMC(
         kernel,
         num_warmup=settings.num_warmup,
@@ -261,7 +283,7 @@ def _sampled(
     key = random.key(settings.seed + 2)
     mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
     raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
-    return _relabelled(name, plan, arguments, raw, time.perf_counter() - started)
+    return _relabelled(name, plan, arguments, raw)
 
 
 def _drawn(
@@ -270,7 +292,6 @@ def _drawn(
     plan: Plan,
     arguments: Arguments,
     settings: Settings,
-    started: float,
 ) -> EngineResult:
     """The answer that independent draws give, put into as many chains as a sampler would have."""
     lead = (settings.num_chains, settings.num_samples)
@@ -287,26 +308,16 @@ def _drawn(
         posterior_predictive=None,
         rng_key=random.key(settings.seed + 3),
     )
-    return _relabelled(name, plan, arguments, raw, time.perf_counter() - started)
+    return _relabelled(name, plan, arguments, raw)
 
 
-def _relabelled(
-    name: str, plan: Plan, arguments: Arguments, raw: Any, seconds: float
-) -> EngineResult:
-    idata = relabel(raw) if plan.labels.hidden else raw
-    return summarise(name, plan, arguments, raw, idata, seconds)
-
-
-def summarise(
-    name: str, plan: Plan, arguments: Arguments, raw: Any, idata: Any, seconds: float
-) -> EngineResult:
+def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> EngineResult:
     """A sampler's answer from its draws before and after relabelling."""
+    idata = relabel(raw) if plan.labels.hidden else raw
     before = _arrays(raw, "posterior")
     after = _arrays(idata, "posterior")
-    responsibilities = np.ones((plan.reading.rows.size, 1))
-    if plan.reading.latent:
-        probability = _arrays(idata, "latents")[f"{plan.reading.latent.name}_probability"]
-        responsibilities = probability.mean(axis=(0, 1))
+    latents = _arrays(idata, "latents") if plan.graph.names else {}
+    by_latent = {n: latents[f"{n}_probability"].mean(axis=(0, 1)) for n in plan.graph.names}
     flat = flatten({n: after[n] for n in plan.reading.parameter_names})
     every = max(1, len(next(iter(flat.values()))) // _LARGEST_RELATIVE_DRAWS)
     means, covariances = _moments(plan, arguments, {n: v[::every] for n, v in flat.items()})
@@ -314,12 +325,9 @@ def summarise(
     switching = label_switching(raw)
     return EngineResult(
         name=name,
-        seconds=seconds,
         estimate={n: value.mean(axis=(0, 1)) for n, value in after.items()},
-        responsibilities=responsibilities,
-        labels=responsibilities.argmax(axis=1),
         plug_in=False,
-        weights=responsibilities.mean(axis=0),
+        **_clustering(plan, arguments, by_latent),
         means=means,
         covariances=covariances,
         interval={n: arviz_compat.hdi(value, 0.94) for n, value in after.items()},
@@ -352,59 +360,49 @@ def _replicated(raw: Any, plan: Plan) -> np.ndarray | None:
 
 def aligned(plan: Plan, reference: EngineResult, result: EngineResult) -> EngineResult:
     """The same answer with its components in the order that is closest to another engine's."""
-    (group,) = plan.labels.hidden
-    parameters = {n: reference.estimate[n] for n in plan.reading.parameter_names}
-    own = {n: result.estimate[n] for n in plan.reading.parameter_names}
-    return reordered(result, group, align(plan, group, parameters, own))
+    theirs, own = (
+        {name: each.estimate[name] for name in plan.reading.parameter_names}
+        for each in (reference, result)
+    )
+    groups = plan.labels.hidden
+    return reordered(plan, result, [align(plan, group, theirs, own) for group in groups])
 
 
-def reordered(result: EngineResult, group: LabelGroup, order: np.ndarray) -> EngineResult:
-    """Put component `order[k]` at label k, everywhere."""
-    axes = {name: each for name, each in group.axes.items() if name in result.estimate}
+def reordered(plan: Plan, result: EngineResult, orders: Sequence[np.ndarray]) -> EngineResult:
+    """Put component `order[k]` at label k, everywhere; one order for each group of hidden labels."""
+    for group, order in zip(plan.labels.hidden, orders, strict=True):
+        result = _reordered_estimates(result, group, order)
+    if result.idata is None:
+        return result
+    permutations = {}
+    shape = next(iter((result.draws or {}).values())).shape[:2]
+    for group, order in zip(plan.labels.hidden, orders, strict=True):
+        dim = plan.label_dim(group.latents[0])
+        permutations[dim] = np.broadcast_to(order, (*shape, group.size))
+    idata = renamed_draws(result.idata, permutations)
+    return replace(result, idata=idata, relabelled=_arrays(idata, "posterior"))
 
-    def pick(array: np.ndarray | None, axis: int) -> np.ndarray | None:
-        return None if array is None else np.take(array, order, axis=axis)
 
-    deeper = {name: tuple(axis + 2 for axis in each) for name, each in axes.items()}
-    moved = result.relabelled
-    idata = result.idata
-    if moved is not None and axes:
-        moved = {n: np.asarray(v) for n, v in permute_labels(moved, deeper, order).items()}
-        idata = _reordered_groups(idata, order)
-    responsibilities = np.take(result.responsibilities, order, axis=1)
+def _reordered_estimates(
+    result: EngineResult, group: LabelGroup, order: np.ndarray
+) -> EngineResult:
+    def moved(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {n: np.asarray(v) for n, v in permute_labels(values, group.axes, order).items()}
+
+    low, high = (moved({n: ends[i] for n, ends in result.interval.items()}) for i in range(2))
+    by_latent = {
+        name: each[:, order] if name in group.latents else each
+        for name, each in result.by_latent.items()
+    }
+    of_one: dict[str, Any] = {}
+    if len(by_latent) == 1:
+        of_one |= _of_one(*by_latent.values())
+        for name, each in (("means", result.means), ("covariances", result.covariances)):
+            of_one[name] = None if each is None else each[order]
     return replace(
         result,
-        estimate={
-            n: np.asarray(v) for n, v in permute_labels(result.estimate, axes, order).items()
-        },
-        interval={
-            n: (permute_labels({n: low}, axes, order)[n], permute_labels({n: high}, axes, order)[n])
-            for n, (low, high) in result.interval.items()
-        },
-        responsibilities=responsibilities,
-        labels=responsibilities.argmax(axis=1),
-        weights=pick(result.weights, 0),
-        means=pick(result.means, 0),
-        covariances=pick(result.covariances, 0),
-        relabelled=moved,
-        idata=idata,
+        estimate=moved(result.estimate),
+        interval={name: (low[name], high[name]) for name in low},
+        by_latent=by_latent,
+        **of_one,
     )
-
-
-def _reordered_groups(idata: Any, order: np.ndarray) -> Any:
-    """Posterior and latents of a relabelled run, with components in another order."""
-    label = arviz_compat.dataset(idata, "posterior").attrs["label_dims"]
-    inverse = np.argsort(order)
-    for group in ("posterior", "latents"):
-        found = arviz_compat.dataset(idata, group)
-        drawn = [
-            n for n in found.data_vars if found[n].dtype.kind in "iu" and label not in found[n].dims
-        ]
-        counted = found.coords.get(label)
-        found = found.isel({label: order})
-        if counted is not None:
-            found = found.assign_coords({label: counted})
-        if group == "latents":
-            found = found.assign({n: (found[n].dims, inverse[found[n].values]) for n in drawn})
-        idata = arviz_compat.replace_group(idata, group, found)
-    return idata

@@ -213,9 +213,19 @@ def relabel(
             LabelSwitchingWarning,
             stacklevel=2,
         )
-    done = renamed(posterior, permutations).assign_attrs(relabelled=method_name(method or Pivot()))
+    idata = renamed_draws(idata, permutations)
+    done = compat.dataset(idata, "posterior").assign_attrs(
+        relabelled=method_name(method or Pivot())
+    )
+    return compat.replace_group(idata, "posterior", done)
+
+
+def renamed_draws(idata: Any, permutations: Mapping[str, np.ndarray]) -> Any:
+    """Draws with component ``permutation[..., k]`` at label k, in ``posterior`` and ``latents``; one
+    permutation (chain, draw, K) for each label dimension."""
+    posterior = compat.dataset(idata, "posterior")
     latents = _permute_latents(latents_of(idata), permutations, posterior)
-    idata = compat.replace_group(idata, "posterior", done)
+    idata = compat.replace_group(idata, "posterior", renamed(posterior, permutations))
     return compat.replace_group(idata, "latents", latents)
 
 

@@ -23,7 +23,7 @@ from bayesmix.posterior.labelled_draws import SUFFIX
 from bayesmix.program.errors import ProgramError
 
 Array = np.ndarray
-_CHUNK = 8_000_000  # entries of an indicator or of a table of counts held at a time
+_CHUNK = 4_000_000  # entries of an indicator or of a table of counts held at a time
 _FEW = 32  # labels below this need no renumbering
 
 
@@ -115,16 +115,30 @@ def _pair(one: Any, other: Any) -> tuple[Array, Array, tuple[int, ...]]:
 
 
 def compact(labels: Any) -> Array:
-    """Labels as small positions from 0: renumbered where there are negative or large ones."""
+    """Labels as small positions from 0, in the smallest integers that hold them: renumbered where
+    there are negative or large ones."""
     labels = np.asarray(labels)
     if labels.ndim not in (1, 2) or not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise ProgramError(
             "partitions are integer labels, (N,) or (draws, N); these have shape "
             f"{labels.shape} and type {labels.dtype}"
         )
-    if 0 <= labels.min() and labels.max() < _FEW:
-        return labels
-    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    lowest, highest = int(labels.min()), int(labels.max())
+    if 0 <= lowest and highest < _FEW:
+        return labels.astype(np.int8)
+    known = np.zeros(0, labels.dtype)
+    for start, stop in chunks(len(labels), labels[0].size):
+        known = np.union1d(known, labels[start:stop])
+    found = np.empty(labels.shape, np.min_scalar_type(-len(known)))
+    for start, stop in chunks(len(labels), labels[0].size):
+        found[start:stop] = np.searchsorted(known, labels[start:stop])
+    return found
+
+
+def chunks(count: int, width: int) -> list[tuple[int, int]]:
+    """Ranges of `count` things of `width` entries each, such that few entries are held at a time."""
+    step = max(1, _CHUNK // max(1, width))
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def canonical(labels: Array) -> Array:
@@ -135,17 +149,33 @@ def canonical(labels: Array) -> Array:
     """
     count, rows = labels.shape
     size = int(labels.max()) + 1
-    first = np.full((count, size), rows)
-    np.minimum.at(first, (np.arange(count)[:, None], labels), np.arange(rows))
-    rank = np.argsort(np.argsort(first, 1, kind="stable"), 1, kind="stable")
-    return np.take_along_axis(rank, labels, 1)
+    found = np.empty(labels.shape, np.min_scalar_type(-size))
+    for start, stop in chunks(count, rows + size):
+        part = labels[start:stop]
+        first = np.full((len(part), size), rows)
+        np.minimum.at(first, (np.arange(len(part))[:, None], part), np.arange(rows))
+        rank = np.argsort(np.argsort(first, 1, kind="stable"), 1, kind="stable")
+        found[start:stop] = np.take_along_axis(rank, part.astype(np.intp), 1)
+    return found
 
 
 def cluster_sizes(labels: Array) -> Array:
     """Rows of each label at each draw, (S, K) from positions (S, N)."""
-    size = int(labels.max()) + 1
-    code = np.arange(len(labels))[:, None] * size + labels
-    return np.bincount(code.ravel(), minlength=len(labels) * size).reshape(len(labels), size)
+    return contingency(np.zeros(labels.shape[1], np.int8), labels, 1)[:, :, 0]
+
+
+def contingency(labels: Array, draws: Array, size: int) -> Array:
+    """Rows with each label of each draw (S, N) and each of the `size` labels of one partition (N,),
+    (S, K, size)."""
+    wide = int(draws.max()) + 1
+    found = np.empty((len(draws), wide, size), np.intp)
+    for start, stop in chunks(len(draws), draws.shape[1] + wide * size):
+        code = np.arange(stop - start)[:, None] * wide + draws[start:stop]
+        code *= size
+        code += labels
+        counts = np.bincount(code.ravel(), minlength=(stop - start) * wide * size)
+        found[start:stop] = counts.reshape(-1, wide, size)
+    return found
 
 
 def _sizes(labels: Array, f: Callable[[Array], Array]) -> Array:
@@ -153,25 +183,14 @@ def _sizes(labels: Array, f: Callable[[Array], Array]) -> Array:
 
 
 def _sum_over_cells(one: Array, other: Array, f: Callable[[Array], Array]) -> Array:
-    """sum_ab f(n_ab) for every pair of partitions, (C, S), by products of indicators."""
-    wide, high = int(one.max()) + 1, int(other.max()) + 1
-    rows, found = one.shape[1], np.empty((len(one), len(other)))
-    first = max(1, _CHUNK // (rows * wide))
-    second = max(1, min(_CHUNK // (rows * high), _CHUNK // (min(first, len(one)) * wide * high)))
-    for i in range(0, len(one), first):
-        left = _indicator(one[i : i + first], wide)
-        for j in range(0, len(other), second):
-            right = _indicator(other[j : j + second], high)
-            cells = f((left @ right.T).astype(float))
-            block = cells.reshape(len(left) // wide, wide, len(right) // high, high)
-            found[i : i + first, j : j + second] = block.sum((1, 3))
+    """sum_ab f(n_ab) for every pair of partitions, (C, S)."""
+    wide, found = int(one.max()) + 1, np.empty((len(one), len(other)))
+    width = wide * (int(other.max()) + 1)
+    for start, stop in chunks(len(other), width):
+        for i, labels in enumerate(one):
+            cells = contingency(labels, other[start:stop], wide).astype(float)
+            found[i, start:stop] = f(cells).sum((1, 2))
     return found
-
-
-def _indicator(labels: Array, size: int) -> Array:
-    """[z_ti = k] as (S K, N), single precision: sums of up to 2^24 ones are exact."""
-    found = labels[:, None, :] == np.arange(size)[:, None]
-    return found.astype(np.float32).reshape(-1, labels.shape[1])
 
 
 # --- from draws
@@ -205,14 +224,19 @@ def posterior_similarity(table: Any, rows: Array | None = None) -> Array:
     size = int(table.max()) + 1 if drawn else table.shape[2]
     count = table.shape[1]
     total = np.zeros((count, count))
-    step = max(1, _CHUNK // max(1, count * size))
-    for start in range(0, len(table), step):
-        part = table[start : start + step]
+    for start, stop in chunks(len(table), count * size):
+        part = table[start:stop]
         flat = _indicator(part, size) if drawn else part.transpose(0, 2, 1).reshape(-1, count)
         total += flat.T @ flat
     total /= len(table)
     np.fill_diagonal(total, 1.0)
     return total
+
+
+def _indicator(labels: Array, size: int) -> Array:
+    """[z_ti = k] as (S K, N), in single precision: sums of up to 2^24 ones are exact."""
+    found = labels[:, None, :] == np.arange(size)[:, None]
+    return found.astype(np.float32).reshape(-1, labels.shape[1])
 
 
 def occupied_components(allocations: Any) -> Array:

@@ -4,11 +4,13 @@ Candidates are draws, cuts of the average-linkage tree of the posterior similari
 sweeps make of the best of these: a sweep moves every row in turn to the cluster, or to a new one,
 where the expected loss is least. A move changes few counts, so a sweep costs rows times draws times
 clusters and its losses are exact. All candidates are compared by their expected loss over all draws.
+
+Of many rows, a random part is partitioned so first. The best partitions of the part are then carried to
+all rows by sweeps, in which a row without a cluster joins the one where the expected loss is least.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +27,17 @@ from bayesmix.posterior.partitions import (
     canonical,
     cluster_sizes,
     compact,
+    contingency,
     distance,
     expected_loss,
     posterior_similarity,
     variation_of_information,
 )
+from bayesmix.posterior.similarity import similarity_to_clusters
 from bayesmix.program.errors import ProgramError
 
-_LINKAGE_ROWS = 3000  # beyond this many rows the tree is of a random part of them
+_PART_ROWS = 3000  # beyond this many rows a random part of them is partitioned first
+_CARRIED = 2  # partitions of the part that are carried to all rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +91,7 @@ class PointPartition:
         clusters = (cluster_sizes(self.draws[inside]) > 0).sum(1)
 
         def farthest(chosen: Array) -> Array:
-            return self.draws[chosen[np.argmax(self.distances[chosen])]]
+            return self.draws[chosen[np.argmax(self.distances[chosen])]].astype(int)
 
         return CredibleBall(
             prob,
@@ -152,27 +157,40 @@ def point_partition(
     draws = canonical(z)
     rows, most = draws.shape[1], int(draws.max()) + 1
     limit = min(rows, max(10, 2 * most) if max_clusters is None else max_clusters)
-    with tqdm(total=3, desc="partition", delay=2.0, disable=not progress_bar) as bar:
-        found, names = _candidates(draws, limit, num_candidates, seed)
+    part, few = np.arange(rows), draws
+    if rows > _PART_ROWS:
+        part = np.sort(np.random.default_rng(seed).choice(rows, _PART_ROWS, replace=False))
+        few = canonical(draws[:, part])
+    with tqdm(total=4, desc="partition", delay=2.0, disable=not progress_bar) as bar:
+        found, names = _candidates(few, limit, num_candidates)
         bar.update()
-        losses = expected_loss(found, draws, loss)
+        losses = expected_loss(found, few, loss)
         best = np.argsort(losses, kind="stable")[:num_starts]
         bar.update()
-        swept = canonical(_sweeps(found[best], draws, loss, limit, max_sweeps, seed))
+        swept, names = _swept(found[best], few, loss, limit, max_sweeps, seed), names[best]
+        bar.update()
+        if len(part) < rows:
+            swept, first = np.unique(swept, axis=0, return_index=True)
+            chosen = np.argsort(expected_loss(swept, few, loss), kind="stable")[:_CARRIED]
+            names = names[first]
+            carried = np.full((len(chosen), rows), limit)  # no cluster yet
+            carried[:, part] = swept[chosen]
+            swept, names = _swept(carried, draws, loss, limit, max_sweeps, seed), names[chosen]
         better = expected_loss(swept, draws, loss)
         bar.update()
     at = int(np.argmin(better))
-    labels, origin = swept[at], f"sweeps from {names[best[at]]}"
-    if losses[best[0]] <= better[at] + 1e-12:  # nothing was gained
-        labels, origin = found[best[0]], names[best[0]]
+    labels, origin = swept[at], f"sweeps from {names[at]}"
+    if len(part) == rows and losses[best[0]] <= better[at] + 1e-12:  # nothing was gained
+        labels, origin = found[best[0]], names[0]
     distances = distance(labels, draws, loss)
-    return PointPartition(labels, float(distances.mean()), origin, loss, draws, distances)
+    mean = float(distances.mean())
+    return PointPartition(labels.astype(int), mean, origin, loss, draws, distances)
 
 
-def _candidates(draws: Array, most: int, count: int, seed: int) -> tuple[Array, Array]:
+def _candidates(draws: Array, most: int, count: int) -> tuple[Array, Array]:
     """Distinct draws and cuts of the tree, (C, N), with at most ``most`` clusters; and whence."""
     some = np.unique(np.linspace(0, len(draws) - 1, count).astype(int))
-    cuts = canonical(_linkage_cuts(draws, most, seed))
+    cuts = canonical(_linkage_cuts(draws, most))
     origin = np.repeat(["average linkage", "draw"], [len(cuts), len(some)])
     found, first = np.unique(np.concatenate([cuts, draws[some]]), axis=0, return_index=True)
     few = found.max(1) < most
@@ -191,15 +209,16 @@ def lower_bound(labels: Any, draws: Any) -> float:
     >>> lower_bound([0, 0, 1], [[0, 0, 1]])
     0.0
     """
-    own, z = compact(labels), np.atleast_2d(compact(draws))
-    together = own[:, None] == own
-    inside = (posterior_similarity(z) * together).sum(1)
+    own, z = compact(labels).astype(int), np.atleast_2d(compact(draws))
+    sizes = np.bincount(own)
+    # with other rows of the own cluster, and with itself
+    inside = similarity_to_clusters(own, z)[np.arange(len(own)), own] * (sizes[own] - 1) + 1
     f = variation_of_information.f
     spread = f(cluster_sizes(z).astype(float)).sum(1).mean() / len(own)
-    return float((np.log2(together.sum(1)) - 2 * np.log2(inside)).mean() + spread)
+    return float((np.log2(sizes[own]) - 2 * np.log2(inside)).mean() + spread)
 
 
-def _linkage_cuts(draws: Array, most: int, seed: int) -> Array:
+def _linkage_cuts(draws: Array, most: int) -> Array:
     """Cuts of the average-linkage tree at 1 to ``most`` clusters, (most, N)."""
     from scipy.cluster.hierarchy import cut_tree, linkage
     from scipy.spatial.distance import squareform
@@ -207,77 +226,90 @@ def _linkage_cuts(draws: Array, most: int, seed: int) -> Array:
     rows = draws.shape[1]
     if rows == 1:
         return np.zeros((1, 1), int)
-    some = np.arange(rows)
-    if rows > _LINKAGE_ROWS:
-        some = np.sort(np.random.default_rng(seed).choice(rows, _LINKAGE_ROWS, replace=False))
-    apart = 1 - posterior_similarity(draws, some)
+    apart = 1 - posterior_similarity(draws)
     tree = linkage(squareform(np.maximum(apart, 0.0), checks=False), "average")
-    cuts = cut_tree(tree, n_clusters=np.arange(1, min(most, len(some)) + 1)).T
-    return cuts if len(some) == rows else np.stack([_joined(draws, some, cut) for cut in cuts])
+    return cut_tree(tree, n_clusters=np.arange(1, min(most, rows) + 1)).T
 
 
-def _joined(draws: Array, some: Array, cut: Array) -> Array:
-    """A partition of some rows for all rows: each joins the cluster that it is most similar to."""
-    size, wide = int(cut.max()) + 1, int(draws.max()) + 1
-    score = np.zeros((draws.shape[1], size))
-    member = (cut[:, None] == np.arange(size)) / np.bincount(cut)
-    for z in draws[np.unique(np.linspace(0, len(draws) - 1, 200).astype(int))]:
-        share = (z[some][:, None] == np.arange(wide)).astype(float).T @ member  # (K, clusters)
-        score += share[z]
-    found = score.argmax(1)
-    found[some] = cut
-    return found
-
-
-def _sweeps(
+def _swept(
     starts: Array, draws: Array, loss: PartitionLoss, size: int, limit: int, seed: int
 ) -> Array:
-    """Greedy sweeps from several partitions (R, N) at once."""
+    """Greedy sweeps from several partitions (R, N) at once; a row labelled ``size`` has no cluster."""
     counts = np.arange(draws.shape[1] + 1, dtype=float)
     gain = np.diff(loss.f(counts))  # what one more row adds to f
     keys = random.split(random.key(seed), len(starts))
+    cells = np.stack([contingency(start, draws, size + 1) for start in starts])
     swept = _sweep(
-        jnp.asarray(starts), jnp.asarray(draws), jnp.asarray(gain), keys, limit,
-        size=size, wide=int(draws.max()) + 1,
-    )  # fmt: skip
-    return np.asarray(swept)
+        jnp.asarray(starts, int),
+        jnp.asarray(cells),
+        jnp.asarray(draws.T),
+        jnp.asarray(gain),
+        keys,
+        limit,
+    )
+    return canonical(np.asarray(swept))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "wide"))
-def _sweep(starts, draws, gain, keys, limit, *, size, wide):
-    """Each start (R, N), swept until no row moves or ``limit`` sweeps were made."""
-    count, rows = draws.shape
-    place = draws * count + jnp.arange(count)[:, None]  # where z_ti of draw t counts, (S, N)
+@jax.jit
+def _sweep(starts, cells, rows, gain, keys, limit):
+    """Each start (R, N), with its counts (R, S, K, size + 1) by the labels of each row in each draw,
+    ``rows`` (N, S), swept until no row moves or ``limit`` sweeps were made."""
+    (num_rows, count), (wide, size) = rows.shape, cells.shape[2:]
+    first = wide * jnp.arange(count)  # where each draw's counts begin
+    cells = cells.reshape(len(starts), count * wide, size).astype(jnp.int32)
+    outside = jnp.where(jnp.arange(size) == size - 1, 1e30, 0.0)  # the last label is no cluster
 
-    def shift(cells, gains, at, label, by):
-        """One row more or less with ``label``: its counts, and what the next row would add there."""
+    def shifted(tables, at, label, by):
+        """One row more or less with ``label``: sizes, counts, and what the next row would add there."""
+        sizes, cells, gains = tables
         renewed = cells[at, label] + by
-        return cells.at[at, label].set(renewed), gains.at[at, label].set(gain[renewed])
+        gains = gains.at[at, label].set(gain[renewed])
+        return sizes.at[label].add(by), cells.at[at, label].set(renewed), gains
 
-    def move(i, state):
-        labels, sizes, cells, gains, order, moved = state
-        row = order[i]
-        old, at = labels[row], place[:, row]
-        sizes = sizes.at[old].add(-1)
-        cells, gains = shift(cells, gains, at, old, -1)
-        change = gain[sizes] - 2 * gains[at].mean(0)  # of joining each cluster
-        new = jnp.argmin(change)
-        new = jnp.where(change[old] <= change[new] + 1e-6 * jnp.abs(change[new]), old, new)
-        sizes = sizes.at[new].add(1)
-        cells, gains = shift(cells, gains, at, new, 1)
-        return labels.at[row].set(new), sizes, cells, gains, order, moved | (new != old)
+    def best(row, labels, tables):
+        """The cluster in which a row adds least to the expected loss: its own, unless one is better."""
+        sizes, cells, gains = tables
+        old, at = labels[row], first + rows[row]
+        change = gain[sizes] - 2 * gains[at].mean(0) + outside
+        stay = gain[sizes[old] - 1] - 2 * gain[cells[at, old] - 1].mean() + outside[old]
+        new = jnp.argmin(change.at[old].set(jnp.inf))
+        return jnp.where(change[new] < stay - 1e-6 * jnp.abs(stay), new, old)
+
+    def to_next_move(i, order, labels, tables):
+        """From place i of the order to the next row that moves, and where to; N if there is none."""
+
+        def at_rest(state):
+            i, new = state
+            return (i < num_rows) & (new == labels[order[i]])
+
+        def look(state):
+            i = state[0] + 1
+            return i, best(order[i], labels, tables)
+
+        return lax.while_loop(at_rest, look, (i, best(order[i], labels, tables)))
 
     def once(state):
-        *tables, key, sweeps, _ = state
+        labels, tables, key, sweeps, _ = state
         key, own = random.split(key)
-        order = random.permutation(own, rows)
-        *tables, _, moved = lax.fori_loop(0, rows, move, (*tables, order, False))
-        return *tables, key, sweeps + 1, moved
+        order = random.permutation(own, num_rows)
 
-    def one(labels, key):
+        def move(state):
+            i, labels, tables, moved = state
+            i, new = to_next_move(i, order, labels, tables)
+            row, by = order[i], jnp.where(i < num_rows, 1, 0)
+            at, old = first + rows[row], labels[row]
+            tables = shifted(shifted(tables, at, old, -by), at, new, by)
+            labels = labels.at[row].set(jnp.where(i < num_rows, new, old))
+            return i + 1, labels, tables, moved | (i < num_rows)
+
+        state = (0, labels, tables, False)
+        _, labels, tables, moved = lax.while_loop(lambda s: s[0] < num_rows, move, state)
+        return labels, tables, key, sweeps + 1, moved
+
+    def one(start):
+        labels, cells, key = start
         sizes = jnp.zeros(size, int).at[labels].add(1)
-        cells = jnp.zeros((wide * count, size), jnp.int32).at[place, labels].add(1)
-        state = (labels, sizes, cells, gain[cells], key, 0, True)
+        state = (labels, (sizes, cells, gain[cells]), key, 0, True)
         return lax.while_loop(lambda s: s[-1] & (s[-2] < limit), once, state)[0]
 
-    return jax.vmap(one)(starts, keys)
+    return lax.map(one, (starts, cells, keys))  # by vmap every row would cost what a move costs

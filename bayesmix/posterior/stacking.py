@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp, softmax
 
 from ..program.errors import ProgramError
@@ -104,6 +103,8 @@ def stack_chains(idata: Any, var_name: str | None = None) -> Stacking:
     chains = found.sizes["chain"]
     if chains < 2:
         raise ProgramError("there is one chain; stacking weighs several against each other")
+    from scipy.optimize import minimize
+
     by_chain, high = [], []
     for c in range(chains):
         alone = arviz_compat.replace_group(idata, "log_likelihood", found.isel(chain=[c]))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..families.forms import base_support
 from ..program.plan import Plan
-from .partitions import adjusted_rand_index
+from .partitions import adjusted_rand_index, distance, variation_of_information
 
 if TYPE_CHECKING:
     from .engines import EngineResult
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 Comparison = Any  # the object of bayesmix.comparison, which stands a floor above
 
 _MOST_ENTRIES = 400
+_MOST_SHOWN = 8
+
+
+class Agreement(NamedTuple):
+    """Between each two engines' hard clusterings (E, E): the adjusted Rand index, 1 where they are the
+    same and 0 by chance, and the variation of information in bits, 0 where they are the same."""
+
+    names: tuple[str, ...]
+    adjusted_rand: np.ndarray
+    variation_of_information: np.ndarray
 
 
 def parameters(
@@ -29,12 +39,12 @@ def parameters(
     records: list[dict[str, Any]] = []
     sites = (*plan.reading.parameters, *plan.reading.deterministic)
     for site in sites:
-        label = plan.labels.axes.get(site.name)
+        labels = {axis for group in plan.labels.groups for axis in group.axes.get(site.name, ())}
         symmetric = type(base_support(site.support)).__name__ == "_PositiveDefinite"
         for index in np.ndindex(*site.shape):
             if symmetric and index[-1] < index[-2]:
                 continue
-            record: dict[str, Any] = {"parameter": _name(site, index, label, columns)}
+            record: dict[str, Any] = {"parameter": _name(site, index, labels, columns)}
             for engine, result in results.items():
                 if site.name in result.estimate:
                     record[engine] = _entry(result, site.name, index)
@@ -44,10 +54,10 @@ def parameters(
     return records
 
 
-def _name(site: Any, index: tuple[int, ...], label: int | None, columns: Sequence[str]) -> str:
+def _name(site: Any, index: tuple[int, ...], labels: set[int], columns: Sequence[str]) -> str:
     parts = []
     for axis, i in enumerate(index):
-        named = axis != label and site.shape[axis] == len(columns) > 1
+        named = axis not in labels and site.shape[axis] == len(columns) > 1
         parts.append(columns[i] if named else str(i))
     return f"{site.name}[{', '.join(parts)}]" if parts else site.name
 
@@ -69,6 +79,7 @@ def scores(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
             continue
         record: dict[str, Any] = {
             "engine": name,
+            "plug_in": result.plug_in,
             "held_out": float(result.held_out.mean()),
             "se": _standard_error(result.held_out),
             "difference": None,
@@ -95,12 +106,37 @@ def evidence(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
     ]
 
 
-def agreement(results: Mapping[str, EngineResult]) -> tuple[list[str], np.ndarray] | None:
-    """Adjusted Rand index between each two engines' hard clusterings."""
+def agreements(results: Mapping[str, EngineResult]) -> dict[str, Agreement]:
+    """How far the engines' hard clusterings agree, by latent; {} where there are not two to compare."""
     if len(results) < 2:
-        return None
-    labels = np.stack([result.labels for result in results.values()])
-    return list(results), adjusted_rand_index(labels, labels)
+        return {}
+    found = {}
+    for latent in next(iter(results.values())).by_latent:
+        each = [result.by_latent[latent].argmax(axis=1) for result in results.values()]
+        labels = np.stack(each)
+        found[latent] = Agreement(
+            tuple(results),
+            adjusted_rand_index(labels, labels),
+            distance(labels, labels, variation_of_information),
+        )
+    return found
+
+
+def least_agreement(agreements: Mapping[str, Agreement]) -> list[dict[str, Any]]:
+    """For each latent the two engines whose clusterings agree least, and by how much."""
+    records = []
+    for latent, found in agreements.items():
+        index = np.where(np.eye(len(found.names), dtype=bool), np.inf, found.adjusted_rand)
+        one, other = np.unravel_index(np.argmin(index), index.shape)
+        records.append(
+            {
+                "latent": latent,
+                "adjusted_rand": float(index[one, other]),
+                "variation": float(found.variation_of_information[one, other]),
+                "between": f"{found.names[one]} and {found.names[other]}",
+            }
+        )
+    return records
 
 
 def diagnostics(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
@@ -129,70 +165,6 @@ def _worst(table: Any, column: str, choose: Any) -> float:
     return float(choose(values)) if np.isfinite(values).any() else float("nan")
 
 
-def verdict(
-    plan: Plan,
-    results: Mapping[str, EngineResult],
-    scored: Sequence[Mapping[str, Any]],
-    agreed: tuple[list[str], np.ndarray] | None,
-) -> str:
-    """In plain words: is plugging in the mode safe for these data?"""
-    sentences = []
-    for record in scored:
-        if results[record["engine"]].plug_in or record["difference"] is None:
-            continue
-        gain, error = record["difference"], record["difference_se"]
-        if not np.isfinite(error):
-            continue
-        if abs(gain) <= 2 * error or abs(gain) < 0.005:
-            sentences.append(
-                f"Averaging over the posterior ({record['engine']}) predicts held-out rows as well as "
-                f"plugging in the MAP ({gain:+.4f} nats a row, standard error {error:.4f})."
-            )
-        else:
-            better = "better" if gain > 0 else "worse"
-            sentences.append(
-                f"Averaging over the posterior ({record['engine']}) predicts held-out rows {better} "
-                f"than plugging in the MAP ({gain:+.4f} nats a row, standard error {error:.4f})."
-            )
-    if agreed is not None and "MAP-EM" in agreed[0]:
-        names, matrix = agreed
-        row = {n: matrix[names.index("MAP-EM"), names.index(n)] for n in names if n != "MAP-EM"}
-        lowest = min(row, key=lambda n: row[n])
-        if row[lowest] > 0.95:
-            sentences.append("All engines put nearly every row in the same cluster as MAP does.")
-        else:
-            sentences.append(
-                f"The clusterings differ: the adjusted Rand index of {lowest} with MAP is "
-                f"{row[lowest]:.2f}."
-            )
-    sentences += _mode_sentence(results) + _mixing_sentence(results)
-    return " ".join(sentences)
-
-
-def _mode_sentence(results: Mapping[str, EngineResult]) -> list[str]:
-    fit = results.get("MAP-EM")
-    if fit is None or fit.fit is None or len(fit.modes) < 2:
-        return []
-    starts = len(fit.fit.restart_objectives)
-    gap = fit.modes[0][0] - fit.modes[1][0]
-    return [
-        f"EM found {len(fit.modes)} distinct modes from {starts} starts (the second is {gap:.2f} nats "
-        "below the first), so one start is not enough."
-    ]
-
-
-def _mixing_sentence(results: Mapping[str, EngineResult]) -> list[str]:
-    bad = [
-        record["engine"] for record in diagnostics(results) if not record["rhat_invariant"] < 1.05
-    ]
-    if not bad:
-        return []
-    return [
-        f"{' and '.join(bad)} did not mix, labels aside (label-invariant R-hat above 1.05): "
-        "read those intervals with care, and run longer."
-    ]
-
-
 # ------------------------------------------------------------------------------------------------ text
 def render(comparison: Comparison) -> str:
     """The whole comparison as text for a terminal."""
@@ -213,7 +185,7 @@ def render(comparison: Comparison) -> str:
         rows = [
             [
                 record["engine"],
-                "plug-in" if comparison.engines[record["engine"]].plug_in else "posterior average",
+                "plug-in" if record["plug_in"] else "posterior average",
                 f"{record['held_out']:.4f}",
                 f"{record['se']:.4f}",
                 _difference(record),
@@ -228,11 +200,8 @@ def render(comparison: Comparison) -> str:
             for record in comparison.evidence
         ]
         lines += grid(["engine", "value", "s.e.", "kind"], rows)
-    if comparison.agreement is not None:
-        names, matrix = comparison.agreement
-        lines += ["", "Agreement of the clusterings (adjusted Rand index)"]
-        rows = [[n, *(f"{v:.3f}" for v in row)] for n, row in zip(names, matrix, strict=True)]
-        lines += grid(["", *names], rows)
+    lines += _calibration_text(comparison)
+    lines += _agreement_text(comparison.agreements)
     lines += _modes_text(comparison)
     if comparison.diagnostics:
         lines += ["", "Convergence of the samplers (worst over quantities)"]
@@ -252,29 +221,99 @@ def render(comparison: Comparison) -> str:
         for result in comparison.engines.values():
             if result.diagnostics:
                 lines.append(f"  {result.name}: {result.diagnostics}")
-    lines += ["", "Time on all rows (seconds, compiling included)"]
-    lines += grid(engines, [[f"{r.seconds:.1f}" for r in comparison.engines.values()]])
+    lines += ["", "Time on all rows (seconds)"]
+    rows = [
+        ["in all", *(f"{r.seconds:.1f}" for r in comparison.engines.values())],
+        ["of it, compiling", *(f"{r.compiling:.1f}" for r in comparison.engines.values())],
+    ]
+    lines += grid(["", *engines], rows)
     for name, reason in comparison.left_out.items():
         lines += ["", f"{name} was left out: {reason}."]
     return "\n".join([*lines, "", comparison.verdict])
 
 
+def _calibration_text(comparison: Comparison) -> list[str]:
+    lines = []
+    if comparison.calibration_scores:
+        lines += ["", "Calibration: is the predictive distribution function at the rows uniform?"]
+        rows = [
+            [
+                record["engine"],
+                record["rows"],
+                str(record["cells"]),
+                f"{record['distance']:.3f}",
+                f"{record['p_value']:.3g}",
+                f"{record['inside_50']:.1%}",
+                f"{record['inside_90']:.1%}",
+            ]
+            for record in comparison.calibration_scores
+        ]
+        heads = ["engine", "rows", "cells", "distance", "p-value", "in 50%", "in 90%"]
+        lines += grid(heads, rows)
+    if comparison.calibration_note:
+        lines += ["", comparison.calibration_note]
+    for record in comparison.calibration_scores:
+        if record["high_pareto_k"]:
+            lines.append(
+                f"  {record['engine']}: {record['high_pareto_k']} row(s) cannot be left out by weights "
+                "(Pareto k above 0.7)"
+            )
+    return lines
+
+
+def _agreement_text(agreements: Mapping[str, Agreement]) -> list[str]:
+    if len(agreements) > 1:
+        rows = [
+            [
+                row["latent"],
+                f"{row['adjusted_rand']:.3f}",
+                f"{row['variation']:.3f}",
+                row["between"],
+            ]
+            for row in least_agreement(agreements)
+        ]
+        heads = ["latent", "adjusted Rand index", "variation of information, bits", "between"]
+        return ["", "Least agreement of the clusterings", *grid(heads, rows)]
+    lines = []
+    for found in agreements.values():
+        for what, matrix in (
+            ("adjusted Rand index", found.adjusted_rand),
+            ("variation of information, bits", found.variation_of_information),
+        ):
+            rows = [
+                [name, *(f"{value:.3f}" for value in row)]
+                for name, row in zip(found.names, matrix, strict=True)
+            ]
+            lines += ["", f"Agreement of the clusterings ({what})", *grid(["", *found.names], rows)]
+    return lines
+
+
 def _modes_text(comparison: Comparison) -> list[str]:
     lines: list[str] = []
     for name, result in comparison.engines.items():
-        if result.fit is None:
+        if not result.starts:
             continue
         lines += ["", f"{name}: {result.status}"]
-        shown = result.modes[:8]
-        for objective, count in shown:
-            lines.append(f"  mode at {objective:.4f}, reached by {count} start(s)")
-        if len(result.modes) > len(shown):
-            lines.append(f"  and {len(result.modes) - len(shown)} more")
-        failed = [s for s in result.fit.restart_statuses if not s]
-        if failed:
-            kinds = ", ".join(sorted({s.name.lower().replace("_", " ") for s in failed}))
-            lines.append(f"  {len(failed)} start(s) did not converge ({kinds})")
+        weighed = comparison.modes if name == "MAP-EM" else []
+        for i, (objective, count) in enumerate(result.modes[:_MOST_SHOWN]):
+            weight = _weight_text(weighed[i]) if i < len(weighed) else ""
+            lines.append(f"  mode at {objective:.4f}, reached by {count} start(s){weight}")
+        if len(result.modes) > _MOST_SHOWN:
+            lines.append(f"  and {len(result.modes) - _MOST_SHOWN} more")
+        if result.failed:
+            kinds = ", ".join(sorted(set(result.failed)))
+            lines.append(f"  {len(result.failed)} start(s) did not converge ({kinds})")
     return lines
+
+
+def _weight_text(mode: Mapping[str, Any]) -> str:
+    weight = f"no weight: {mode['reason']}"
+    if mode["weight"] is not None:
+        weight = f"weight {mode['weight']:.3f}"
+    copies = f" with its {mode['copies']} relabelled copies" if mode["copies"] > 1 else ""
+    shares = [f"{share:.0%} of {name}'s draws" for name, share in mode["draws"].items()]
+    nearest = f"; nearest to {', '.join(shares)}" if shares else ""
+    return f"; {weight}{copies}{nearest}"
 
 
 def _difference(record: Mapping[str, Any]) -> str:
@@ -322,12 +361,17 @@ def record(comparison: Comparison) -> dict[str, Any]:
             "held_out": comparison.scores,
             "evidence": comparison.evidence,
             "left_out": comparison.left_out,
-            "agreement": comparison.agreement
-            and {"engines": comparison.agreement[0], "adjusted_rand": comparison.agreement[1]},
+            "calibration": comparison.calibration_scores,
+            "calibration_note": comparison.calibration_note,
+            "modes": comparison.modes,
+            "agreement": {
+                latent: found._asdict() for latent, found in comparison.agreements.items()
+            },
             "diagnostics": comparison.diagnostics,
             "engines": {
                 name: {
                     "seconds": result.seconds,
+                    "compiling": result.compiling,
                     "status": result.status,
                     "modes": [{"objective": o, "starts": c} for o, c in result.modes],
                     "estimate": result.estimate,

@@ -49,7 +49,7 @@ def rows_of(sites: dict[str, Any], reading: Reading) -> dict[str, Row]:
     found = {site.name: _row(sites[site.name], site, reading) for site in reading.observed}
     for latent in reading.latents:
         row = _row(sites[latent.name], latent.site, reading)
-        found[latent.name] = row if latent.observed else row._replace(value=None)
+        found[latent.name] = row if latent.observed else row._replace(value=None, supported=None)
     return found
 
 

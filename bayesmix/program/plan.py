@@ -13,7 +13,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, Layout, split
+from .arguments import Arguments, Layout, compile_lightly, split
 from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
 from .devices import mesh_of
@@ -27,6 +27,7 @@ from .modules import read_arrays
 from .observed import check_cells, check_enough, tidy
 from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, structure_of
+from .specialise import Specialised, specialise
 
 _PROBE_ROWS = 32
 
@@ -80,7 +81,40 @@ class Plan:
     # ------------------------------------------------------------------ densities, all to be jitted
     def evaluate(self, arguments: Arguments, values: Values) -> Evaluation:
         """Every factor of the log joint at parameter `values`."""
+        layout = arguments.layout
+        if layout.specialised:
+            parts, count = self._parts(layout._replace(specialised=False)), len(layout.shapes)
+            if parts.fits(values):
+                return parts.rest(arguments.arrays[:count], arguments.arrays[count:], values)
         return evaluate(self.program, self.reading, self.families, arguments, values)
+
+    def specialise(self, arguments: Arguments) -> Arguments:
+        """The same call with what depends on its arrays alone computed once, for any number of
+        evaluations; itself where its arrays are being traced."""
+        if arguments.layout.specialised or any(
+            isinstance(array, jax.core.Tracer) for array in arguments.arrays
+        ):
+            return arguments
+        with jax.core.eval_context():
+            known = self._parts(arguments.layout).known(arguments.arrays)
+        layout = arguments.layout._replace(specialised=True)
+        return Arguments((*arguments.arrays, *known), layout)
+
+    def _parts(self, layout: Layout) -> Specialised:
+        """The program taken apart into what depends on a call's arrays alone, and the rest."""
+        dtype = jnp.result_type(float)
+
+        def make() -> Specialised:
+            def every(arrays: tuple[Array, ...], values: Values) -> Evaluation:
+                told = Arguments(arrays, layout)
+                return evaluate(self.program, self.reading, self.families, told, values)
+
+            arrays = tuple(jax.ShapeDtypeStruct(shape, kind) for shape, kind in layout.shapes)
+            values = {s.name: jax.ShapeDtypeStruct(s.shape, dtype) for s in self.reading.parameters}
+            parts = specialise(every, arrays, values)
+            return parts._replace(known=compile_lightly(parts.known))
+
+        return self.remember(("specialised", layout, str(dtype)), make)
 
     def observe(self, arguments: Arguments, fitting: bool = False) -> Observed:
         """What a call says of its rows, checked; on the host. More is asked of rows to be fitted.

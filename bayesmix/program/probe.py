@@ -6,6 +6,7 @@ statistics show it, and everything found is certified where it is found.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of,
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
 from .reading import Program, Reading, resized
+from .specialise import specialise
 
 _PROBE_ROWS = 32
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -46,17 +48,12 @@ class Found(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """A program at the rows that are probed, with a choice of families."""
+    """A program at the rows that are probed, with a choice of families, and its factors as a function
+    of parameter values."""
 
-    program: Program
     reading: Reading
-    arguments: Arguments
     families: dict[str, Statistic]
-
-    def evaluate(self, values: Values, arrays: tuple[Array, ...] | None = None) -> Evaluation:
-        arrays = self.arguments.arrays if arrays is None else arrays
-        told = self.arguments._replace(arrays=arrays)
-        return evaluate(self.program, self.reading, self.families, told, values)
+    evaluate: Callable[[Values], Evaluation]
 
     def factors(self, values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
         """Every factor of the expected log joint, by a name for the reader of the plan."""
@@ -66,6 +63,22 @@ class _Look(NamedTuple):
         for name, value in expected.items():
             found[f"the likelihood of {name}"] = value
         return found
+
+
+def _look(
+    program: Program, reading: Reading, arguments: Arguments, families: dict[str, Statistic]
+) -> _Look:
+    def factors(arrays: tuple[Array, ...], values: Values) -> Evaluation:
+        return evaluate(program, reading, families, arguments._replace(arrays=arrays), values)
+
+    shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
+    parts = specialise(factors, arguments.arrays, shapes)
+    known = compile_lightly(parts.known)(arguments.arrays)
+
+    def at(values: Values) -> Evaluation:
+        return parts.rest(arguments.arrays, known, {name: values[name] for name in shapes})
+
+    return _Look(reading, families, at)
 
 
 def few_rows(
@@ -103,13 +116,13 @@ def probe(
     noise = random_noise(reading.parameters, rng)
     random_rows = _random_rows(reading, observed, rng, len(next(iter(noise.values()))))
     plain, by_rows = _families(program, reading, arguments)
-    look = _Look(program, reading, arguments, plain)
+    look = _look(program, reading, arguments, plain)
     found = _recognise(look, noise, random_rows)
     if found is None:
         return None
     if by_rows and any(block.form is None for block in found[0].blocks):
         # hidden values of the rows may give a closed form to sites that have none
-        other = look._replace(families={**plain, **by_rows})
+        other = _look(program, reading, arguments, {**plain, **by_rows})
         augmented = _recognise(other, noise, random_rows)
         if augmented is not None and _num_closed(augmented[0]) > _num_closed(found[0]):
             look, found = other, augmented
@@ -169,13 +182,11 @@ def _recognise(
     far these are from the middle of the supports."""
 
     @compile_lightly
-    def prepare(
-        arrays: tuple[Array, ...], step: Array, noise: Values, rows: _Noise
-    ) -> tuple[Values, Any, Array]:
+    def prepare(step: Array, noise: Values, rows: _Noise) -> tuple[Values, Any, Array]:
         points = random_points(look.reading.parameters, jax.tree.map(lambda x: step * x, noise))
 
         def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array]:
-            evaluation = look.evaluate(point, arrays)
+            evaluation = look.evaluate(point)
             made = _random_statistics(look, evaluation, rows)
             return made, row_pass.clear(look.families, evaluation)
 
@@ -184,7 +195,7 @@ def _recognise(
 
     # with columns of large numbers ordinary coefficients saturate a row family
     for step in _STEPS:
-        made = prepare(look.arguments.arrays, step, noise, rows)
+        made = prepare(step, noise, rows)
         points, statistics, clear = jax.tree.map(np.asarray, made)
         if clear:
             break

@@ -82,12 +82,21 @@ def test_compare_writes_table_report_draws_and_summary(folder, capsys):
     said = capsys.readouterr().out
     assert "mean[0, eruptions]" in said and "label-invariant" in said
     out = folder / "out"
-    assert sorted(os.listdir(out)) == ["posterior.nc", "report.html", "summary.json"]
+    assert sorted(os.listdir(out)) == [
+        "comparison.nc",
+        "posterior.nc",
+        "report.html",
+        "summary.json",
+    ]
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["engines"]) == {"MAP-EM", "Gibbs"} and summary["num_components"] == 2
     draws = arviz_compat.dataset(arviz_compat.from_netcdf(out / "posterior.nc"), "posterior")
     assert draws["mean"].shape == (2, 40, 2, 2) and draws.attrs["relabelled"] == "pivot"
-    assert "<html" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert main(["report", "out", "--out", "again.html"]) == 0
+    table = capsys.readouterr().out.split("\n\nWritten")[0]
+    assert table == said.split("\n\nWritten")[0]
+    assert (folder / "again.html").read_text() == page
 
 
 def test_interrupting_keeps_the_engines_that_had_finished(folder, capsys, monkeypatch):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from bayesmix import plots, report
+from bayesmix.report_html import format_value
 
 HEADINGS = {
     "Parameters",
     "Prediction of held-out rows",
+    "Calibration",
     "Agreement of the clusterings",
     "Diagnostics of the samplers",
     "Modes found",
@@ -75,8 +77,8 @@ def test_the_report_holds_every_section_table_and_picture(comparison, page):
     cells = reader.within("td")
     for row in comparison.parameters:
         assert row["parameter"] in cells
-        assert report.format_value(row["NUTS"]) in cells
-        assert report.format_value(row["MAP-EM"]) in cells
+        assert format_value(row["NUTS"]) in cells
+        assert format_value(row["MAP-EM"]) in cells
     for name in comparison.engines:
         assert f"{comparison.engines[name].seconds:.2f}" in cells
     assert f"{comparison.engines['MAP-EM'].modes[1][0]:.3f}" in cells
@@ -84,7 +86,7 @@ def test_the_report_holds_every_section_table_and_picture(comparison, page):
     assert str(comparison.seed) in cells and np.__version__ in cells
     assert any("constrained space" in text for text in reader.within("p"))
     pictures = [value for tag, name, value in reader.attributes if (tag, name) == ("img", "src")]
-    assert len(pictures) == 8  # six, and the draws of two samplers
+    assert len(pictures) == 9  # seven, and the draws of two samplers
     for source in pictures:
         head, code = source.split(",", 1)
         assert head == "data:image/png;base64"
@@ -137,14 +139,15 @@ def test_sections_without_content_are_left_out(tmp_path, unsaved, engines, colum
     if len(engines) < 2:
         expected -= {"Agreement of the clusterings"}
     if not engines:
-        expected -= {"Parameters", "Time", "Pictures"}
+        expected -= {"Parameters", "Time", "Pictures", "Calibration"}
     assert set(reader.within("h2")) == expected
 
 
 def test_empty_fields_are_no_error(unsaved):
     comparison = plots.example_comparison(rows=20, columns=1, components=1, engines=("MAP-EM",))
     comparison.parameters, comparison.scores, comparison.diagnostics = [], [], []
-    comparison.agreement = comparison.density = None
+    comparison.calibration, comparison.calibration_scores = [], []
+    comparison.agreements, comparison.modes, comparison.density = {}, [], None
     comparison.verdict = comparison.plan_text = ""
     comparison.engines["MAP-EM"].objective = None
     comparison.engines["MAP-EM"].modes = []
@@ -232,7 +235,7 @@ def test_a_wrong_path_is_refused_before_any_work(tmp_path, monkeypatch, comparis
     ],
 )
 def test_values_in_tables(value, text):
-    assert report.format_value(value) == text
+    assert format_value(value) == text
 
 
 def test_no_section_is_named_twice(page):

@@ -10,6 +10,7 @@ import pytest
 
 import bayesmix
 from bayesmix import ProgramError
+from bayesmix.report import render_report
 
 SHORT = {"num_samples": 200, "num_chains": 2, "num_warmup": 100, "restarts": 3}
 
@@ -69,3 +70,73 @@ def test_an_engine_that_does_not_take_the_program_is_left_out_with_the_reason():
     assert "VB was left out" in found.table()
     with pytest.raises(ProgramError, match=r"no engine takes the program.*hidden values"):
         bayesmix.compare(heavy, X, 2, engines=("VB",), progress_bar=False, **SHORT)
+
+
+# ------------------------------------------------------------------------- two modes, several latents
+def test_two_modes_that_mirror_each_other_have_half_of_the_weight_each():
+    """Three components for two wide groups: either may be the one that is split."""
+    group = np.concatenate([np.linspace(2.0, 4.0, 15), np.linspace(7.0, 9.0, 15)])
+    x = np.concatenate([-group, group])
+    found = bayesmix.compare(
+        program, x, 3, engines=("MAP-EM", "Gibbs"), held_out=0.0, progress_bar=False,
+        num_samples=200, num_chains=2, num_warmup=100, restarts=20,
+    )  # fmt: skip
+    first, second = found.modes[:2]
+    assert first["objective"] == pytest.approx(second["objective"], abs=1e-6)
+    assert first["weight"] == pytest.approx(0.5, abs=1e-3) == second["weight"]
+    assert first["copies"] == 6
+    shares = [mode["draws"]["Gibbs"] for mode in found.modes]
+    assert sum(shares) == pytest.approx(1.0)
+    assert "is not safe" in found.verdict and "50% of the weight" in found.verdict
+    assert "weight 0.500 with its 6 relabelled copies" in found.table()
+
+
+def chain(x):
+    start = numpyro.sample("start", dist.Dirichlet(jnp.ones(2)))
+    move = numpyro.sample("move", dist.Dirichlet(jnp.ones(2)).expand([2]).to_event(1))
+    mean = numpyro.sample("mean", dist.Normal(0.0, 5.0).expand([2]).to_event(1))
+    with numpyro.plate("rows", len(x)):
+        z0 = numpyro.sample("z0", dist.Categorical(start))
+        numpyro.sample("x0", dist.Normal(mean[z0], 1.0), obs=x[:, 0])
+        z1 = numpyro.sample("z1", dist.Categorical(move[z0]))
+        numpyro.sample("x1", dist.Normal(mean[z1], 1.0), obs=x[:, 1])
+
+
+def test_several_latents_are_compared_each_by_itself(tmp_path):
+    random = np.random.default_rng(0)
+    first = random.integers(2, size=50)
+    second = np.where(random.uniform(size=50) < 0.8, first, 1 - first)
+    x = 6.0 * np.stack([first, second], axis=1) - 3.0 + random.normal(size=(50, 2))
+    found = bayesmix.compare(
+        chain, x, engines=("MAP-EM", "Gibbs"), held_out=0.2, progress_bar=False, **SHORT
+    )
+    assert set(found.agreements) == {"z0", "z1"}
+    mode = found.engines["MAP-EM"]
+    for latent in ("z0", "z1"):
+        assert found.agreements[latent].adjusted_rand[0, 1] > 0.9
+    assert mode.by_latent["z0"].mean(axis=0)[0] > 0.5  # components by falling weight
+    gibbs = found.engines["Gibbs"]
+    for name in ("start", "move", "mean"):
+        np.testing.assert_allclose(gibbs.estimate[name], mode.estimate[name], atol=0.15)
+        np.testing.assert_allclose(gibbs.relabelled[name].mean((0, 1)), gibbs.estimate[name])
+    assert [record["cells"] for record in found.calibration_scores] == [20, 20, 100]
+    assert "move[0, 1]" in found.table() and "Least agreement" in found.table()
+    again = bayesmix.load_comparison(found.save(tmp_path))
+    assert again.table() == found.table() and render_report(again) == render_report(found)
+
+
+def test_transforms_of_held_out_rows_are_uniform_where_the_program_is_right():
+    """Rows from the program itself: no p-value is extreme, and intervals hold what they say."""
+    random = np.random.default_rng(5)
+    x = np.where(random.uniform(size=400) < 0.5, -3.0, 3.0) + random.normal(size=400)
+    found = bayesmix.compare(
+        program, x, 2, engines=("MAP-EM", "Gibbs"), held_out=0.5, progress_bar=False, **SHORT
+    )
+    for record in found.calibration_scores:
+        assert record["p_value"] > 0.01
+        assert record["inside_90"] == pytest.approx(0.9, abs=0.06)
+    narrow = bayesmix.compare(
+        program, 3.0 * x, 2, engines=("MAP-EM", "Gibbs"), held_out=0.5, progress_bar=False, **SHORT
+    )
+    assert all(record["p_value"] < 1e-4 for record in narrow.calibration_scores)
+    assert "the model is at fault" in narrow.verdict

@@ -159,15 +159,6 @@ def test_sweeps_improve_on_every_draw_and_every_cut(monkeypatch):
     assert found.expected_loss < expected_loss(np.concatenate([shuffled, z]), z, binder).min()
 
 
-def test_a_tree_of_some_rows_is_completed_by_similarity(monkeypatch):
-    truth = np.repeat([0, 1, 2], 20)
-    rng = np.random.default_rng(0)
-    z = np.where(rng.uniform(size=(50, 60)) < 0.1, rng.integers(0, 3, (50, 60)), truth)
-    monkeypatch.setattr(point_partition, "_LINKAGE_ROWS", 15)
-    cuts = point_partition._linkage_cuts(canonical(z), 4, seed=0)
-    np.testing.assert_allclose(adjusted_rand_index(cuts[2], truth), 1.0)
-
-
 def test_the_estimate_does_not_depend_on_names_of_labels():
     z = noisy_draws(seed=5)
     rng = np.random.default_rng(0)

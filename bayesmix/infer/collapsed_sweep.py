@@ -1,0 +1,260 @@
+"""Labels drawn one row after another with parameters integrated out; the evidence of given labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from ..program import graph as eliminate
+from ..program import rows as row_pass
+from ..program.arguments import Arguments
+from ..program.blocks import Blocks
+from ..program.evaluate import Values
+from ..program.graph import Graph, Tables
+from ..program.parts import Weighed
+from ..program.plan import Plan
+from .collapsed_blocks import (
+    Addends,
+    Base,
+    Unit,
+    anchors_of,
+    base_of,
+    log_conditional,
+    moving,
+    of_row,
+)
+
+
+class _Rows(NamedTuple):
+    """Rows one after another: what each adds to the coefficients of every unit in each component
+    (n, K, ...); its log density there (n, K); label, known label (-1: none) and weight (n,); Gumbel
+    noise (n, K)."""
+
+    additions: tuple[Addends, ...]
+    table: Array
+    label: Array
+    known: Array
+    weight: Array
+    noise: Array
+
+
+def told_labels(graph: Graph, tables: Tables, labels: Array) -> Weighed:
+    """A part that takes each row's label as it is told."""
+    found = eliminate.sum_out(graph, tables)
+    return Weighed(found, eliminate.indicators(graph, labels[None], found.dtype), None, None)
+
+
+def statistics_given(
+    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, labels: Array
+) -> row_pass.Pass:
+    """Statistics of labels (N,), and log p(x | theta) with the labels summed out."""
+    evaluation = plan.evaluate(arguments, values)
+    told = blocks.distribute(labels)
+    return row_pass.passes(plan.graph, plan.families, evaluation, blocks, told_labels, told)
+
+
+def log_evidence(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+) -> Array:
+    """log p(x, z | rest): labels (N,) told, the parameters of the units integrated out, others at their
+    `values`; the same whatever the values of the former. All constants are there.
+
+    Source: Besag (1989), *Biometrika* 76, 183.
+    """
+    height, conditionals = candidate(plan, arguments, blocks, units, values, labels)
+    return height - jnp.sum(conditionals)
+
+
+def candidate(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+) -> tuple[Array, Array]:
+    """log p(x, z, theta) at `values`, and the log conditional density of each unit there, (units,)."""
+    anchors = anchors_of(units, values)
+    (table,) = plan.log_factors(arguments, blocks, anchors)
+    own = jnp.take_along_axis(table, labels[None], axis=0)[0]
+    weight = blocks.restore(blocks.weight)
+    found = statistics_given(plan, arguments, blocks, anchors, labels)
+    log_joint = plan.expected_log_joint(arguments, found.statistics)
+    log_prior = _log_prior(plan, arguments)
+    conditionals = []
+    for unit in units:
+        base = base_of(unit, log_joint, log_prior, anchors)
+        conditionals.append(jnp.sum(log_conditional(unit, base, moving(unit, base.coefficients))))
+    # rows of no weight may hold anything
+    rows = jnp.sum(jnp.where(weight > 0, weight * own, 0.0))
+    return rows + log_prior(anchors), jnp.stack(conditionals)
+
+
+def _log_prior(plan: Plan, arguments: Arguments) -> Any:
+    return jax.jit(lambda values: plan.log_prior(plan.evaluate(arguments, values)))
+
+
+class _Begun(NamedTuple):
+    """Units at their anchors, the coefficients of all factors at the current labels, a function of one
+    row's data giving its additions and its table (K,), and log p(x | theta)."""
+
+    bases: tuple[Base, ...]
+    totals: tuple[Addends, ...]
+    look: Callable[[dict[str, Any]], tuple[tuple[Addends, ...], Array]]
+    log_likelihood: Array
+
+
+def _begin(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+) -> _Begun:
+    anchors = anchors_of(units, values)
+    found = statistics_given(plan, arguments, blocks, values, labels)
+    log_joint = plan.expected_log_joint(arguments, found.statistics)
+    log_prior = _log_prior(plan, arguments)
+    bases = tuple(base_of(unit, log_joint, log_prior, anchors) for unit in units)
+    totals = tuple(moving(u, b.coefficients) for u, b in zip(units, bases, strict=True))
+    (latent,) = plan.reading.latents
+
+    def look(rows: dict[str, Any]) -> tuple[tuple[Addends, ...], Array]:
+        row = _single(blocks, rows)
+
+        def table(values: Values) -> Array:
+            (found,) = plan.log_factors(arguments, row, values)
+            return found[:, 0]
+
+        return tuple(of_row(unit, table, anchors, latent.size) for unit in units), table(anchors)
+
+    return _Begun(bases, totals, look, found.log_likelihood)
+
+
+def draw_labels(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+    rng_key: Array,
+) -> tuple[Array, Array]:
+    """One sweep over the rows in order: each label drawn from p(z_i | z_-i, x, rest).
+
+    Returns the labels (N,), and log p(x | theta) at `values` with the labels summed out.
+    """
+    begun = _begin(plan, arguments, blocks, units, values, labels)
+
+    def redraw(totals: tuple[Addends, ...], row: _Rows) -> tuple[tuple[Addends, ...], Array]:
+        without, height = _taken_out(units, begun.bases, totals, row)
+        label = jnp.argmax(height + row.noise)
+        return _put(units, without, row, label, row.weight), label
+
+    def visit(totals: Any, block: _Told) -> tuple[Any, Array]:
+        return jax.lax.scan(redraw, totals, _rows_of(begun, block))
+
+    told = _told(plan, blocks, labels, rng_key)
+    _, drawn = jax.lax.scan(visit, begun.totals, told)
+    return blocks.restore(drawn), begun.log_likelihood
+
+
+def log_conditionals(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    units: tuple[Unit, ...],
+    values: Values,
+    labels: Array,
+) -> Array:
+    """log p(z_i = k | z_-i, x, rest) for every row (K, N), all other labels being as told."""
+    begun = _begin(plan, arguments, blocks, units, values, labels)
+
+    def visit(block: _Told) -> Array:
+        rows = _rows_of(begun, block)
+        heights = jax.vmap(lambda row: _taken_out(units, begun.bases, begun.totals, row)[1])(rows)
+        return jax.nn.log_softmax(heights, axis=-1).T
+
+    return blocks.restore(jax.lax.map(visit, _told(plan, blocks, labels, random.key(0))))
+
+
+class _Told(NamedTuple):
+    """Rows by site, their labels, known labels (-1: none) and weights, and a key; of all blocks, or of
+    one."""
+
+    rows: dict[str, Any]
+    label: Array
+    known: Array
+    weight: Array
+    key: Array
+
+
+def _told(plan: Plan, blocks: Blocks, labels: Array, rng_key: Array) -> _Told:
+    (latent,) = plan.reading.latents
+    known = blocks.labels[latent.name] if blocks.labels else jnp.full(blocks.weight.shape, -1)
+    keys = random.split(rng_key, blocks.weight.shape[0])
+    return _Told(blocks.rows, blocks.distribute(labels), known, blocks.weight, keys)
+
+
+def _rows_of(begun: _Begun, block: _Told) -> _Rows:
+    """The rows of a block, each with what it adds."""
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), block.rows)
+    additions, table = jax.vmap(begun.look)(rows)
+    noise = random.gumbel(block.key, table.shape, table.dtype)
+    return _Rows(additions, table, block.label, block.known, block.weight, noise)
+
+
+def _single(blocks: Blocks, rows: dict[str, Any]) -> Blocks:
+    """One row, without its label or weight, as blocks."""
+    alone = jax.tree.map(lambda x: x[None, ..., None], rows)
+    return Blocks(alone, jnp.ones((1, 1), blocks.weight.dtype), None, None, {}, None, 1)
+
+
+def _taken_out(
+    units: tuple[Unit, ...], bases: tuple[Base, ...], totals: tuple[Addends, ...], row: _Rows
+) -> tuple[tuple[Addends, ...], Array]:
+    """The coefficients without a row, and log p(z_i = k | z_-i, x, rest) (K,) up to a constant."""
+    without = _put(units, totals, row, row.label, -row.weight)
+    height = row.table
+    for unit, base, total, added in zip(units, bases, without, row.additions, strict=True):
+        height += _gain(unit, base, total, added)
+    other = (row.known >= 0) & (jnp.arange(height.size) != row.known)
+    return without, jnp.where(other, -jnp.inf, height)
+
+
+def _gain(unit: Unit, base: Base, total: Addends, added: Addends) -> Array:
+    """-log q at the anchor with the row in each component, (K,), less that without it where that differs
+    between components."""
+    together = jax.tree.map(jnp.add, total, added)
+    if unit.groups == 1:
+        return -log_conditional(unit, base, together)
+    both = jax.tree.map(lambda *pair: jnp.stack(pair), total, together)
+    without, within = jax.vmap(lambda each: log_conditional(unit, base, each))(both)
+    return without - within
+
+
+def _put(
+    units: tuple[Unit, ...],
+    totals: tuple[Addends, ...],
+    row: _Rows,
+    label: Array,
+    weight: Array,
+) -> tuple[Addends, ...]:
+    """The coefficients with a row's own added `weight` times in the component of its label."""
+
+    def put(unit: Unit, total: Addends, added: Addends) -> Addends:
+        group = label if unit.groups > 1 else 0
+        return jax.tree.map(lambda x, y: x.at[group].add(weight * y[label]), total, added)
+
+    each = zip(units, totals, row.additions, strict=True)
+    return tuple(put(unit, total, added) for unit, total, added in each)

@@ -1,0 +1,192 @@
+"""In plain words, from numbers alone: is plugging in the mode safe here?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Records = Sequence[Mapping[str, Any]]
+
+_NEGLIGIBLE = 0.005  # nats a row
+_SIGNIFICANT = 0.01
+_MIXED = 1.05
+_MOST_OF_IT = 0.9
+_SAME_CLUSTERS = 0.95
+
+
+def verdict(
+    scores: Records,
+    calibration: Records,
+    modes: Records,
+    agreements: Mapping[str, Any],
+    diagnostics: Records,
+) -> str:
+    """One judgement, and the numbers that it rests on.
+
+    Args:
+        scores, calibration, modes, diagnostics: tables of a comparison.
+        agreements: by latent, with `names` of engines and `adjusted_rand` between their clusterings.
+
+    Plugging in the mode is called safe where no sampler that mixed predicts held-out rows better by more
+    than two standard errors (and 0.005 nats a row), where the mode's predictions are not further from
+    calibrated than a sampler's (a p-value below 0.01 beside one that is not), and where the mode's basin
+    has 90% of the weight of all modes and of each sampler's draws. It is not judged without held-out
+    rows or a sampler that mixed.
+    """
+    unmixed = [row["engine"] for row in diagnostics if not row["rhat_invariant"] < _MIXED]
+    trusted = [row for row in scores if _sampler_with_error(row) and row["engine"] not in unmixed]
+    against = [*_predicts_worse(trusted), *_calibrated_worse(calibration, unmixed)]
+    against += _mass_elsewhere(modes, unmixed)
+    return " ".join(
+        [
+            _judgement(trusted, against),
+            *_predicts_alike(trusted),
+            *_miscalibrated_all(calibration, unmixed),
+            *_clusters(agreements),
+            *_several_modes(modes),
+            *_unmixed(unmixed),
+        ]
+    )
+
+
+def _sampler_with_error(row: Mapping[str, Any]) -> bool:
+    error = row["difference_se"]
+    return not row["plug_in"] and error is not None and bool(np.isfinite(error))
+
+
+def _judgement(trusted: list[Mapping[str, Any]], against: list[str]) -> str:
+    if against:
+        return f"Plugging in the MAP is not safe here: {'; '.join(against)}."
+    if not trusted:
+        return (
+            "Whether plugging in the MAP is safe cannot be judged: that needs MAP-EM, a sampler that "
+            "mixed, and several held-out rows."
+        )
+    worst = max(row["difference"] + 2 * row["difference_se"] for row in trusted)
+    return (
+        "Plugging in the MAP looks safe for prediction here: it loses at most "
+        f"{max(worst, 0.0):.3f} nats a held-out row (difference plus two standard errors)."
+    )
+
+
+def _is_better(row: Mapping[str, Any]) -> bool:
+    gain = row["difference"]
+    return gain > 2 * row["difference_se"] and gain >= _NEGLIGIBLE
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    return f"{row['difference']:+.4f} nats a row, standard error {row['difference_se']:.4f}"
+
+
+def _predicts_worse(trusted: list[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"averaging over the posterior ({row['engine']}) predicts held-out rows better ({_shown(row)})"
+        for row in trusted
+        if _is_better(row)
+    ]
+
+
+def _predicts_alike(trusted: list[Mapping[str, Any]]) -> list[str]:
+    sentences = []
+    for row in trusted:
+        if _is_better(row):
+            continue
+        worse = -row["difference"] > max(2 * row["difference_se"], _NEGLIGIBLE)
+        how = "worse than" if worse else "as well as"
+        sentences.append(
+            f"Averaging over the posterior ({row['engine']}) predicts held-out rows {how} plugging in "
+            f"the MAP ({_shown(row)})."
+        )
+    return sentences
+
+
+def _held_out_p_values(calibration: Records) -> dict[str, float]:
+    return {row["engine"]: row["p_value"] for row in calibration if row["rows"] == "held out"}
+
+
+def _averages(calibration: Records, unmixed: Sequence[str]) -> dict[str, float]:
+    found = _held_out_p_values(calibration)
+    return {n: p for n, p in found.items() if not n.endswith("-EM") and n not in unmixed}
+
+
+def _calibrated_worse(calibration: Records, unmixed: Sequence[str]) -> list[str]:
+    own = _held_out_p_values(calibration).get("MAP-EM", 1.0)
+    fine = {n: p for n, p in _averages(calibration, unmixed).items() if p >= _SIGNIFICANT}
+    if not own < _SIGNIFICANT or not fine:
+        return []
+    best = max(fine, key=lambda name: fine[name])
+    return [
+        f"its predictions of held-out rows are not calibrated (p = {own:.2g}), while those of {best} "
+        f"are (p = {fine[best]:.2g})"
+    ]
+
+
+def _miscalibrated_all(calibration: Records, unmixed: Sequence[str]) -> list[str]:
+    own = _held_out_p_values(calibration).get("MAP-EM", 1.0)
+    others = _averages(calibration, unmixed).values()
+    if own < _SIGNIFICANT and others and max(others) < _SIGNIFICANT:
+        return [
+            f"No engine's predictions are calibrated (MAP: p = {own:.2g}), so that the model is at "
+            "fault and not the plug-in: look at the picture of calibration."
+        ]
+    return []
+
+
+def _mass_elsewhere(modes: Records, unmixed: Sequence[str]) -> list[str]:
+    if len(modes) < 2:
+        return []
+    found, first = [], modes[0]
+    if first["weight"] is not None and first["weight"] < _MOST_OF_IT:
+        found.append(
+            f"the best mode has {first['weight']:.0%} of the weight of the {len(modes)} modes found"
+        )
+    found += [
+        f"{share:.0%} of the draws of {name} are nearest the best mode"
+        for name, share in first["draws"].items()
+        if share < _MOST_OF_IT and name not in unmixed
+    ]
+    return found
+
+
+def _several_modes(modes: Records) -> list[str]:
+    if len(modes) < 2:
+        return []
+    starts = sum(mode["starts"] for mode in modes)
+    gap = modes[0]["objective"] - modes[1]["objective"]
+    share = modes[0]["starts"] / starts
+    return [
+        f"EM found {len(modes)} distinct modes; {share:.0%} of the {starts} starts that converged "
+        f"reached the best, and the second is {gap:.2f} nats below it: one start is not enough."
+    ]
+
+
+def _clusters(agreements: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    for latent, found in agreements.items():
+        names = list(found.names)
+        if "MAP-EM" not in names:
+            continue
+        row = np.asarray(found.adjusted_rand)[names.index("MAP-EM")]
+        others = {name: row[i] for i, name in enumerate(names) if name != "MAP-EM"}
+        lowest = min(others, key=lambda name: others[name])
+        if others[lowest] > _SAME_CLUSTERS:
+            continue
+        of = f" by '{latent}'" if len(agreements) > 1 else ""
+        sentences.append(
+            f"The clusterings{of} differ: the adjusted Rand index of {lowest} with MAP is "
+            f"{others[lowest]:.2f}."
+        )
+    if not sentences and any("MAP-EM" in found.names for found in agreements.values()):
+        return ["All engines put nearly every row in the same cluster as MAP does."]
+    return sentences
+
+
+def _unmixed(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{' and '.join(names)} did not mix, labels aside (label-invariant R-hat above {_MIXED}): read "
+        "those intervals with care, and run longer."
+    ]
