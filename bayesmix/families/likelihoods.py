@@ -26,8 +26,9 @@ Most statistics are sums, and :func:`linear` combines them. Moments about a refe
 to be about the same one first, and `combine` takes that of `other`.
 
 Where `by_cell`, the kernels compute something for every component and cell, (K, D, n); products of
-matrices do not, and are then given longer blocks of rows. Where `grouped`, the kernels need all rows of a block to have the same cells missing: `pattern` (D,) is
-True where a cell is there. Other families get None for it, and find missing cells in their rows.
+matrices do not, and are then given longer blocks of rows. Where `grouped`, the kernels need all rows of
+a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families get
+None for it, and find missing cells in their rows.
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
 """
 

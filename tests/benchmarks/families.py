@@ -1,10 +1,10 @@
 """Time EM of several families: `python -m tests.benchmarks.families [--float32]`.
 
 The peer is EM as one would write it by hand for each family: a table of log densities (N, K) by
-`numpyro.distributions`, softmax, closed-form updates, all steps in one jitted loop. Same data, same start,
-same precision, same answer; turns are taken, and medians compared. Ratios are peer / bayesmix: above 1
-means that bayesmix is faster. The last lines compare data of so many patterns of missing cells with
-complete data: there a ratio of 0.5 means that missing cells double the time.
+`numpyro.distributions`, softmax, closed-form updates, all steps in one jitted loop. Same data, same
+start, same precision, same answer; turns are taken, and medians compared. Ratios are peer / bayesmix:
+above 1 means that bayesmix is faster. The last lines compare data with so many patterns of missing cells
+to complete data: there a ratio of 0.5 means that missing cells double the time.
 """
 
 from __future__ import annotations
