@@ -23,9 +23,10 @@ from ..families.likelihoods import Family
 from .devices import place
 from .graph import Graph
 
-# entries of one block's largest temporary; a block should stay in a core's cache
-_BLOCK_ENTRIES = 1 << 16
-_SMALLEST_BLOCK = 128
+# bytes of one block's largest temporary: with more, a pass takes up to twice as long; where that leaves
+# too few rows to a block, it has as many as make up for visiting it
+_BLOCK_BYTES = 1 << 17
+_SMALLEST_BLOCK, _USUAL_BLOCK = 32, 128
 # what visiting a block costs beyond its rows, in rows
 _VISIT = 128
 _UNBLOCKED_ROWS = 1024
@@ -109,13 +110,15 @@ def arrange(
     observed: Observed,
     graph: Graph,
     whole: bool = False,
+    fits: int = 1,
 ) -> Blocks:
     """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one.
 
-    Rows that are spread over devices come as the same number of blocks for each.
+    So many `fits` will visit a block at a time. Rows that are spread over devices come as the same
+    number of blocks for each.
     """
     arranged, num_rows = by_family(families, observed), observed.num_rows
-    size = block_size(families, arranged, num_rows, graph, whole)
+    size = block_size(families, arranged, num_rows, graph, whole, fits)
     devices = observed.mesh.size if observed.mesh else 1
     grouped = patterns_of(families, observed)
     if grouped is None:
@@ -237,8 +240,9 @@ def block_size(
     num_rows: int,
     graph: Graph,
     whole: bool = False,
+    fits: int = 1,
 ) -> int:
-    """How many rows a block has, so that what is computed of one stays in a core's cache."""
+    """How many rows a block has, so that what so many fits compute of one stays in a core's cache."""
     sizes = [graph.size(clique) for clique in range(len(graph.cliques))]
     entries = [sum(sizes)]
     for name, rows in arranged.items():
@@ -246,8 +250,11 @@ def block_size(
         copies = max(sizes) if isinstance(family, Family) and family.by_cell else 1
         widths = [leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim > 1]
         entries.append(copies * max(widths, default=1))
-    block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // max(entries))
-    return num_rows if whole or num_rows <= max(block, _UNBLOCKED_ROWS) else block
+    in_cache = _BLOCK_BYTES // np.dtype(jnp.result_type(float)).itemsize
+    block = in_cache // (fits * max(entries))
+    block = _USUAL_BLOCK if block < _SMALLEST_BLOCK else block
+    few = max(block, _UNBLOCKED_ROWS // fits)
+    return num_rows if whole or num_rows <= few else block
 
 
 def patterns_of(
