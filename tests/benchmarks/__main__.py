@@ -24,6 +24,7 @@ import bayesmix
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
+from tests.benchmarks import samplers
 
 STEPS, REPEATS = 20, 5
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
@@ -207,6 +208,7 @@ def main() -> None:
     print(restarts(dtype), flush=True)
     print(gibbs_sweep(dtype), flush=True)
     print(chain_step(), flush=True)
+    samplers.table(dtype)
 
 
 if __name__ == "__main__":
