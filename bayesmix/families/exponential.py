@@ -116,6 +116,7 @@ def exponential_family(
         finish=lambda prepared, sums: sums,
         expected_log_prob=lambda parameters, sums: jnp.sum(prepare(parameters) * sums, -1),
         moments=functools.partial(_moments, moments, value_axes),
+        by_cell=False,
     )
 
 

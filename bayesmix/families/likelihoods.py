@@ -28,8 +28,10 @@ may also offer its gradient at those parameters, where that is cheaper than to d
 Most statistics are sums, and :func:`linear` combines them. Moments about a reference are not: they have
 to be about the same one first, and `combine` takes that of `other`.
 
-Where `grouped`, the kernels need all rows of a block to have the same cells missing: `pattern` (D,) is
-True where a cell is there. Other families get None for it, and find missing cells in their rows.
+Where `by_cell`, the kernels compute something for every component and cell, (K, D, n); products of
+matrices do not, and are then given longer blocks of rows. Where `grouped`, the kernels need all rows of
+a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families get
+None for it, and find missing cells in their rows.
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
 """
 
@@ -68,6 +70,7 @@ class Family(NamedTuple):
     expected_log_prob: Callable[[Any, Any], Any]
     moments: Callable[[Any], Any]
     grouped: bool = False
+    by_cell: bool = True
     combine: Callable[[Any, Any, Any, Any], Any] = linear
     score: Callable[[Any, Any], Any] | None = None
 

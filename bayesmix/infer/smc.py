@@ -117,7 +117,8 @@ class TemperedSMC:
         """
         blackjax()
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
-        arguments, found = split(args, kwargs), self.plan(*args, **kwargs)
+        found = self.plan(*args, **kwargs)
+        arguments = found.specialise(split(args, kwargs))
         blocks = found.arrange(found.observe(arguments, fitting=True))
         moves = self.moves or usual_moves(found, arguments, blocks)
         options = (self.num_particles, self.num_runs, self.target_ess, moves)

@@ -72,6 +72,10 @@ def usual_moves(plan: Plan, arguments: Arguments, blocks: Blocks) -> Moves:
     whole = bool(np.all(np.isin(np.asarray(blocks.weight), (0.0, 1.0))))
     if not whole or blocks.patterns:
         return HamiltonianMoves()
+    return plan.remember("usual moves", lambda: _by_sweeps_or_leaps(plan, arguments))
+
+
+def _by_sweeps_or_leaps(plan: Plan, arguments: Arguments) -> Moves:
     try:
         check_complete_data(plan, arguments)
     except ProgramError:

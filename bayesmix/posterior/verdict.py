@@ -29,21 +29,25 @@ def verdict(
         scores, calibration, modes, diagnostics: tables of a comparison.
         agreements: by latent, with `names` of engines and `adjusted_rand` between their clusterings.
 
+    Only samplers that mixed are heard, by their label-invariant R-hat in `diagnostics`; draws from an
+    approximation about a mode (Laplace, VB) cannot tell what lies elsewhere, and have no line there.
+
     Plugging in the mode is called safe where no sampler that mixed predicts held-out rows better by more
     than two standard errors (and 0.005 nats a row), where the mode's predictions are not further from
     calibrated than a sampler's (a p-value below 0.01 beside one that is not), and where the mode's basin
     has 90% of the weight of all modes and of each sampler's draws. It is not judged without held-out
     rows or a sampler that mixed.
     """
-    unmixed = [row["engine"] for row in diagnostics if not row["rhat_invariant"] < _MIXED]
-    trusted = [row for row in scores if _sampler_with_error(row) and row["engine"] not in unmixed]
-    against = [*_predicts_worse(trusted), *_calibrated_worse(calibration, unmixed)]
-    against += _mass_elsewhere(modes, unmixed)
+    mixed = [row["engine"] for row in diagnostics if row["rhat_invariant"] < _MIXED]
+    unmixed = [row["engine"] for row in diagnostics if row["engine"] not in mixed]
+    trusted = [row for row in scores if row["engine"] in mixed and _has_error(row)]
+    against = [*_predicts_worse(trusted), *_calibrated_worse(calibration, mixed)]
+    against += _mass_elsewhere(modes, mixed)
     return " ".join(
         [
             _judgement(trusted, against),
             *_predicts_alike(trusted),
-            *_miscalibrated_all(calibration, unmixed),
+            *_miscalibrated_all(calibration, mixed),
             *_clusters(agreements),
             *_several_modes(modes),
             *_unmixed(unmixed),
@@ -51,9 +55,8 @@ def verdict(
     )
 
 
-def _sampler_with_error(row: Mapping[str, Any]) -> bool:
-    error = row["difference_se"]
-    return not row["plug_in"] and error is not None and bool(np.isfinite(error))
+def _has_error(row: Mapping[str, Any]) -> bool:
+    return row["difference_se"] is not None and bool(np.isfinite(row["difference_se"]))
 
 
 def _judgement(trusted: list[Mapping[str, Any]], against: list[str]) -> str:
@@ -106,14 +109,10 @@ def _held_out_p_values(calibration: Records) -> dict[str, float]:
     return {row["engine"]: row["p_value"] for row in calibration if row["rows"] == "held out"}
 
 
-def _averages(calibration: Records, unmixed: Sequence[str]) -> dict[str, float]:
+def _calibrated_worse(calibration: Records, mixed: Sequence[str]) -> list[str]:
     found = _held_out_p_values(calibration)
-    return {n: p for n, p in found.items() if not n.endswith("-EM") and n not in unmixed}
-
-
-def _calibrated_worse(calibration: Records, unmixed: Sequence[str]) -> list[str]:
-    own = _held_out_p_values(calibration).get("MAP-EM", 1.0)
-    fine = {n: p for n, p in _averages(calibration, unmixed).items() if p >= _SIGNIFICANT}
+    own = found.get("MAP-EM", 1.0)
+    fine = {name: p for name, p in found.items() if name in mixed and p >= _SIGNIFICANT}
     if not own < _SIGNIFICANT or not fine:
         return []
     best = max(fine, key=lambda name: fine[name])
@@ -123,9 +122,9 @@ def _calibrated_worse(calibration: Records, unmixed: Sequence[str]) -> list[str]
     ]
 
 
-def _miscalibrated_all(calibration: Records, unmixed: Sequence[str]) -> list[str]:
-    own = _held_out_p_values(calibration).get("MAP-EM", 1.0)
-    others = _averages(calibration, unmixed).values()
+def _miscalibrated_all(calibration: Records, mixed: Sequence[str]) -> list[str]:
+    found = _held_out_p_values(calibration)
+    own, others = found.get("MAP-EM", 1.0), [p for name, p in found.items() if name in mixed]
     if own < _SIGNIFICANT and others and max(others) < _SIGNIFICANT:
         return [
             f"No engine's predictions are calibrated (MAP: p = {own:.2g}), so that the model is at "
@@ -134,7 +133,7 @@ def _miscalibrated_all(calibration: Records, unmixed: Sequence[str]) -> list[str
     return []
 
 
-def _mass_elsewhere(modes: Records, unmixed: Sequence[str]) -> list[str]:
+def _mass_elsewhere(modes: Records, mixed: Sequence[str]) -> list[str]:
     if len(modes) < 2:
         return []
     found, first = [], modes[0]
@@ -145,7 +144,7 @@ def _mass_elsewhere(modes: Records, unmixed: Sequence[str]) -> list[str]:
     found += [
         f"{share:.0%} of the draws of {name} are nearest the best mode"
         for name, share in first["draws"].items()
-        if share < _MOST_OF_IT and name not in unmixed
+        if share < _MOST_OF_IT and name in mixed
     ]
     return found
 

@@ -68,6 +68,8 @@ FINE = (scores(0.001, 0.002), calibration(0.4, 0.5), modes(1.0), agreement(0.99)
         ({3: agreement(0.7)}, SAFE, ["index of NUTS with MAP is 0.70"]),
         ({3: {}}, SAFE, []),
         ({4: STUCK}, UNKNOWN, ["NUTS did not mix"]),
+        ({4: []}, UNKNOWN, ["a sampler that mixed"]),  # an approximation in the place of NUTS
+        ({4: [], 0: scores(0.03, 0.01), 2: modes(0.97, 0.03, share=0.3)}, UNKNOWN, []),
         ({4: STUCK, 2: modes(0.97, 0.03, share=0.3)}, UNKNOWN, ["did not mix"]),
         ({4: STUCK, 2: modes(0.6, 0.4)}, UNSAFE, ["60% of the weight", "did not mix"]),
         ({0: [], 1: []}, UNKNOWN, ["held-out rows"]),
