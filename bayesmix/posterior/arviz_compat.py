@@ -334,17 +334,16 @@ def _warn_of_rows(pareto_k: np.ndarray, limit: float, rows: Any) -> None:
     high = np.flatnonzero(~(pareto_k <= limit))
     if not high.size:
         return
-    (*_, dim) = rows.dims
-    one = rows.ndim == 3 and dim in rows.coords
-    names = rows.coords[dim].values[high] if one else high
+    dims = [dim for dim in rows.dims if dim not in ("chain", "draw")]
+    named = len(dims) == 1 and dims[0] in rows.coords
+    names = rows.coords[dims[0]].values[high] if named else high
     shown = ", ".join(
         f"{name} (k = {k:.2f})" for name, k in zip(names[:8], pareto_k[high], strict=False)
     )
     warnings.warn(
         f"Estimated shape parameter of Pareto distribution is above {limit:.2f} for "
-        f"{high.size} of {pareto_k.size} rows: {shown}{', ...' if high.size > 8 else ''}. Leaving these "
-        "out cannot be told from draws that have seen them: run the sampler again without them, or "
-        "draw more",
+        f"{high.size} of {pareto_k.size} rows: {shown}{', ...' if high.size > 8 else ''}. Weighted "
+        "draws cannot stand in for leaving these out: run the sampler again without each of them",
         stacklevel=4,
     )
 

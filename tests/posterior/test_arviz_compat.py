@@ -226,7 +226,7 @@ def test_rows_that_cannot_be_left_out_are_named():
     coords = {"city": ["Ames", "Bonn", "Cork", "Delft", "Essen", "Fes"]}
     idata = compat.make({"log_likelihood": {"x": rows}}, coords=coords, dims={"x": ["city"]})
     with pytest.warns(
-        UserWarning, match=r"above 0\.7\d* for 1 of 6 rows: Delft \(k = 1\.\d\d\)\. Lea"
+        UserWarning, match=r"above 0\.7\d* for 1 of 6 rows: Delft \(k = 1\.\d\d\)\. Weighted"
     ):
         compat.loo(idata)
 
