@@ -296,7 +296,7 @@ def _modes_text(comparison: Comparison) -> list[str]:
         lines += ["", f"{name}: {result.status}"]
         weighed = comparison.modes if name == "MAP-EM" else []
         for i, (objective, count) in enumerate(result.modes[:_MOST_SHOWN]):
-            weight = _weight_text(weighed[i]) if i < len(weighed) else ""
+            weight = _weight_text(weighed[i], len(weighed) == 1) if i < len(weighed) else ""
             lines.append(f"  mode at {objective:.4f}, reached by {count} start(s){weight}")
         if len(result.modes) > _MOST_SHOWN:
             lines.append(f"  and {len(result.modes) - _MOST_SHOWN} more")
@@ -306,11 +306,13 @@ def _modes_text(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _weight_text(mode: Mapping[str, Any]) -> str:
+def _weight_text(mode: Mapping[str, Any], alone: bool) -> str:
+    copies = f" with its {mode['copies']} relabelled copies" if mode["copies"] > 1 else ""
+    if alone:
+        return copies and f",{copies}"
     weight = f"no weight: {mode['reason']}"
     if mode["weight"] is not None:
         weight = f"weight {mode['weight']:.3f}"
-    copies = f" with its {mode['copies']} relabelled copies" if mode["copies"] > 1 else ""
     shares = [f"{share:.0%} of {name}'s draws" for name, share in mode["draws"].items()]
     nearest = f"; nearest to {', '.join(shares)}" if shares else ""
     return f"; {weight}{copies}{nearest}"
