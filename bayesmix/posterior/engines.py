@@ -33,6 +33,7 @@ from .labels import LabelSwitching, label_switching, relabel, renamed_draws
 
 _REPLICATIONS = 50
 _LARGEST_RELATIVE_DRAWS = 400
+_LARGEST_ERROR = 0.5  # of a log evidence that is worth comparing
 
 
 class Settings(NamedTuple):
@@ -190,8 +191,10 @@ def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
     raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
     found = _diagnosed(_relabelled("SMC", plan, arguments, raw))
-    evidence = Evidence(run.mean_log_evidence, run.standard_error, "estimate")
-    return replace(found, evidence=evidence)
+    kind = "estimate"
+    if run.standard_error > _LARGEST_ERROR:
+        kind += "; the runs disagree, so that it may be far too low: take more particles"
+    return replace(found, evidence=Evidence(run.mean_log_evidence, run.standard_error, kind))
 
 
 ENGINES: dict[str, Engine] = {
