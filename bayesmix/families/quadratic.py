@@ -84,6 +84,11 @@ def features(centre: Array, rows: Array) -> Array:
     return jnp.concatenate([jnp.ones_like(z[:1]), z, *products])
 
 
+def num_features(columns: int) -> int:
+    """F = 1 + D + D (D + 1) / 2."""
+    return (columns + 1) * (columns + 2) // 2
+
+
 def pack(zeroth: Array, first: Array, second: Array) -> Array:
     """(K,), (K, D) and the upper triangle of (K, D, D) as (K, F), in the order of features."""
     rows, columns = np.triu_indices(first.shape[-1])

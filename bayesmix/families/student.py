@@ -19,18 +19,21 @@ import numpyro.distributions as dist
 from jax import Array, random
 from jax.scipy.special import digamma, gammaln
 
-from .gaussian import (
+from .columns import (
     ColumnRows,
     Columns,
     ColumnStatistics,
+    columns_about,
+    columns_arrange,
+    flat_columns,
+    squares_about,
+)
+from .gaussian import (
     Gaussian,
     GaussianStatistics,
     PreparedGaussian,
     about,
-    columns_about,
-    columns_arrange,
     expected_square,
-    flat_columns,
     half_log_determinant,
     hidden_noise,
     moments_of,
@@ -38,7 +41,6 @@ from .gaussian import (
     scatter_about,
     score,
     squared_length,
-    squares_about,
     whiten,
 )
 from .likelihoods import Family, Lead, linear, register

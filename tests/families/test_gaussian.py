@@ -9,7 +9,8 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from bayesmix.families.gaussian import COLUMNS, FULL, Columns, Gaussian
+from bayesmix.families.columns import COLUMNS, Columns
+from bayesmix.families.gaussian import FULL, Gaussian
 from bayesmix.program import rows as row_pass
 from bayesmix.program.blocks import Observed, arrange
 from bayesmix.program.evaluate import Evaluation
