@@ -61,12 +61,12 @@ def test_the_choice_of_form_knows_neither_origin_nor_scale():
     one = components(3, 2)
     scale = jnp.array([1e-6, 1e5])
     moved = Gaussian(one.mean * scale + 1e3 * scale, one.scale_tril * scale[:, None])
-    for tight in (1e-1, 1e-3, 1e-5, 1e-7):
+    for tight in (1e-1, 1e-2, 1e-4, 1e-6):
         told = [
             bool(FULL.prepare(g._replace(scale_tril=tight * g.scale_tril), None).quadratic.accurate)
             for g in (one, moved)
         ]
-        assert told == [tight > 1e-4] * 2, tight
+        assert told == [tight > 1e-3] * 2, tight
 
 
 def test_a_batch_takes_one_branch_and_the_accurate_one():
