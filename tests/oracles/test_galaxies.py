@@ -12,7 +12,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS
 
 import bayesmix
-from bayesmix import CollapsedGibbs, ConjugateGibbs, ParallelTempering
+from bayesmix import CollapsedGibbs, ConjugateGibbs, ParallelTempering, TemperedSMC
 from bayesmix.infer.tempering import GibbsMoves
 from bayesmix.posterior import arviz_compat
 from tests.references import reference
@@ -131,14 +131,29 @@ LADDER = (*np.linspace(0, 1, 24)[:18] ** 5, *np.linspace(0.3, 1, 24))
 
 def test_evidences_are_in_the_ratio_that_reversible_jumps_find():
     """All numbers of components have the same prior probability: p(K | x) goes as p(x | K)."""
-    stored, sizes = reference("nmix")["results"], [3, 4]
-    places = [stored["k"].index(K) for K in sizes]
-    told = np.array(stored["posterior_mean"])[places]
-    error = np.array(stored["between_run_sd"])[places] / told / np.sqrt(3)
-    found, spread = np.array([evidence(K) for K in sizes]).T
+    told, error = number_of_components([3, 4])
+    found, spread = np.array([evidence(K) for K in (3, 4)]).T
     both = np.linalg.norm([*spread, *error])
     assert 3.5 * both < np.log(4)  # a miscounted relabelling would show
     assert abs(np.diff(found) - np.diff(np.log(told))) < 3.5 * both, (found, np.log(told), both)
+
+
+def test_particles_find_that_ratio_too():
+    told, error = number_of_components([4, 5])
+    smc = TemperedSMC(any_number, num_particles=1000, num_runs=4, progress_bar=False)
+    four, five = (smc.run(0, X, K) for K in (4, 5))
+    errors = [four.standard_error, five.standard_error, *error]
+    assert max(errors) < 0.15
+    gain = five.mean_log_evidence - four.mean_log_evidence
+    assert gain == pytest.approx(np.log(told[1] / told[0]), abs=4 * np.linalg.norm(errors))
+
+
+def number_of_components(sizes):
+    """Posterior probabilities by reversible jumps, and their relative errors."""
+    stored = reference("nmix")["results"]
+    places = [stored["k"].index(K) for K in sizes]
+    told = np.array(stored["posterior_mean"])[places]
+    return told, np.array(stored["between_run_sd"])[places] / told / np.sqrt(3)
 
 
 def evidence(K):
