@@ -86,22 +86,26 @@ def few_rows(
 ) -> tuple[Arguments, Reading, Observed]:
     """The call on some of the rows, spread over all, and in double precision: structure does not depend
     on how many there are."""
-    arguments = arguments._replace(arrays=tuple(_wide(np.asarray(a)) for a in arguments.arrays))
+    arguments = arguments._replace(arrays=tuple(map(np.asarray, arguments.arrays)))
     size = reading.rows.size
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
     if size <= 2 * keep:
-        return arguments, reading, observed
+        return _widened(arguments), reading, observed
     some = np.random.default_rng(0).permutation(size)[:keep]
     # every column needs a row where it is not missing
     firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
     chosen = np.unique(np.concatenate([some, *firsts]))
-    few = take_rows(arguments, size, chosen)
+    few = _widened(take_rows(arguments, size, chosen))
     told = resized(program, reading, few)
     return (
         few,
         told._replace(collapsed=reading.collapsed),
         jax.tree.map(_wide, observed.take(chosen)),
     )
+
+
+def _widened(arguments: Arguments) -> Arguments:
+    return arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
