@@ -88,7 +88,7 @@ def few_rows(
 ) -> tuple[Arguments, Reading, Observed]:
     """The call on some of the rows, spread over all, and in double precision: structure does not depend
     on how many there are."""
-    arguments = arguments._replace(arrays=tuple(_wide(np.asarray(a)) for a in arguments.arrays))
+    arguments = arguments._replace(arrays=tuple(map(np.asarray, arguments.arrays)))
     size = observed.num_rows  # a reading may be that of a call with other rows
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
     if size > 2 * keep:
@@ -98,6 +98,8 @@ def few_rows(
         chosen = np.unique(np.concatenate([some, *firsts]))
         arguments = take_rows(arguments, size, chosen)
         observed = jax.tree.map(_wide, observed.take(chosen))
+    # only now: twice as wide, all rows would take twice their memory
+    arguments = arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
     if observed.num_rows != reading.rows.size:
         told = resized(program, reading, arguments)
         reading = told._replace(collapsed=reading.collapsed)
