@@ -136,8 +136,11 @@ def cell(rows: int, columns: int, components: int, dtype: type) -> str:
         found = [chain.run() for chain in (gibbs, nuts, peer)]
         taken = zip((gibbs, nuts, peer), found, strict=True)
         seconds.append([time / chain.draws / steps for chain, (time, _, steps) in taken])
-        kept.append([*(label_free(plan, data, draws) for _, draws, _ in found[:2]), found[1][2]])
-    by_gibbs, by_nuts = (np.concatenate([each[i] for each in kept]) for i in (0, 1))
+        kept.append([*(draws for _, draws, _ in found[:2]), found[1][2]])
+    by_gibbs, by_nuts = (
+        label_free(plan, data, jax.tree.map(lambda *x: jnp.concatenate(x), *each))
+        for each in list(zip(*kept, strict=True))[:2]
+    )
     gradients = np.mean([each[2] for each in kept])
     quality = effective(by_nuts) / len(by_nuts) / gradients
     qualities = np.array([effective(by_gibbs) / len(by_gibbs), quality, quality])
