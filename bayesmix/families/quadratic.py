@@ -7,10 +7,12 @@ once for a block, and
 
 are two products of matrices, (K, F) with (F, n) and (K, n) with (n, F), of half the arithmetic that
 whitening each component's residuals takes. The price is cancellation: both lose as many digits as
-kappa^2 = max_k || |W_k| (|m_k - c| + s_k) ||^2 / D has, with W_k = L_k^{-1} and s_k the standard deviations
-(the componentwise bound of a product's rounding error; Higham 2002, *Accuracy and Stability of Numerical
-Algorithms*, section 3.5). `Quadratic.accurate` says when that is few enough; it does not depend on the scale
-or the origin of the columns.
+
+    kappa^2 = max_k || |W_k| (|m_k - c| + s_k) ||^2 / D
+
+has, with W_k = L_k^{-1} and s_k the standard deviations (the componentwise bound of a product's rounding
+error; Higham 2002, *Accuracy and Stability of Numerical Algorithms*, section 3.5). `Quadratic.accurate`
+says whether that is few enough; it does not depend on the scale or the origin of the columns.
 """
 
 from __future__ import annotations
