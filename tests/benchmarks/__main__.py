@@ -1,5 +1,4 @@
-"""Time bayesmix against its peers: `python -m tests.benchmarks [--large] [--float32]`
-prints one table.
+"""Time bayesmix against its peers: `python -m tests.benchmarks [--float32]` prints one table.
 
 Same data, same number of iterations, same precision, runs interleaved; the median of several and their
 spread. Ratios are peer / bayesmix: above 1 means that bayesmix is faster. Nothing here is a unit test.
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,52 +22,11 @@ import bayesmix
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
-from tests.benchmarks import families, samplers
+from tests.benchmarks import families, gaussian, samplers
+from tests.benchmarks.gaussian import clusters
 from tests.benchmarks.timing import STEPS, interleaved, line, steps_of
 
-CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
 RESTARTS = ((100, 1_000, 2, 5), (20, 10_000, 10, 10))
-LARGE = ((100_000, 50, 10), (1_000_000, 2, 3), (1_000_000, 10, 10))
-
-
-def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarray:
-    """Overlapping Gaussian clusters."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(scale=2.0, size=(components, columns))
-    drawn = centres[rng.integers(components, size=rows)] + rng.normal(size=(rows, columns))
-    return drawn.astype(dtype)
-
-
-def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
-    """One EM iteration through the zoo's program without priors, against scikit-learn."""
-    x = clusters(rows, columns, components, dtype)
-    plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, components)
-    values = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
-    short, long = steps_of(plan, values, x, components)
-
-    means = np.asarray(values["mean"], dtype)
-    precisions = np.linalg.inv(np.asarray(values["covariance"])).astype(dtype)
-    weights = np.asarray(values["weights"], dtype)
-
-    def peer(steps: int) -> Callable[[], None]:
-        def run() -> None:
-            GaussianMixture(
-                components,
-                tol=0.0,
-                max_iter=steps,
-                means_init=means,
-                weights_init=weights / weights.sum(),
-                precisions_init=(precisions + np.swapaxes(precisions, 1, 2)) / 2,
-            ).fit(x)
-
-        return run
-
-    mine, start, theirs, peer_start = interleaved(long, short, peer(STEPS + 1), peer(1))
-    return line(
-        f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}",
-        (mine - start) / STEPS,
-        (theirs - peer_start) / STEPS,
-    )
 
 
 def chain_step(rows: int = 10_000, length: int = 30) -> str:
@@ -167,20 +124,18 @@ def small_fit(dtype: type) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true", help="also the cells of a million rows")
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     asked = parser.parse_args()
     jax.config.update("jax_enable_x64", not asked.float32)
     dtype = np.float32 if asked.float32 else np.float64
     warnings.simplefilter("ignore")
     print(small_fit(dtype), flush=True)
-    for rows, columns, components in CELLS + (LARGE if asked.large else ()):
-        print(em_iteration(rows, columns, components, dtype), flush=True)
+    gaussian.table(dtype)
     for case in RESTARTS:
         print(restarts(*case, dtype), flush=True)
     print(gibbs_sweep(dtype), flush=True)
     print(chain_step(), flush=True)
-    families.table(asked.float32)
+    families.table(dtype)
     samplers.table(dtype)
 
 

@@ -246,9 +246,9 @@ def against_complete(rows: int, patterns: int) -> str:
     )
 
 
-def table(float32: bool) -> None:
+def table(dtype: type) -> None:
     """Print the table."""
-    rounding = 1e-4 if float32 else 1e-8
+    rounding = 1e-4 if dtype is np.float32 else 1e-8
     rng = np.random.default_rng(0)
     rows = 100_000
     for name, case in (
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     asked = parser.parse_args()
     jax.config.update("jax_enable_x64", not asked.float32)
-    table(asked.float32)
+    table(np.float32 if asked.float32 else np.float64)
 
 
 if __name__ == "__main__":

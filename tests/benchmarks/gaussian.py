@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import Any
 
@@ -147,6 +147,13 @@ def line(name: str, times: list[np.ndarray]) -> str:
     return told + (f"  by hand {min(hand) / mine:5.2f}" if hand else "")
 
 
+def table(dtype: type, cells: Iterable[tuple[int, int, int]] = CELLS) -> None:
+    """Print a line for each cell, full and diagonal."""
+    for cell in cells:
+        print(full(*cell, dtype), flush=True)
+        print(diagonal(*cell, dtype), flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -158,10 +165,7 @@ def main() -> None:
     dtype = np.float32 if asked.float32 else np.float64
     warnings.simplefilter("ignore")
     cells = GRID if asked.all else CELLS
-    for cell in cells:
-        if asked.rows in (None, cell[0]):
-            print(full(*cell, dtype), flush=True)
-            print(diagonal(*cell, dtype), flush=True)
+    table(dtype, [cell for cell in cells if asked.rows in (None, cell[0])])
 
 
 if __name__ == "__main__":
