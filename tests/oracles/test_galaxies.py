@@ -14,6 +14,7 @@ from numpyro.infer import MCMC
 
 import bayesmix
 from bayesmix import TemperedSMC
+from bayesmix.infer.tempering import GibbsMoves
 from bayesmix.posterior.labels import label_switching, relabel
 from tests.references import reference
 
@@ -119,7 +120,7 @@ def test_evidences_weigh_numbers_of_components_as_reversible_jump_does():
     share, spread = (
         np.asarray(case[name])[sizes - 1] for name in ("posterior_mean", "between_run_sd")
     )
-    smc = TemperedSMC(richardson_green, num_particles=1000, num_runs=4, progress_bar=False)
+    smc = TemperedSMC(richardson_green, num_runs=4, moves=GibbsMoves(30), progress_bar=False)
     runs = [smc.run(0, x, K) for K in sizes.tolist()]
     errors = [*(run.standard_error for run in runs), *(spread / share)]
     assert max(errors) < 0.15

@@ -160,4 +160,3 @@ def test_densities_that_differ_from_row_to_row_are_not_drawn_and_all_else_is_the
         np.sort(found.engines["MAP-EM"].estimate["slope"]), [-3, 3], atol=0.3
     )
     assert found.calibration_scores[0]["cells"] == len(found.engines["MAP-EM"].held_out) == 8
-    assert "Density" not in render_report(found)
