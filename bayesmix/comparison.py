@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from numpyro.distributions import constraints
 
+from .families.forms import base_support
 from .posterior import calibration, tables
 from .posterior.calibration import Calibration
 from .posterior.compile_clock import clock
@@ -344,12 +346,7 @@ def _density(
         return None  # covariates: the density differs from row to row
     if not np.array_equal(np.reshape(arguments.arrays[place[0]], data.shape), data):
         return None
-    low, high = data.min(axis=0), data.max(axis=0)
-    margin = 0.15 * (high - low)
-    axes = [
-        np.linspace(a, b, 300 if data.shape[1] == 1 else 70)
-        for a, b in zip(low - margin, high + margin, strict=True)
-    ]
+    axes = [_axis(plan, column, 300 if data.shape[1] == 1 else 70) for column in data.T]
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], axis=1)
     arrays = list(arguments.arrays)
     shape = (len(points), *np.shape(arrays[place[0]])[1:])
@@ -363,6 +360,16 @@ def _density(
     }
     grid = axes[0] if len(axes) == 1 else tuple(axes)
     return {"grid": grid, "log_density": log_density}
+
+
+def _axis(plan: Plan, column: np.ndarray, count: int) -> np.ndarray:
+    """Places on a line for a column of data: beyond it only where any number will do, and whole numbers
+    where these are meant."""
+    support = base_support(plan.reading.observed[0].support)
+    anywhere = support in (constraints.real, constraints.real_vector)
+    margin = 0.15 * np.ptp(column) if anywhere else 0.0
+    axis = np.linspace(column.min() - margin, column.max() + margin, count)
+    return np.unique(axis.round()) if support.is_discrete else axis
 
 
 def _thinned(result: EngineResult) -> EngineResult:

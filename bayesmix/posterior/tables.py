@@ -99,11 +99,17 @@ def _standard_error(values: np.ndarray) -> float:
 
 def evidence(results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
     """log p(x) by the engines that give it, with its standard error and what kind of value it is."""
-    return [
+    records = [
         {"engine": name, **result.evidence._asdict()}
         for name, result in results.items()
         if result.evidence is not None
     ]
+    bounds = [each["value"] for each in records if each["kind"].startswith("lower bound")]
+    for each in records:
+        error = each["error"]
+        if bounds and error is not None and each["value"] + 3 * error < max(bounds) - 1:
+            each["kind"] += "; below the lower bound, so too low: take more particles"
+    return records
 
 
 def agreements(results: Mapping[str, EngineResult]) -> dict[str, Agreement]:

@@ -52,6 +52,7 @@ def verdict(
             *_miscalibrated_all(calibration, mixed),
             *_clusters(agreements),
             *_several_modes(modes),
+            *_disagree(modes, mixed),
             *_unmixed(unmixed),
         ]
     )
@@ -164,6 +165,17 @@ def _several_modes(modes: Records) -> list[str]:
     return [
         f"EM found {len(modes)} distinct modes; {share:.0%} of the {starts} starts that converged "
         f"reached the best, and the second is {gap:.2f} nats below it: one start is not enough."
+    ]
+
+
+def _disagree(modes: Records, mixed: Sequence[str]) -> list[str]:
+    shares = {n: p for mode in modes[:1] for n, p in mode["draws"].items() if n in mixed}
+    if not shares or max(shares.values()) - min(shares.values()) <= 1 - _MOST_OF_IT:
+        return []
+    each = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    return [
+        f"The samplers do not agree how many draws are nearest the best mode ({each}), though each "
+        "seems to have mixed: at least one of them misses a mode or stays in one; run all longer."
     ]
 
 

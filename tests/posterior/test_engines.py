@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from scipy import stats
 
 import bayesmix
 from bayesmix import ProgramError
@@ -160,4 +161,18 @@ def test_densities_that_differ_from_row_to_row_are_not_drawn_and_all_else_is_the
         np.sort(found.engines["MAP-EM"].estimate["slope"]), [-3, 3], atol=0.3
     )
     assert found.calibration_scores[0]["cells"] == len(found.engines["MAP-EM"].held_out) == 8
-    assert "Density" not in render_report(found)
+
+
+def test_counts_have_densities_at_whole_numbers_that_are_there():
+    def counts(x):
+        rate = numpyro.sample("rate", dist.Gamma(1.0, 1.0))
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Poisson(rate), obs=x)
+
+    x = np.random.default_rng(0).poisson(3.0, 40)
+    found = bayesmix.compare(counts, x, engines=("MAP-EM",), progress_bar=False, restarts=2)
+    grid, rate = found.density["grid"], found.engines["MAP-EM"].estimate["rate"]
+    np.testing.assert_array_equal(grid, np.arange(x.min(), x.max() + 1))
+    exact = stats.poisson.logpmf(grid, rate)
+    np.testing.assert_allclose(found.density["log_density"]["MAP-EM"], exact, rtol=1e-10)
+    assert "<img" in render_report(found)

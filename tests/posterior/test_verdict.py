@@ -1,10 +1,13 @@
 """The judgement follows from the numbers, in each situation that there is."""
 
+import types
+
 import numpy as np
 import pytest
 
+from bayesmix.posterior.engines import Evidence
 from bayesmix.posterior.mode_weights import nearest, relative_weights
-from bayesmix.posterior.tables import Agreement
+from bayesmix.posterior.tables import Agreement, evidence
 from bayesmix.posterior.verdict import verdict
 
 MIXED = [{"engine": "NUTS", "rhat_invariant": 1.002}]
@@ -87,6 +90,25 @@ def test_the_judgement_follows_from_the_numbers(changed, kind, words):
     assert kind in said and sum(each in said for each in (SAFE, UNSAFE, UNKNOWN, FEW)) == 1
     for each in words:
         assert each in said
+
+
+def test_samplers_that_have_mixed_and_yet_disagree_are_named():
+    found = modes(0.97, 0.03)
+    found[0]["draws"] = {"NUTS": 1.0, "SMC": 0.6, "Gibbs": 0.2}
+    diagnostics = [*MIXED, {"engine": "SMC", "rhat_invariant": 1.01}]
+    said = verdict(FINE[0], FINE[1], found, FINE[3], diagnostics)
+    assert "do not agree" in said and "(NUTS 100%, SMC 60%)" in said
+    assert "do not agree" not in verdict(FINE[0], FINE[1], found, FINE[3], MIXED)
+
+
+def test_an_estimate_below_a_lower_bound_is_too_low():
+    def result(value, error, kind):
+        return types.SimpleNamespace(evidence=Evidence(value, error, kind))
+
+    bound = result(-10.0, None, "lower bound")
+    for value, too_low in ((-10.5, False), (-14.0, True)):
+        found = evidence({"VB": bound, "SMC": result(value, 0.1, "estimate")})
+        assert ("too low" in found[1]["kind"]) == too_low and found[0]["kind"] == "lower bound"
 
 
 def test_weights_are_shares_of_what_is_known():
