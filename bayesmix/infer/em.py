@@ -170,7 +170,7 @@ class EM:
         compiled = self._compile(arguments)
         found = compiled.plan
         observed = found.observe(arguments, fitting=True)
-        blocks = found.arrange(observed)
+        blocks = found.arrange(observed, restarts)
         given = given_values(found, array_values(found.program, init or {}), restarts)
         keys = random.split(rng_key, restarts)
         given = {**own_starts(found, arguments, keys), **given}

@@ -43,9 +43,9 @@ def arrange_batches(plan: Plan, observed: Observed, batch: np.ndarray) -> Batche
     kinds = max((len(each) for each in patterns.values()), default=1)
     together = batch * kinds + of_row
     rows = np.bincount(together, minlength=count * kinds)
-    size = _size(
-        rows, block_size(arranged, int(np.bincount(batch).max()), plan.graph), bool(patterns)
-    )
+    largest = int(np.bincount(batch).max())
+    usual = block_size(plan.families, arranged, largest, plan.graph)
+    size = _size(rows, usual, bool(patterns))
     needed = -(-rows // size).reshape(count, kinds)
     each = int(needed.sum(axis=1).max())
     # where the blocks of a batch and pattern start

@@ -23,9 +23,12 @@ from ..families.likelihoods import Family
 from .devices import place
 from .graph import Graph
 
-# entries of one block's (K, D, n) temporary; a block should stay in a core's cache
-_BLOCK_ENTRIES = 1 << 15
-_SMALLEST_BLOCK = 128
+# bytes of one block's largest temporary: with more, a pass takes up to twice as long; where that leaves
+# too few rows to a block, it has as many as make up for visiting it
+_BLOCK_BYTES = 1 << 17
+_SMALLEST_BLOCK, _USUAL_BLOCK = 32, 128
+# what visiting a block costs beyond its rows, in rows
+_VISIT = 128
 _UNBLOCKED_ROWS = 1024
 _ALIGNMENT = 64
 
@@ -107,13 +110,15 @@ def arrange(
     observed: Observed,
     graph: Graph,
     whole: bool = False,
+    fits: int = 1,
 ) -> Blocks:
     """Store the observed rows as blocks, once per fit; where `whole` and nothing is grouped, as one.
 
-    Rows that are spread over devices come as the same number of blocks for each.
+    So many `fits` will visit a block at a time. Rows that are spread over devices come as the same
+    number of blocks for each.
     """
     arranged, num_rows = by_family(families, observed), observed.num_rows
-    size = block_size(arranged, num_rows, graph, whole)
+    size = block_size(families, arranged, num_rows, graph, whole, fits)
     devices = observed.mesh.size if observed.mesh else 1
     grouped = patterns_of(families, observed)
     if grouped is None:
@@ -121,7 +126,7 @@ def arrange(
         size = size if devices == 1 else -(-num_rows // (devices * each))
         return lay_out(arranged, observed, InOrder(devices * each, size, num_rows))
     patterns, of_row = grouped
-    taken, pattern = _grouped_places(of_row, min(size, _SMALLEST_BLOCK), devices)
+    taken, pattern = _grouped_places(of_row, size, devices)
     return lay_out(arranged, observed, taken.reshape(pattern.size, -1), pattern, patterns)
 
 
@@ -229,13 +234,27 @@ def _says_something(observed: Observed) -> np.ndarray:
     return says
 
 
-def block_size(arranged: dict[str, Any], num_rows: int, graph: Graph, whole: bool = False) -> int:
-    """How many rows a block has, so that what is computed of one stays in a core's cache."""
-    leaves = jax.tree.leaves(arranged)
-    width = max((leaf.shape[0] for leaf in leaves if leaf.ndim > 1), default=1)
+def block_size(
+    families: dict[str, Statistic],
+    arranged: dict[str, Any],
+    num_rows: int,
+    graph: Graph,
+    whole: bool = False,
+    fits: int = 1,
+) -> int:
+    """How many rows a block has, so that what so many fits compute of one stays in a core's cache."""
     sizes = [graph.size(clique) for clique in range(len(graph.cliques))]
-    block = max(_SMALLEST_BLOCK, _BLOCK_ENTRIES // max(width * max(sizes), sum(sizes)))
-    return num_rows if whole or num_rows <= max(block, _UNBLOCKED_ROWS) else block
+    entries = [sum(sizes)]
+    for name, rows in arranged.items():
+        family = families[name]
+        assert isinstance(family, Family)
+        widths = [leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim > 1]
+        entries.append(family.entries(max(sizes), max(widths, default=1)))
+    in_cache = _BLOCK_BYTES // np.dtype(jnp.result_type(float)).itemsize
+    block = in_cache // (fits * max(entries))
+    block = _USUAL_BLOCK if block < _SMALLEST_BLOCK else block
+    few = max(block, _UNBLOCKED_ROWS // fits)
+    return num_rows if whole or num_rows <= few else block
 
 
 def patterns_of(
@@ -263,8 +282,7 @@ def _grouped_places(of_row: np.ndarray, size: int, devices: int) -> tuple[np.nda
     At the end come as many empty blocks as make the number of blocks a multiple of `devices`.
     """
     counts = np.bincount(of_row)
-    # blocks no longer than the longest pattern needs, so that few rows cost little
-    size = int(min(size, counts.max()))
+    size = _grouped_size(counts, size)
     order = np.argsort(of_row, kind="stable")
     blocks = -(-counts // size)
     starts = np.concatenate([[0], np.cumsum(blocks)[:-1]]) * size
@@ -273,3 +291,12 @@ def _grouped_places(of_row: np.ndarray, size: int, devices: int) -> tuple[np.nda
     places = np.full(int(blocks.sum()) * size, of_row.size)
     places[np.repeat(starts, counts) + within] = order
     return places, np.repeat(np.arange(counts.size), blocks)
+
+
+def _grouped_size(counts: np.ndarray, largest: int) -> int:
+    """The length of blocks that makes a pass cheapest: short ones are many, long ones have many places
+    that stay empty. `counts` are the rows of each pattern."""
+    halvings = np.arange(max(1, int(largest).bit_length()))
+    sizes = np.unique(np.minimum(np.maximum(largest >> halvings, 1), counts.max()))
+    blocks = -(-counts[:, None] // sizes)
+    return int(sizes[np.argmin(blocks.sum(axis=0) * (sizes + _VISIT))])

@@ -171,12 +171,20 @@ def _largest(table: Array) -> Array:
 def marginals(graph: Graph, tables: Tables) -> tuple[Array, Tables]:
     """log p(x_i), (n,), and p(joint values of a clique | x_i), (joint values, n), for each clique."""
     if len(graph.cliques) == 1:
-        (table,) = tables
-        return jax.nn.logsumexp(table, axis=0), (jax.nn.softmax(table, axis=0),)
+        return _softmax(*tables)
     rows = max(table.shape[-1] for table in tables)
     wide = tuple(jnp.broadcast_to(table, (table.shape[0], rows)) for table in tables)
     evidence, pull = jax.vjp(lambda given: sum_out(graph, given), wide)
     return evidence, pull(jnp.ones_like(evidence))[0]
+
+
+def _softmax(table: Array) -> tuple[Array, Tables]:
+    """log-sum-exp over the first axis, and the shares in the sum; each exponential is taken once."""
+    top = jax.lax.stop_gradient(jnp.max(table, axis=0))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    terms = jnp.exp(table - top)
+    total = jnp.sum(terms, axis=0)
+    return jnp.log(total) + top, (terms * (1 / total),)
 
 
 def product_form(
@@ -237,7 +245,9 @@ def _draw_one(table: Array, rng_key: Array) -> Array:
     """One index per row, in proportion to exp(table), (values, n)."""
     shifted = jnp.exp(table - jnp.max(table, axis=0))
     cumulative = jnp.cumsum(shifted, axis=0)
-    uniform = random.uniform(rng_key, table.shape[1:], table.dtype)
+    rows = table.shape[1]
+    # XLA takes ten times as long for random numbers whose count its vectors do not divide
+    uniform = random.uniform(rng_key, (-(-rows // 8) * 8,), table.dtype)[:rows]
     return jnp.sum(cumulative < uniform * cumulative[-1], axis=0).astype(jnp.int32)
 
 

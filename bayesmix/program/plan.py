@@ -140,9 +140,9 @@ class Plan:
         the arrays are being traced (then nothing may be missing)."""
         return self.arrange(self.observe(arguments))
 
-    def arrange(self, observed: Observed) -> Blocks:
-        """Observed rows as blocks."""
-        return arrange(self.families, observed, self.graph, whole=self.by_row)
+    def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
+        """Observed rows as blocks, of which each is visited by so many fits at a time."""
+        return arrange(self.families, observed, self.graph, whole=self.by_row, fits=fits)
 
     def log_prior(self, evaluation: Evaluation) -> Array:
         """log p(theta), in the constrained space (no Jacobian)."""

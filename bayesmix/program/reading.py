@@ -78,11 +78,17 @@ def observe(program: Program, reading: Reading, arguments: Arguments) -> Observe
 def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
     """A compiled function of a call's arrays that gives a reading and the sites of the rows."""
     readings: list[Reading] = []
+    passed_on: dict[
+        str, int
+    ] = {}  # sites whose value is an argument: a compiled function copies it
 
     def run(arrays: tuple[Array, ...]) -> dict[str, Row]:
         sites = _plain_trace(program, arguments._replace(arrays=arrays))
         readings.append(assign_roles(sites, structure))
-        return rows_of(sites, readings[-1])
+        rows = rows_of(sites, readings[-1])
+        places = {id(array): i for i, array in enumerate(arrays)}
+        passed_on.update({n: places[id(r.value)] for n, r in rows.items() if id(r.value) in places})
+        return {n: r._replace(value=None) if n in passed_on else r for n, r in rows.items()}
 
     compiled = compile_lightly(run)
 
@@ -92,7 +98,8 @@ def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
         rows = compiled(arrays)
         if _is_traced(readings[-1]):
             rows = run(arrays)
-        return readings[-1], rows
+        values = {name: arrays[i] for name, i in passed_on.items()}
+        return readings[-1], {n: r._replace(value=values.get(n, r.value)) for n, r in rows.items()}
 
     return found
 

@@ -24,23 +24,12 @@ import bayesmix
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
+from tests.benchmarks import families, samplers
+from tests.benchmarks.timing import STEPS, interleaved, line, steps_of
 
-STEPS, REPEATS = 20, 5
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
+RESTARTS = ((100, 1_000, 2, 5), (20, 10_000, 10, 10))
 LARGE = ((100_000, 50, 10), (1_000_000, 2, 3), (1_000_000, 10, 10))
-
-
-def interleaved(*runs: Callable[[], None]) -> list[np.ndarray]:
-    """Seconds of each run, REPEATS times, taken in turn after one warm-up of each."""
-    for run in runs:
-        run()
-    seconds = np.zeros((len(runs), REPEATS))
-    for repeat in range(REPEATS):
-        for i, run in enumerate(runs):
-            started = time.perf_counter()
-            run()
-            seconds[i, repeat] = time.perf_counter() - started
-    return list(seconds)
 
 
 def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarray:
@@ -49,16 +38,6 @@ def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarra
     centres = rng.normal(scale=2.0, size=(components, columns))
     drawn = centres[rng.integers(components, size=rows)] + rng.normal(size=(rows, columns))
     return drawn.astype(dtype)
-
-
-def steps_of(plan: bayesmix.Plan, init: dict, *arguments) -> tuple[Callable[[], None], ...]:
-    """Runs of one EM step and of STEPS more, from the same values."""
-
-    def run(steps: int) -> Callable[[], None]:
-        em = bayesmix.EM(plan, progress_bar=False, max_steps=steps, tolerance=-1.0)
-        return lambda: em.run(0, *arguments, init=init)
-
-    return run(1), run(STEPS + 1)
 
 
 def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
@@ -86,7 +65,7 @@ def em_iteration(rows: int, columns: int, components: int, dtype: type) -> str:
         return run
 
     mine, start, theirs, peer_start = interleaved(long, short, peer(STEPS + 1), peer(1))
-    return _line(
+    return line(
         f"EM N={rows:.0e} D={columns} K={components} {np.dtype(dtype)}",
         (mine - start) / STEPS,
         (theirs - peer_start) / STEPS,
@@ -126,20 +105,22 @@ def chain_step(rows: int = 10_000, length: int = 30) -> str:
     )
 
 
-def restarts(dtype: type) -> str:
-    """100 restarts of N=1,000, D=2, K=5 against scikit-learn's n_init."""
-    x = clusters(1_000, 2, 5, dtype)
+def restarts(count: int, rows: int, columns: int, components: int, dtype: type) -> str:
+    """Restarts, each to the same tolerance, against scikit-learn's n_init, a tenth of them timed."""
+    x = clusters(rows, columns, components, dtype)
     em = bayesmix.EM(
         bayesmix.without_priors(gaussian_mixture), progress_bar=False, tolerance=1e-6, max_steps=200
     )
 
     def ours() -> None:
-        em.run(random.key(0), x, 5, restarts=100)
+        em.run(random.key(0), x, components, restarts=count)
 
     def peer() -> None:
-        GaussianMixture(5, n_init=100, tol=1e-6, max_iter=200, init_params="k-means++").fit(x)
+        settings = {"tol": 1e-6, "max_iter": 200, "init_params": "k-means++", "random_state": 0}
+        GaussianMixture(components, n_init=count // 10, **settings).fit(x)
 
-    return _line("100 restarts N=1e3 D=2 K=5", *interleaved(ours, peer))
+    mine, theirs = interleaved(ours, peer)
+    return line(f"{count} restarts N={rows:.0e} D={columns} K={components}", mine, 10 * theirs)
 
 
 def gibbs_sweep(dtype: type) -> str:
@@ -161,7 +142,7 @@ def gibbs_sweep(dtype: type) -> str:
 
     short, long = steps_of(found, {n: np.asarray(v) for n, v in state.z.items()}, x, 10)
     sweep, start, iterations = interleaved(ours, short, long)
-    return _line(
+    return line(
         "Gibbs sweep against our EM step, N=1e5 D=10 K=10",
         sweep / STEPS,
         (iterations - start) / STEPS,
@@ -183,15 +164,6 @@ def small_fit(dtype: type) -> str:
     return f"first fit {cold:6.1f} CPU s; second fit {1e3 * np.median(seconds):6.1f} ms (N=272 D=2 K=2)"
 
 
-def _line(name: str, mine: np.ndarray, theirs: np.ndarray) -> str:
-    ratio = np.median(theirs) / np.median(mine)
-    low, high = np.min(theirs / mine), np.max(theirs / mine)
-    return (
-        f"{name:55s} {1e3 * np.median(mine):10.2f} ms  peer {1e3 * np.median(theirs):10.2f} ms"
-        f"  ratio {ratio:6.1f}  [{low:.1f}, {high:.1f}]"
-    )
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,9 +176,12 @@ def main() -> None:
     print(small_fit(dtype), flush=True)
     for rows, columns, components in CELLS + (LARGE if asked.large else ()):
         print(em_iteration(rows, columns, components, dtype), flush=True)
-    print(restarts(dtype), flush=True)
+    for case in RESTARTS:
+        print(restarts(*case, dtype), flush=True)
     print(gibbs_sweep(dtype), flush=True)
     print(chain_step(), flush=True)
+    families.table(asked.float32)
+    samplers.table(dtype)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import bayesmix
 from bayesmix.infer.starts import random_rows
-from tests.benchmarks.__main__ import interleaved
+from tests.benchmarks.timing import interleaved
 
 STEPS = 20
 

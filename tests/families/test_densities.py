@@ -46,7 +46,11 @@ CASES = {
         WishartCoefficients(LOWER, np.array([4.5, 7.0]), MATRICES),
         LOWER @ np.swapaxes(LOWER, -1, -2),
     ),
-    "Dirichlet": (DirichletForm(), np.array([[0.5, 2.0, -0.3], [4.0, 0, 1]]), np.full((2, 3), 1 / 3)),
+    "Dirichlet": (
+        DirichletForm(),
+        np.array([[0.5, 2.0, -0.3], [4.0, 0, 1]]),
+        np.full((2, 3), 1 / 3),
+    ),
     "beta": (BetaForm(), np.array([[0.5, 2.0], [-0.3, 4.0]]), np.full(2, 0.5)),
 }
 
@@ -75,7 +79,11 @@ def test_coefficients_of_a_sum_are_sums_of_coefficients(name):
     def read(value):
         one, both = (form.read(lambda x, n=n: n * kernel(x), value) for n in (1, 3))
         added = tuple(x + 2 * x for x in addends(form, lead(form, one, 2)))
-        return added, addends(form, lead(form, both, 2)), with_addends(form, one, addends(form, one))
+        return (
+            added,
+            addends(form, lead(form, both, 2)),
+            with_addends(form, one, addends(form, one)),
+        )
 
     added, told, same = read(jnp.asarray(value))
     assert all(array.shape[0] == 2 for array in added)

@@ -13,7 +13,7 @@ from numpyro.infer import MCMC, NUTS
 from scipy.special import gammaln
 
 import bayesmix
-from bayesmix import CollapsedGibbs, ConjugateGibbs
+from bayesmix import CollapsedGibbs, ConjugateGibbs, TemperedSMC
 from bayesmix.posterior import arviz_compat
 from tests.references import reference
 
@@ -143,12 +143,26 @@ def test_the_number_of_components_is_that_of_reversible_jumps(K):
     fewer = np.minimum(occupied, K - 1)
     ratio = np.exp(log_ways(K - 1, fewer) - log_ways(K, fewer)) * (occupied < K)
     found, error = mean_and_error(ratio)
-    stored = reference("nmix")["results"]
-    probability, spread = (
-        np.array([stored[name][stored["k"].index(size)] for size in (K - 1, K)])
-        for name in ("posterior_mean", "between_run_sd")
-    )
+    probability, relative = number_of_components([K - 1, K])
     told = probability[0] / probability[1]
-    its_error = told * np.linalg.norm(spread / probability) / np.sqrt(3)
     assert error < 0.2 * told
-    assert abs(found - told) < 4 * np.hypot(error, its_error), (found, error, told, its_error)
+    both = np.hypot(error, told * np.linalg.norm(relative))
+    assert abs(found - told) < 4 * both, (found, told, both)
+
+
+def test_evidences_by_particles_are_in_that_ratio_too():
+    told, error = number_of_components([4, 5])
+    smc = TemperedSMC(any_number, num_particles=1000, num_runs=4, progress_bar=False)
+    four, five = (smc.run(0, X, K) for K in (4, 5))
+    errors = [four.standard_error, five.standard_error, *error]
+    assert max(errors) < 0.15
+    gain = five.mean_log_evidence - four.mean_log_evidence
+    assert gain == pytest.approx(np.log(told[1] / told[0]), abs=4 * np.linalg.norm(errors))
+
+
+def number_of_components(sizes):
+    """Posterior probabilities by reversible jumps, and their relative errors."""
+    stored = reference("nmix")["results"]
+    places = [stored["k"].index(K) for K in sizes]
+    told = np.array(stored["posterior_mean"])[places]
+    return told, np.array(stored["between_run_sd"])[places] / told / np.sqrt(3)

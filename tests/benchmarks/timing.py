@@ -1,0 +1,48 @@
+"""How benchmarks take times: runs in turn, medians, and ratios to a peer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import bayesmix
+
+STEPS, REPEATS = 20, 5
+
+
+def interleaved(*runs: Callable[[], Any]) -> list[np.ndarray]:
+    """Seconds of each run, REPEATS times, taken in turn after one warm-up of each."""
+    for run in runs:
+        run()
+    seconds = np.zeros((len(runs), REPEATS))
+    for repeat in range(REPEATS):
+        for i, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            seconds[i, repeat] = time.perf_counter() - started
+    return list(seconds)
+
+
+def steps_of(
+    plan: bayesmix.Plan, init: dict, *arguments
+) -> tuple[Callable[[], bayesmix.EMResult], ...]:
+    """Runs of one EM step and of STEPS more, from the same values."""
+
+    def run(steps: int) -> Callable[[], bayesmix.EMResult]:
+        em = bayesmix.EM(plan, progress_bar=False, max_steps=steps, tolerance=-1.0)
+        return lambda: em.run(0, *arguments, init=init)
+
+    return run(1), run(STEPS + 1)
+
+
+def line(name: str, mine: np.ndarray, theirs: np.ndarray) -> str:
+    """One line of a table: medians, the ratio of the two, and the spread of the ratios by turn."""
+    ratio = np.median(theirs) / np.median(mine)
+    low, high = np.min(theirs / mine), np.max(theirs / mine)
+    return (
+        f"{name:55s} {1e3 * np.median(mine):10.2f} ms  peer {1e3 * np.median(theirs):10.2f} ms"
+        f"  ratio {ratio:6.1f}  [{low:.1f}, {high:.1f}]"
+    )
