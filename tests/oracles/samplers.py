@@ -191,10 +191,6 @@ class AtThePosterior:
         return state._replace(z=values, rng_key=next_key)
 
 
-def put_moved(kernel: Any, state: Any, values: Values, call: Arguments) -> Any:
-    return state._replace(z=values)
-
-
 def gibbs(**options: Any) -> Sampler:
     return Sampler(lambda plan: ConjugateGibbs(plan, **options), begin_there, put_gibbs)
 
@@ -204,7 +200,7 @@ def collapsed(**options: Any) -> Sampler:
 
 
 def moved(moves: Moves) -> Sampler:
-    return Sampler(lambda plan: AtThePosterior(plan, moves), begin_there, put_moved)
+    return Sampler(lambda plan: AtThePosterior(plan, moves), begin_there, put_gibbs)
 
 
 def mixed(**options: Any) -> Sampler:
