@@ -202,14 +202,27 @@ def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
     """Sums and counts by nearest centroid (K, D + 1), and the sum of scores, over all devices."""
     plane = _plane(centroids, use)
 
-    def by_label(labels: Array, block: Array) -> Array:
-        if plane.shape[0] <= _FEW_CLUSTERS:
-            return _product(_indicators(labels, plane), block.T)
-        return jnp.zeros_like(plane).at[labels].add(block.T)
+    def by_indicator(block: Array) -> tuple[Array, Array]:
+        """Where every row has one nearest centroid, which it is need not be known by number."""
+        scores = _product(plane, block)
+        best = jnp.min(scores, axis=0)
+        found = _product((scores == best).astype(plane.dtype), block.T)
+
+        def lowest_of_several() -> Array:
+            return _product(_indicators(_nearest(plane, block)[0], plane), block.T)
+
+        several = jnp.sum(found[:, -1]) > jnp.sum(block[-1])
+        return jax.lax.cond(several, lowest_of_several, lambda: found), best
+
+    def by_label(block: Array) -> tuple[Array, Array]:
+        labels, best = _nearest(plane, block)
+        return jnp.zeros_like(plane).at[labels].add(block.T), best
+
+    read = by_indicator if plane.shape[0] <= _FEW_CLUSTERS else by_label
 
     def add(total: tuple[Array, Array], block: Array) -> tuple[tuple[Array, Array], None]:
-        labels, best = _nearest(plane, block)
-        return (total[0] + by_label(labels, block), total[1] + jnp.sum(best)), None
+        sums, best = read(block)
+        return (total[0] + sums, total[1] + jnp.sum(best)), None
 
     nothing = (jnp.zeros_like(plane), jnp.zeros((), plane.dtype))
     return jax.lax.psum(jax.lax.scan(add, nothing, blocks)[0], _AXIS)

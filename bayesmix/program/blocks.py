@@ -252,7 +252,7 @@ def block_size(
         entries.append(family.entries(max(sizes), max(widths, default=1)))
     in_cache = _BLOCK_BYTES // np.dtype(jnp.result_type(float)).itemsize
     block = in_cache // (fits * max(entries))
-    block = _USUAL_BLOCK if block < _SMALLEST_BLOCK else block
+    block = max(block, _SMALLEST_BLOCK) if 2 * block >= _SMALLEST_BLOCK else _USUAL_BLOCK
     few = max(block, _UNBLOCKED_ROWS // fits)
     return num_rows if whole or num_rows <= few else block
 

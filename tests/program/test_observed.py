@@ -14,6 +14,7 @@ from scipy.stats import multivariate_normal, norm
 
 import bayesmix
 from bayesmix import EM, ProgramError
+from bayesmix.program.arguments import split
 from tests.checks import assert_never_falls, slopes
 
 K, D = 2, 3
@@ -155,6 +156,22 @@ def test_a_plate_inside_a_row_is_an_event(dim):
     cells = np.nan_to_num(norm(values["mean"], 1.0).logpdf(x[:, :, None]))
     expected = np.log(values["weights"]) + cells.sum(axis=1)
     np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)
+
+
+def test_rows_are_looked_at_where_they_are_and_blocks_are_shorter_for_several_fits():
+    def means(x):
+        mean = numpyro.sample("mean", dist.Normal(0.0, 3.0).expand([K]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Categorical(jnp.full(K, 1 / K)))
+            numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=900))
+    found = bayesmix.plan(means, x)
+    observed = found.observe(split((x,), {}))
+    assert np.shares_memory(observed.values["x"], np.asarray(x))
+    one, several = found.arrange(observed), found.arrange(observed, fits=50)
+    assert one.weight.shape == (1, 900) and several.weight.shape[1] < 900
+    np.testing.assert_array_equal(several.restore(several.rows["x"].values)[0], x)
 
 
 def test_data_that_cannot_be_taken_are_named():
