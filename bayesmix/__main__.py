@@ -62,25 +62,36 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="FILE.html", help="the page (default report.html beside the file)"
     )
     for command in (compare, plan):
-        command.add_argument(
-            "data",
-            metavar="DATA",
-            help="a shipped data set's name, or the path of a CSV or Parquet file",
-        )
-        command.add_argument(
-            "-k", type=int, default=2, metavar="K", help="number of components (default 2)"
-        )
-        command.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to use")
-        command.add_argument(
-            "--model",
-            default="full",
-            help="covariances: full (default), tied, diagonal, diagonal-tied, spherical, spherical-tied",
-        )
-        command.add_argument(
-            "--program",
-            metavar="FILE.py:NAME",
-            help="a NumPyro program of your own, called with the data (N, D) and K",
-        )
+        _add_model(command)
+    _add_lengths(compare)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """The data and the program, which `compare` and `plan` take."""
+    command.add_argument(
+        "data",
+        metavar="DATA",
+        help="a shipped data set's name, or the path of a CSV or Parquet file",
+    )
+    command.add_argument(
+        "-k", type=int, default=2, metavar="K", help="number of components (default 2)"
+    )
+    command.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to use")
+    command.add_argument(
+        "--model",
+        default="full",
+        help="covariances: full (default), tied, diagonal, diagonal-tied, spherical, spherical-tied",
+    )
+    command.add_argument(
+        "--program",
+        metavar="FILE.py:NAME",
+        help="a NumPyro program of your own, called with the data (N, D) and K",
+    )
+
+
+def _add_lengths(compare: argparse.ArgumentParser) -> None:
+    """Which engines run, how long, and where the results go."""
     compare.add_argument(
         "--out", metavar="DIR", help="folder for the report (default bayesmix-DATA)"
     )
@@ -104,7 +115,6 @@ def _parser() -> argparse.ArgumentParser:
         help="share of rows held out for scoring (default 0.2)",
     )
     compare.add_argument("--no-progress", action="store_true", help="no progress bars")
-    return parser
 
 
 def _prepare() -> None:

@@ -336,17 +336,13 @@ def _column_names(plan: Plan, columns: Sequence[str] | None, width: int) -> tupl
 def _density(
     plan: Plan, arguments: Arguments, data: np.ndarray, results: Mapping[str, EngineResult]
 ) -> dict[str, Any] | None:
-    """Predictive densities on a grid over one or two columns, where an argument holds the data."""
+    """Predictive densities on a grid over one or two columns, where one argument has rows: the data."""
     if data.shape[1] > 2 or len(plan.families) != 1:
         return None
-    place = [
-        i
-        for i, array in enumerate(arguments.arrays)
-        if np.shape(array)[:1] == data.shape[:1]
-        and np.size(array) == data.size
-        and np.array_equal(np.reshape(array, data.shape), data)
-    ]
-    if not place:
+    place = [i for i, each in enumerate(arguments.arrays) if np.shape(each)[:1] == data.shape[:1]]
+    if len(place) != 1 or np.size(arguments.arrays[place[0]]) != data.size:
+        return None  # covariates: the density differs from row to row
+    if not np.array_equal(np.reshape(arguments.arrays[place[0]], data.shape), data):
         return None
     low, high = data.min(axis=0), data.max(axis=0)
     margin = 0.15 * (high - low)

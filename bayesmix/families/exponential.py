@@ -29,7 +29,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import gammaln
 
-from .gaussian import COLUMNS
+from .columns import COLUMNS
 from .likelihoods import Family, Lead, register
 from .peel import Peeled
 
@@ -116,7 +116,7 @@ def exponential_family(
         finish=lambda prepared, sums: sums,
         expected_log_prob=lambda parameters, sums: jnp.sum(prepare(parameters) * sums, -1),
         moments=functools.partial(_moments, moments, value_axes),
-        by_cell=False,
+        entries=lambda components, cells: cells,
     )
 
 

@@ -1,4 +1,4 @@
-"""Gaussian likelihoods: full covariance, and independent columns.
+"""Gaussian likelihoods with full covariance; independent columns are in `columns.py`.
 
 The scatter is accumulated in coordinates whitened by the component's current parameters,
 y = W_k (x - m_k) with W_k = L_k^{-1}, and turned back afterwards (L S_y L'). Raw moments about a common
@@ -15,6 +15,7 @@ square root. One W, U and R serves all rows with the same cells missing (Little 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,9 +26,12 @@ from jax import Array, random
 
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
+from .quadratic import Quadratic, all_of_batch, features, num_features, pack, quadratic, unpack
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
+# entries (K, D, n) of a block below which a second form is not worth compiling
+_SMALL_BLOCK = 1 << 12
 
 
 class Gaussian(NamedTuple):
@@ -38,7 +42,8 @@ class Gaussian(NamedTuple):
 
 
 class PreparedGaussian(NamedTuple):
-    """Mean, factor, whitener W and log normaliser (K,); U and R where cells are missing."""
+    """Mean, factor, whitener W and log normaliser (K,); U and R where cells are missing; the densities
+    as products with features where that may be cheaper."""
 
     mean: Array
     scale_tril: Array
@@ -46,6 +51,7 @@ class PreparedGaussian(NamedTuple):
     log_normaliser: Array
     completion: Array | None
     residual: Array | None
+    quadratic: Quadratic | None = None
 
 
 class GaussianStatistics(NamedTuple):
@@ -110,16 +116,73 @@ def squared_length(whitened: list[Array] | Array) -> Array:
     return jnp.sum(whitened * whitened, axis=1)
 
 
+def _prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
+    prepared = prepare(parameters, pattern)
+    if pattern is None and _enough(*parameters.mean.shape):
+        return prepared._replace(quadratic=quadratic(*prepared[:4]))
+    return prepared
+
+
+def _enough(components: int, columns: int) -> bool:
+    """Are there so many components that features of a row are cheaper than whitening it for each?"""
+    return 2 * components >= columns
+
+
+def _entries(components: int, columns: int) -> int:
+    if _enough(components, columns):
+        return max(components, num_features(columns))
+    return components * columns
+
+
+class FeatureSums(NamedTuple):
+    """Weighted sums of quadratic features or, where these are not accurate, of whitened residuals and
+    their outer product, in the order of features; (K, F)."""
+
+    packed: Array
+
+
+def _feature_form(prepared: PreparedGaussian, rows: Array) -> Quadratic | None:
+    """The form in features, where it is there and rows are so many that it is worth compiling."""
+    many = prepared.mean.shape[0] * rows.size >= _SMALL_BLOCK
+    return prepared.quadratic if many else None
+
+
 def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
-    return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+    def by_whitening(rows: Array) -> Array:
+        return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+
+    form = _feature_form(prepared, rows)
+    if form is None:
+        return by_whitening(rows)
+    return jax.lax.cond(
+        all_of_batch(form.accurate),
+        lambda rows, phi: form.coefficients @ phi,
+        lambda rows, phi: by_whitening(rows),
+        rows,
+        features(form.centre, rows),
+    )
 
 
 def _accumulate(
     prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
-) -> tuple[Array, ...]:
-    whitened = whiten(prepared, rows)
-    noise = hidden_noise(prepared, rows, weights, rng_key)
-    return jnp.sum(weights, axis=-1), *moments_of(prepared, whitened, weights, weights, noise)
+) -> FeatureSums | tuple[Array, ...]:
+    def by_whitening(rows: Array, weights: Array) -> tuple[Array, ...]:
+        noise = hidden_noise(prepared, rows, weights, rng_key)
+        moments = moments_of(prepared, whiten(prepared, rows), weights, weights, noise)
+        return jnp.sum(weights, axis=-1), *moments
+
+    form = _feature_form(prepared, rows)
+    if form is None:
+        return by_whitening(rows, weights)
+    packed = jax.lax.cond(
+        all_of_batch(form.accurate),
+        lambda rows, weights, phi: weights @ phi.T,
+        lambda rows, weights, phi: pack(*by_whitening(rows, weights)),
+        rows,
+        weights,
+        features(form.centre, rows),  # as for the densities, so that a block's are computed once
+    )
+    return FeatureSums(packed)
 
 
 def hidden_noise(
@@ -177,8 +240,29 @@ def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Ar
     return first, second
 
 
-def _finish(prepared: PreparedGaussian, sums: tuple[Array, ...]) -> GaussianStatistics:
-    count, first, second = sums
+def _finish(
+    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
+) -> GaussianStatistics:
+    form = prepared.quadratic
+    if form is None or not isinstance(sums, FeatureSums):
+        return _turned_back(prepared, *sums)
+    found = unpack(sums.packed, prepared.mean.shape[-1])
+    by_features, by_whitening = _about_mean(prepared, form, found), _turned_back(prepared, *found)
+    return jax.tree.map(partial(jnp.where, all_of_batch(form.accurate)), by_features, by_whitening)
+
+
+def _about_mean(
+    prepared: PreparedGaussian, form: Quadratic, found: tuple[Array, Array, Array]
+) -> GaussianStatistics:
+    """Statistics about the mean from those about the centre of features."""
+    centre = jnp.broadcast_to(form.centre, prepared.mean.shape)
+    return about(prepared.mean, GaussianStatistics(centre, *found))
+
+
+def _turned_back(
+    prepared: PreparedGaussian, count: Array, first: Array, second: Array
+) -> GaussianStatistics:
+    """Statistics about the mean from those of whitened residuals."""
     lower = prepared.scale_tril
     first = jnp.einsum("kij,kj->ki", lower, first)
     second = lower @ second @ jnp.swapaxes(lower, -1, -2)
@@ -224,6 +308,30 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
     return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
 
 
+def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> Gaussian:
+    """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
+    n, s and S of weights, whitened residuals and their outer products."""
+    count, first, second = _whitened_sums(prepared, sums)
+    turned = jnp.swapaxes(_inverse(prepared.scale_tril), -1, -2)
+    excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
+    return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
+
+
+def _whitened_sums(
+    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
+) -> tuple[Array, ...]:
+    form = prepared.quadratic
+    if form is None or not isinstance(sums, FeatureSums):
+        return sums
+    found = unpack(sums.packed, prepared.mean.shape[-1])
+    _, count, first, second = _about_mean(prepared, form, found)
+    whitener = prepared.whitener
+    first = jnp.einsum("kij,kj->ki", whitener, first)
+    second = whitener @ second @ jnp.swapaxes(whitener, -1, -2)
+    accurate = all_of_batch(form.accurate)
+    return jax.tree.map(partial(jnp.where, accurate), (count, first, second), found)
+
+
 def _moments(parameters: Gaussian) -> tuple[Array, Array]:
     lower = parameters.scale_tril
     return parameters.mean, lower @ jnp.swapaxes(lower, -1, -2)
@@ -234,142 +342,16 @@ FULL = Family(
     parameter_names=("mean", "scale_tril"),
     parameters=_parameters,
     arrange=lambda value, present: np.swapaxes(value, 0, 1),
-    prepare=prepare,
+    prepare=_prepare,
     log_prob=_log_prob,
     accumulate=_accumulate,
     finish=_finish,
     expected_log_prob=_expected_log_prob,
     moments=_moments,
     grouped=True,
+    entries=_entries,
     combine=_combine,
-)
-
-
-# ------------------------------------------------------------------------------ independent columns
-class Columns(NamedTuple):
-    """Mean and standard deviation of independent columns, each (K, D)."""
-
-    mean: Array
-    scale: Array
-
-
-class ColumnRows(NamedTuple):
-    """Values (D, N), and where they are there (D, N); None where none is missing."""
-
-    values: Array
-    present: Array | None
-
-
-class ColumnStatistics(NamedTuple):
-    """Total weight, and weighted sums of x - reference and of its square, each (K, D)."""
-
-    reference: Array
-    count: Array
-    first: Array
-    second: Array
-
-
-def columns_arrange(value: Array, present: Array | None) -> ColumnRows:
-    """Cells by column and row, (D, N), from (N, *event)."""
-
-    def turn(array: Array) -> Array:
-        return array.reshape(array.shape[0], -1).T
-
-    return ColumnRows(turn(value), None if present is None else turn(present))
-
-
-def _columns_log_prob(parameters: Columns, rows: ColumnRows) -> Array:
-    mean, scale = parameters
-    inverse = 1 / scale
-    values, present = rows
-    if values.shape[0] <= _UNROLLED_COLUMNS:
-        squares = jnp.zeros((mean.shape[0], values.shape[-1]), values.dtype)
-        for column in range(values.shape[0]):
-            y = (values[column][None] - mean[:, column, None]) * inverse[:, column, None]
-            squares = squares + (y * y if present is None else y * y * present[column])
-    else:
-        y = (values[None] - mean[:, :, None]) * inverse[:, :, None]
-        squares = jnp.sum(y * y if present is None else y * y * present, axis=1)
-    normalisers = jnp.log(scale) + _LOG_TWO_PI / 2
-    if present is None:
-        return -jnp.sum(normalisers, axis=-1)[:, None] - squares / 2
-    return -normalisers @ present.astype(scale.dtype) - squares / 2
-
-
-def _columns_accumulate(
-    parameters: Columns, rows: ColumnRows, weights: Array, rng_key: Array | None
-) -> tuple[Array, ...]:
-    # missing cells of independent columns say nothing: they are left out, also of draws
-    values, present = rows
-    y = (values[None] - parameters.mean[:, :, None]) / parameters.scale[:, :, None]
-    each = weights[:, None, :] if present is None else weights[:, None, :] * present
-    weighted = y * each
-    count = jnp.broadcast_to(jnp.sum(each, -1), parameters.mean.shape)
-    return count, jnp.sum(weighted, -1), jnp.sum(weighted * y, -1)
-
-
-def _columns_finish(parameters: Columns, sums: tuple[Array, ...]) -> ColumnStatistics:
-    count, first, second = sums
-    scale = parameters.scale
-    return ColumnStatistics(parameters.mean, count, first * scale, second * scale**2)
-
-
-def squares_about(mean: Array, statistics: ColumnStatistics) -> Array:
-    """Weighted sum of (x - mean)^2 by column, (K, D), from sums about the reference."""
-    reference, count, first, second = statistics
-    shift = mean - reference
-    return second - 2 * shift * first + count * shift**2
-
-
-def columns_about(reference: Array, statistics: ColumnStatistics) -> ColumnStatistics:
-    """The same sums about another reference."""
-    _, count, first, _ = statistics
-    first = first - count * (reference - statistics.reference)
-    return ColumnStatistics(reference, count, first, squares_about(reference, statistics))
-
-
-def _columns_expected(parameters: Columns, statistics: ColumnStatistics) -> Array:
-    mean, scale = parameters
-    scatter = squares_about(mean, statistics)
-    log_scale = jnp.log(scale) + _LOG_TWO_PI / 2
-    return -jnp.sum(statistics.count * log_scale + scatter / (2 * scale**2), axis=-1)
-
-
-def _columns_combine(
-    one: ColumnStatistics, other: ColumnStatistics, first: Array, second: Array
-) -> ColumnStatistics:
-    moved = columns_about(other.reference, one)
-    return linear(moved, other, first, second)._replace(reference=other.reference)
-
-
-def _columns_moments(parameters: Columns) -> tuple[Array, Array]:
-    identity = jnp.eye(parameters.mean.shape[-1], dtype=parameters.mean.dtype)
-    return parameters.mean, parameters.scale[:, :, None] ** 2 * identity
-
-
-def flat_columns(peeled: Peeled, lead: Lead, *names: str) -> list[Array]:
-    """Parameters of independent cells, each broadcast to the event and flattened to (K, D)."""
-    found = [lead(getattr(peeled.base, name), peeled.reinterpreted) for name in names]
-    shape = (found[0].shape[0], *peeled.event_shape)
-    return [jnp.broadcast_to(array, shape).reshape(shape[0], -1) for array in found]
-
-
-def _columns_parameters(peeled: Peeled, lead: Lead) -> Columns:
-    return Columns(*flat_columns(peeled, lead, "loc", "scale"))
-
-
-COLUMNS = Family(
-    name="independent normal columns",
-    parameter_names=("mean", "scale"),
-    parameters=_columns_parameters,
-    arrange=columns_arrange,
-    prepare=lambda parameters, pattern: parameters,
-    log_prob=_columns_log_prob,
-    accumulate=_columns_accumulate,
-    finish=_columns_finish,
-    expected_log_prob=_columns_expected,
-    moments=_columns_moments,
-    combine=_columns_combine,
+    score=score,
 )
 
 
@@ -378,4 +360,3 @@ def _choose_full(peeled: Peeled) -> Family | None:
 
 
 register(dist.MultivariateNormal, _choose_full)
-register(dist.Normal, lambda peeled: COLUMNS)

@@ -20,20 +20,24 @@ lead with the K components; rows come last, so that the same products serve any 
     combine(one, other, first, second)   -> first * one + second * other, statistics of the rows of both;
                                             these may have been accumulated at different parameters
 
-`expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q.
+`expected_log_prob` takes parameters other than those that the rows were weighted with: it is Q. A family
+may also offer its gradient at those parameters, where that is cheaper than to differentiate it:
+
+    score(prepared, sums)                -> derivatives, as parameters
 
 Most statistics are sums, and :func:`linear` combines them. Moments about a reference are not: they have
 to be about the same one first, and `combine` takes that of `other`.
 
-Where `by_cell`, the kernels compute something for every component and cell, (K, D, n); products of
-matrices do not, and are then given longer blocks of rows. Where `grouped`, the kernels need all rows of
-a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families get
-None for it, and find missing cells in their rows.
+How long blocks are is told by what a row takes of memory while kernels run: `entries(components, cells)`
+is how many numbers, K D unless they are products of matrices. Where `grouped`, the kernels need all rows
+of a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families
+get None for it, and find missing cells in their rows.
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -67,8 +71,9 @@ class Family(NamedTuple):
     expected_log_prob: Callable[[Any, Any], Any]
     moments: Callable[[Any], Any]
     grouped: bool = False
-    by_cell: bool = True
+    entries: Callable[[int, int], int] = operator.mul
     combine: Callable[[Any, Any, Any, Any], Any] = linear
+    score: Callable[[Any, Any], Any] | None = None
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}

@@ -19,25 +19,28 @@ import numpyro.distributions as dist
 from jax import Array, random
 from jax.scipy.special import digamma, gammaln
 
-from .gaussian import (
+from .columns import (
     ColumnRows,
     Columns,
     ColumnStatistics,
+    columns_about,
+    columns_arrange,
+    flat_columns,
+    squares_about,
+)
+from .gaussian import (
     Gaussian,
     GaussianStatistics,
     PreparedGaussian,
     about,
-    columns_about,
-    columns_arrange,
     expected_square,
-    flat_columns,
     half_log_determinant,
     hidden_noise,
     moments_of,
     prepare,
     scatter_about,
+    score,
     squared_length,
-    squares_about,
     whiten,
 )
 from .likelihoods import Family, Lead, linear, register
@@ -165,6 +168,13 @@ def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Ar
     return gaussian + _log_gamma_density(freedom, count, scale, log_scale)
 
 
+def _score(prepared: PreparedStudent, sums: tuple[Array, ...]) -> Student:
+    count, scale, log_scale, first, second = sums
+    half = prepared.freedom / 2
+    slope = count * (jnp.log(half) + 1 - digamma(half)) + log_scale - scale
+    return Student(*score(prepared.gaussian, (count, first, second)), slope / 2)
+
+
 def _combine(
     one: StudentStatistics, other: StudentStatistics, first: Array, second: Array
 ) -> StudentStatistics:
@@ -195,6 +205,7 @@ FULL = Family(
     moments=_moments,
     grouped=True,
     combine=_combine,
+    score=_score,
 )
 
 

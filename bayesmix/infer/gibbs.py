@@ -152,9 +152,10 @@ class ConjugateGibbs(MCMCKernel):
         arguments = split(model_args, model_kwargs or {})
         found = self.plans.of(arguments)
         blocks = found.blocks_of_rows(self._at_first(model_args, model_kwargs or {}))
+        at_data = found.specialise(arguments)
 
         def sweep(state: GibbsState) -> GibbsState:
-            return self._end(found, self._sweep(found, arguments, blocks, state)[0])
+            return self._end(found, self._sweep(found, at_data, blocks, state)[0])
 
         if is_prng_key(state.rng_key):
             return sweep(state)

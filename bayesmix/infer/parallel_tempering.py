@@ -16,7 +16,7 @@ from ..program.arguments import Arguments, compile_lightly, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
-from .tempering import Call, Moves, Tuning, first_tuning, prior_draws, retuned, usual_moves
+from .tempering import USUAL_MOVES, Call, Moves, Tuning, first_tuning, prior_draws, retuned
 
 
 class TemperingState(NamedTuple):
@@ -47,8 +47,7 @@ class ParallelTempering(MCMCKernel):
     Args:
         program: a NumPyro program, or a plan of one, with proper priors.
         betas: the ladder: increasing from 0 to 1, or a number of rungs, for ((0 ... T - 1) / (T - 1))^5.
-        moves: how chains move: :class:`GibbsMoves` or :class:`HamiltonianMoves`; by default the first
-            wherever the program allows it.
+        moves: how chains move: :class:`HamiltonianMoves`, or for few rows :class:`GibbsMoves`.
 
     Extra fields collected: `log_ratios`, `swapped`.
 
@@ -83,7 +82,7 @@ class ParallelTempering(MCMCKernel):
         program: Callable[..., Any] | Plan,
         *,
         betas: int | Sequence[float] = 12,
-        moves: Moves | None = None,
+        moves: Moves = USUAL_MOVES,
     ) -> None:
         self.plans = Plans(program)
         self.betas = _ladder(betas)
@@ -112,7 +111,7 @@ class ParallelTempering(MCMCKernel):
         found = self.plan(*model_args, **(model_kwargs or {}))
         self._num_warmup = num_warmup
         blocks = found.blocks_of_rows(arguments)
-        self.moves = self.moves or usual_moves(found, arguments, blocks)
+        self.moves.check(Call(found, arguments, blocks))
         rungs = len(self.betas)
 
         def begin(key: Array) -> TemperingState:
@@ -137,7 +136,7 @@ class ParallelTempering(MCMCKernel):
         """Move every rung, then exchange neighbours."""
         arguments = split(model_args, model_kwargs or {})
         found = self.plan(*model_args, **(model_kwargs or {}))
-        call = Call(found, arguments, found.blocks_of_rows(arguments))
+        call = Call(found, found.specialise(arguments), found.blocks_of_rows(arguments))
         if is_prng_key(state.rng_key):
             return self._step(call, state)
         return jax.vmap(lambda state: self._step(call, state))(state)

@@ -18,6 +18,7 @@ from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
 from .accelerators import free_coordinates
 from .tempering import (
+    USUAL_MOVES,
     Call,
     Moves,
     Tuning,
@@ -25,7 +26,6 @@ from .tempering import (
     first_tuning,
     prior_draws,
     retuned,
-    usual_moves,
 )
 
 _BISECTIONS = 20
@@ -57,8 +57,7 @@ class TemperedSMC:
         num_runs: independent runs, which :func:`bayesmix.to_arviz` takes for chains; their evidences
             tell the error of each other.
         target_ess: effective share of the particles after each reweighting.
-        moves: how particles move: :class:`GibbsMoves` or :class:`HamiltonianMoves`; by default the first
-            wherever the program allows it.
+        moves: how particles move: :class:`HamiltonianMoves`, or for few rows :class:`GibbsMoves`.
         max_stages: stages after which it gives up.
         progress_bar: show progress on runs longer than a second or two.
 
@@ -88,7 +87,7 @@ class TemperedSMC:
         num_particles: int = 1000,
         num_runs: int = 2,
         target_ess: float = 0.5,
-        moves: Moves | None = None,
+        moves: Moves = USUAL_MOVES,
         max_stages: int = 500,
         progress_bar: bool = True,
     ) -> None:
@@ -117,10 +116,11 @@ class TemperedSMC:
         """
         blackjax()
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
-        arguments, found = split(args, kwargs), self.plan(*args, **kwargs)
+        found = self.plan(*args, **kwargs)
+        arguments = found.specialise(split(args, kwargs))
         blocks = found.arrange(found.observe(arguments, fitting=True))
-        moves = self.moves or usual_moves(found, arguments, blocks)
-        options = (self.num_particles, self.num_runs, self.target_ess, moves)
+        self.moves.check(Call(found, arguments, blocks))
+        options = (self.num_particles, self.num_runs, self.target_ess, self.moves)
         begin, advance = found.remember(
             ("SMC", arguments.layout, *options),
             lambda: _compiled(found, arguments.layout, *options),

@@ -158,10 +158,11 @@ class VariationalBayes:
         given = given_values(found, array_values(found.program, init or {}), restarts)
         given = {**own_starts(found, arguments, keys), **given}
         rows = seeding_rows(found, arguments, blocks, observed)
-        state = compiled.start(arguments.arrays, rows, keys)
+        at_data = found.specialise(arguments)
+        state = compiled.start(at_data.arrays, rows, keys)
 
         def advance(state: _State, limit: int) -> _State:
-            return compiled.advance(arguments.arrays, blocks, (self.tolerance, limit), given, state)
+            return compiled.advance(at_data.arrays, blocks, (self.tolerance, limit), given, state)
 
         state = run_in_chunks(
             state,
@@ -203,7 +204,7 @@ class _Compiled:
     """The compiled functions of an ascent, for one layout of arguments."""
 
     def __init__(self, found: Plan, arguments: Arguments, max_steps: int, seeding: Seeding) -> None:
-        self.plan, layout = found, arguments.layout
+        self.plan, layout = found, arguments.layout._replace(specialised=True)
         self.scopes = scopes = find_scopes(found, arguments)
 
         def call(arrays: tuple[Array, ...]) -> Arguments:

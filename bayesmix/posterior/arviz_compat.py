@@ -270,7 +270,8 @@ def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarr
     efficiency that sets the length of the smoothed tail is that of exp(log likelihood), which label
     switching leaves alone (ArviZ's own default looks at the parameters), over at most 64 rows.
 
-    ArviZ's own warning about rows with a large ``pareto_k`` passes through.
+    Rows whose ``pareto_k`` is above the limit for so many draws are named in a warning: there the
+    importance weights are too uneven, and the estimate is as a rule too high.
 
     Raises ``KeyError`` without a ``log_likelihood`` group and ``ValueError`` when it holds several
     variables and ``var_name`` does not choose one.
@@ -321,7 +322,30 @@ def _loo(idata: Any, var_name: str | None) -> tuple[Any, int]:
     effective = _diagnose(some, lambda arviz, data: arviz.ess(data, method="mean"))["x"]
     efficiency = float(np.nanmean(effective)) / size if effective.notnull().any() else 1.0
     alone = assemble({"log_likelihood": found[[var_name]]}, {})
-    return arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency), generation
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto")  # names no row
+        result = arviz.loo(alone, pointwise=True, var_name=var_name, reff=efficiency)
+    _warn_of_rows(np.ravel(result.pareto_k), float(result.good_k), found[var_name])
+    return result, generation
+
+
+def _warn_of_rows(pareto_k: np.ndarray, limit: float, rows: Any) -> None:
+    """Name the rows whose Pareto k is above the limit."""
+    high = np.flatnonzero(~(pareto_k <= limit))
+    if not high.size:
+        return
+    dims = [dim for dim in rows.dims if dim not in ("chain", "draw")]
+    named = len(dims) == 1 and dims[0] in rows.coords
+    names = rows.coords[dims[0]].values[high] if named else high
+    shown = ", ".join(
+        f"{name} (k = {k:.2f})" for name, k in zip(names[:8], pareto_k[high], strict=False)
+    )
+    warnings.warn(
+        f"Estimated shape parameter of Pareto distribution is above {limit:.2f} for "
+        f"{high.size} of {pareto_k.size} rows: {shown}{', ...' if high.size > 8 else ''}. Weighted "
+        "draws cannot stand in for leaving these out: run the sampler again without each of them",
+        stacklevel=4,
+    )
 
 
 def smoothed_log_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

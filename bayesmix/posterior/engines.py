@@ -33,6 +33,7 @@ from .labels import LabelSwitching, label_switching, relabel, renamed_draws
 
 _REPLICATIONS = 50
 _LARGEST_RELATIVE_DRAWS = 400
+_LARGEST_ERROR = 0.5  # of a log evidence that is worth comparing
 
 
 class Settings(NamedTuple):
@@ -62,9 +63,10 @@ class EngineResult:
     `interval` the 94% highest-density intervals. `by_latent` are the responsibilities (N, K) of each
     latent of a row; where there is one latent at most they are `responsibilities` too, with hard
     `labels` (N,) and `weights` (K,). `idata` and `raw` are the relabelled and the original draws;
-    `plug_in` says whether predictions use the estimate alone. `seconds` is the time on all rows, of
-    which `compiling` were spent on tracing and compiling. `failed` are the statuses of starts that ended
-    elsewhere than in a mode, of `starts`.
+    `plug_in` says whether predictions use the estimate alone. `switching` is None where draws are
+    independent ones from an approximation (Laplace, VB), which cannot fail to mix. `seconds` is the time
+    on all rows, of which `compiling` were spent on tracing and compiling. `failed` are the statuses of
+    starts that ended elsewhere than in a mode, of `starts`.
     """
 
     name: str
@@ -188,9 +190,11 @@ def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     args, kwargs = arguments.call()
     run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
     raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
-    found = _relabelled("SMC", plan, arguments, raw)
-    evidence = Evidence(run.mean_log_evidence, run.standard_error, "estimate")
-    return replace(found, evidence=evidence)
+    found = _diagnosed(_relabelled("SMC", plan, arguments, raw))
+    kind = "estimate"
+    if run.standard_error > _LARGEST_ERROR:
+        kind += "; the runs disagree, so that it may be far too low: take more particles"
+    return replace(found, evidence=Evidence(run.mean_log_evidence, run.standard_error, kind))
 
 
 ENGINES: dict[str, Engine] = {
@@ -283,7 +287,7 @@ def _sampled(
     key = random.key(settings.seed + 2)
     mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
     raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
-    return _relabelled(name, plan, arguments, raw)
+    return _diagnosed(_relabelled(name, plan, arguments, raw))
 
 
 def _drawn(
@@ -322,7 +326,6 @@ def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> Engine
     every = max(1, len(next(iter(flat.values()))) // _LARGEST_RELATIVE_DRAWS)
     means, covariances = _moments(plan, arguments, {n: v[::every] for n, v in flat.items()})
     axes = {n: axis for n, axis in plan.labels.axes.items() if n in after}
-    switching = label_switching(raw)
     return EngineResult(
         name=name,
         estimate={n: value.mean(axis=(0, 1)) for n, value in after.items()},
@@ -333,14 +336,18 @@ def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> Engine
         interval={n: arviz_compat.hdi(value, 0.94) for n, value in after.items()},
         raw=raw,
         idata=idata,
-        switching=switching,
-        switching_after=label_switching(idata),
         draws=before,
         relabelled=after,
         label_axis=axes,
-        diagnostics=switching.sentence,
         replicated=_replicated(raw, plan),
     )
+
+
+def _diagnosed(result: EngineResult) -> EngineResult:
+    """A sampler's answer with what its chains say of convergence: independent draws from an
+    approximation would say that it converged, wherever it is."""
+    before, after = label_switching(result.raw), label_switching(result.idata)
+    return replace(result, switching=before, switching_after=after, diagnostics=before.sentence)
 
 
 def _arrays(idata: Any, group: str) -> dict[str, np.ndarray]:

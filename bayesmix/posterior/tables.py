@@ -180,47 +180,15 @@ def render(comparison: Comparison) -> str:
         for record in comparison.parameters
     ]
     lines += grid(["", *engines], rows)
-    if comparison.scores:
-        lines += ["", "Held-out rows: mean log predictive density per row"]
-        rows = [
-            [
-                record["engine"],
-                "plug-in" if record["plug_in"] else "posterior average",
-                f"{record['held_out']:.4f}",
-                f"{record['se']:.4f}",
-                _difference(record),
-            ]
-            for record in comparison.scores
-        ]
-        lines += grid(["engine", "prediction", "score", "s.e.", "minus MAP (s.e.)"], rows)
-    if comparison.evidence:
-        lines += ["", "Log evidence, log p(x)"]
-        rows = [
-            [record["engine"], f"{record['value']:.3f}", _text(record["error"]), record["kind"]]
-            for record in comparison.evidence
-        ]
-        lines += grid(["engine", "value", "s.e.", "kind"], rows)
-    lines += _calibration_text(comparison)
-    lines += _agreement_text(comparison.agreements)
-    lines += _modes_text(comparison)
-    if comparison.diagnostics:
-        lines += ["", "Convergence of the samplers (worst over quantities)"]
-        heads = ["engine", "R-hat, label-invariant", "ESS", "R-hat as drawn", "relabelled", "ESS"]
-        rows = [
-            [
-                record["engine"],
-                f"{record['rhat_invariant']:.3f}",
-                f"{record['ess_invariant']:.0f}",
-                f"{record['rhat_labelled']:.3f}",
-                f"{record['rhat_relabelled']:.3f}",
-                f"{record['ess_relabelled']:.0f}",
-            ]
-            for record in comparison.diagnostics
-        ]
-        lines += grid(heads, rows)
-        for result in comparison.engines.values():
-            if result.diagnostics:
-                lines.append(f"  {result.name}: {result.diagnostics}")
+    for part in (
+        _scores_text,
+        _evidence_text,
+        _calibration_text,
+        _agreement_text,
+        _modes_text,
+        _diagnostics_text,
+    ):
+        lines += part(comparison)
     lines += ["", "Time on all rows (seconds)"]
     rows = [
         ["in all", *(f"{r.seconds:.1f}" for r in comparison.engines.values())],
@@ -230,6 +198,53 @@ def render(comparison: Comparison) -> str:
     for name, reason in comparison.left_out.items():
         lines += ["", f"{name} was left out: {reason}."]
     return "\n".join([*lines, "", comparison.verdict])
+
+
+def _scores_text(comparison: Comparison) -> list[str]:
+    if not comparison.scores:
+        return []
+    rows = [
+        [
+            record["engine"],
+            "plug-in" if record["plug_in"] else "posterior average",
+            f"{record['held_out']:.4f}",
+            f"{record['se']:.4f}",
+            _difference(record),
+        ]
+        for record in comparison.scores
+    ]
+    heads = ["engine", "prediction", "score", "s.e.", "minus MAP (s.e.)"]
+    return ["", "Held-out rows: mean log predictive density per row", *grid(heads, rows)]
+
+
+def _evidence_text(comparison: Comparison) -> list[str]:
+    if not comparison.evidence:
+        return []
+    rows = [
+        [record["engine"], f"{record['value']:.3f}", _text(record["error"]), record["kind"]]
+        for record in comparison.evidence
+    ]
+    return ["", "Log evidence, log p(x)", *grid(["engine", "value", "s.e.", "kind"], rows)]
+
+
+def _diagnostics_text(comparison: Comparison) -> list[str]:
+    if not comparison.diagnostics:
+        return []
+    heads = ["engine", "R-hat, label-invariant", "ESS", "R-hat as drawn", "relabelled", "ESS"]
+    rows = [
+        [
+            record["engine"],
+            f"{record['rhat_invariant']:.3f}",
+            f"{record['ess_invariant']:.0f}",
+            f"{record['rhat_labelled']:.3f}",
+            f"{record['rhat_relabelled']:.3f}",
+            f"{record['ess_relabelled']:.0f}",
+        ]
+        for record in comparison.diagnostics
+    ]
+    lines = ["", "Convergence of the samplers (worst over quantities)", *grid(heads, rows)]
+    sentences = {name: result.diagnostics for name, result in comparison.engines.items()}
+    return lines + [f"  {name}: {sentence}" for name, sentence in sentences.items() if sentence]
 
 
 def _calibration_text(comparison: Comparison) -> list[str]:
@@ -261,7 +276,8 @@ def _calibration_text(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _agreement_text(agreements: Mapping[str, Agreement]) -> list[str]:
+def _agreement_text(comparison: Comparison) -> list[str]:
+    agreements = comparison.agreements
     if len(agreements) > 1:
         rows = [
             [
@@ -296,7 +312,7 @@ def _modes_text(comparison: Comparison) -> list[str]:
         lines += ["", f"{name}: {result.status}"]
         weighed = comparison.modes if name == "MAP-EM" else []
         for i, (objective, count) in enumerate(result.modes[:_MOST_SHOWN]):
-            weight = _weight_text(weighed[i]) if i < len(weighed) else ""
+            weight = _weight_text(weighed[i], len(weighed) == 1) if i < len(weighed) else ""
             lines.append(f"  mode at {objective:.4f}, reached by {count} start(s){weight}")
         if len(result.modes) > _MOST_SHOWN:
             lines.append(f"  and {len(result.modes) - _MOST_SHOWN} more")
@@ -306,11 +322,13 @@ def _modes_text(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _weight_text(mode: Mapping[str, Any]) -> str:
+def _weight_text(mode: Mapping[str, Any], alone: bool) -> str:
+    copies = f" with its {mode['copies']} relabelled copies" if mode["copies"] > 1 else ""
+    if alone:
+        return copies and f",{copies}"
     weight = f"no weight: {mode['reason']}"
     if mode["weight"] is not None:
         weight = f"weight {mode['weight']:.3f}"
-    copies = f" with its {mode['copies']} relabelled copies" if mode["copies"] > 1 else ""
     shares = [f"{share:.0%} of {name}'s draws" for name, share in mode["draws"].items()]
     nearest = f"; nearest to {', '.join(shares)}" if shares else ""
     return f"; {weight}{copies}{nearest}"

@@ -247,9 +247,9 @@ def block_size(
     entries = [sum(sizes)]
     for name, rows in arranged.items():
         family = families[name]
-        copies = max(sizes) if isinstance(family, Family) and family.by_cell else 1
+        assert isinstance(family, Family)
         widths = [leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim > 1]
-        entries.append(copies * max(widths, default=1))
+        entries.append(family.entries(max(sizes), max(widths, default=1)))
     in_cache = _BLOCK_BYTES // np.dtype(jnp.result_type(float)).itemsize
     block = in_cache // (fits * max(entries))
     block = max(block, _SMALLEST_BLOCK) if 2 * block >= _SMALLEST_BLOCK else _USUAL_BLOCK

@@ -91,8 +91,9 @@ def whole(array: jax.Array) -> jax.Array:
     if not (array.is_fully_addressable or array.is_fully_replicated):
         raise ProgramError(
             "an argument is spread over several processes, and each arranges all rows; give every "
-            "process the whole of it (jax.experimental.multihost_utils.process_allgather(x, tiled=True))"
-            " and run inside bayesmix.rows_on()"
+            "process the whole of it "
+            "(jax.experimental.multihost_utils.process_allgather(x, tiled=True)) "
+            "and run inside bayesmix.rows_on()"
         )
     sharding = array.sharding
     if not isinstance(sharding, NamedSharding) or AxisType.Explicit not in sharding.mesh.axis_types:

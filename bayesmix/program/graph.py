@@ -245,7 +245,9 @@ def _draw_one(table: Array, rng_key: Array) -> Array:
     """One index per row, in proportion to exp(table), (values, n)."""
     shifted = jnp.exp(table - jnp.max(table, axis=0))
     cumulative = jnp.cumsum(shifted, axis=0)
-    uniform = random.uniform(rng_key, table.shape[1:], table.dtype)
+    rows = table.shape[1]
+    # XLA takes ten times as long for random numbers whose count its vectors do not divide
+    uniform = random.uniform(rng_key, (-(-rows // 8) * 8,), table.dtype)[:rows]
     return jnp.sum(cumulative < uniform * cumulative[-1], axis=0).astype(jnp.int32)
 
 

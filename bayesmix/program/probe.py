@@ -73,10 +73,12 @@ def _look(
 
     shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
     parts = specialise(factors, arguments.arrays, shapes)
-    known = compile_lightly(parts.known)(arguments.arrays)
+    known, told = compile_lightly(parts.known)(arguments.arrays), jax.jit(factors)
 
     def at(values: Values) -> Evaluation:
-        return parts.rest(arguments.arrays, known, {name: values[name] for name in shapes})
+        if values.keys() == shapes.keys():
+            return parts.rest(arguments.arrays, known, values)
+        return told(arguments.arrays, values)  # deterministic sites are told values too
 
     return _Look(reading, families, at)
 
@@ -87,25 +89,21 @@ def few_rows(
     """The call on some of the rows, spread over all, and in double precision: structure does not depend
     on how many there are."""
     arguments = arguments._replace(arrays=tuple(map(np.asarray, arguments.arrays)))
-    size = reading.rows.size
+    size = observed.num_rows  # a reading may be that of a call with other rows
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
-    if size <= 2 * keep:
-        return _widened(arguments), reading, observed
-    some = np.random.default_rng(0).permutation(size)[:keep]
-    # every column needs a row where it is not missing
-    firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
-    chosen = np.unique(np.concatenate([some, *firsts]))
-    few = _widened(take_rows(arguments, size, chosen))
-    told = resized(program, reading, few)
-    return (
-        few,
-        told._replace(collapsed=reading.collapsed),
-        jax.tree.map(_wide, observed.take(chosen)),
-    )
-
-
-def _widened(arguments: Arguments) -> Arguments:
-    return arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
+    if size > 2 * keep:
+        some = np.random.default_rng(0).permutation(size)[:keep]
+        # every column needs a row where it is not missing
+        firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
+        chosen = np.unique(np.concatenate([some, *firsts]))
+        arguments = take_rows(arguments, size, chosen)
+        observed = jax.tree.map(_wide, observed.take(chosen))
+    # only now: twice as wide, all rows would take twice their memory
+    arguments = arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
+    if observed.num_rows != reading.rows.size:
+        told = resized(program, reading, arguments)
+        reading = told._replace(collapsed=reading.collapsed)
+    return arguments, reading, observed
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

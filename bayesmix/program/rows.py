@@ -379,12 +379,23 @@ def log_likelihood(
     @value.defjvp
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
         (parts, blocks), (moved, _) = primals, tangents
-        result = passes(graph, families, _at(parts), blocks, expect)
+        # a family that offers the gradient of Q gives it in place of statistics
+        scored: dict[str, Statistic] = {
+            name: family._replace(finish=family.score)
+            for name, family in families.items()
+            if isinstance(family, Family) and family.score
+        }
+        others = {name: family for name, family in families.items() if name not in scored}
+        result = passes(graph, others | scored, _at(parts), blocks, expect)
 
         def expected(parts: _Parts) -> Array:
-            return sum(expected_factors(families, _at(parts), result.statistics).values())
+            return sum(expected_factors(others, _at(parts), result.statistics).values())
 
-        return result.log_likelihood, jax.jvp(expected, (parts,), (moved,))[1]
+        total = jax.jvp(expected, (parts,), (moved,))[1]
+        for name in scored:
+            slope, step = result.statistics.moments[name], moved[1][name]
+            total += sum(jax.tree.leaves(jax.tree.map(jnp.vdot, slope, step)))
+        return result.log_likelihood, total
 
     return value((evaluation.latent, evaluation.components), blocks)
 

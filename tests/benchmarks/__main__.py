@@ -24,7 +24,7 @@ import bayesmix
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
-from tests.benchmarks import families
+from tests.benchmarks import families, samplers
 from tests.benchmarks.timing import STEPS, interleaved, line, steps_of
 
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
@@ -181,6 +181,7 @@ def main() -> None:
     print(gibbs_sweep(dtype), flush=True)
     print(chain_step(), flush=True)
     families.table(asked.float32)
+    samplers.table(dtype)
 
 
 if __name__ == "__main__":

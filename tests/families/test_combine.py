@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesmix.families import gaussian, student
+from bayesmix.families import columns, gaussian, student
 from bayesmix.families.exponential import BERNOULLI
 from bayesmix.program import rows as row_pass
 from bayesmix.program.errors import ProgramError
@@ -20,7 +20,7 @@ ROWS, WEIGHTS = RNG.normal(size=(N, D)), RNG.uniform(size=(K, N))
 # each family with parameters of two E steps
 FAMILIES = {
     "normal": (gaussian.FULL, lambda i: gaussian.Gaussian(MEAN[i], LOWER[i])),
-    "columns": (gaussian.COLUMNS, lambda i: gaussian.Columns(MEAN[i], SPREAD[i])),
+    "columns": (columns.COLUMNS, lambda i: columns.Columns(MEAN[i], SPREAD[i])),
     "student": (student.FULL, lambda i: student.Student(MEAN[i], LOWER[i], FREEDOM[i])),
     "student columns": (
         student.COLUMNS,
@@ -94,11 +94,11 @@ def test_q_of_a_combination_is_the_combination_of_q(name):
 
 def test_statistics_of_a_program_are_combined_by_family_and_latent():
     sums = jnp.ones((K, 4))
-    families = {"x": gaussian.COLUMNS, "y": BERNOULLI}
+    families = {"x": columns.COLUMNS, "y": BERNOULLI}
     one, other = (
         row_pass.Statistics(
             {"z": jnp.full(K, float(i))},
-            {"x": accumulated(gaussian.COLUMNS, FAMILIES["columns"][1](i), WEIGHTS), "y": i * sums},
+            {"x": accumulated(columns.COLUMNS, FAMILIES["columns"][1](i), WEIGHTS), "y": i * sums},
             {},
             {},
         )

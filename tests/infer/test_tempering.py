@@ -11,8 +11,9 @@ import pytest
 from numpyro.infer import MCMC
 
 import bayesmix
-from bayesmix import ParallelTempering, ProgramError, TemperedSMC
-from bayesmix.infer.tempering import Call, GibbsMoves, HamiltonianMoves, usual_moves
+from bayesmix import ParallelTempering, ProgramError, TemperedSMC, datasets, zoo
+from bayesmix.infer.laplace import laplace_log_weight
+from bayesmix.infer.tempering import Call, GibbsMoves, HamiltonianMoves
 from bayesmix.program.arguments import split
 from tests.references import reference
 
@@ -119,13 +120,26 @@ def heavy(x):
         numpyro.sample("x", dist.StudentT(3.0, mean, 1.0), obs=x)
 
 
-def test_the_moves_fit_the_program():
-    for model, rows, kind in (
-        (program, ROWS, GibbsMoves),
-        (heavy, (np.ones(4),), HamiltonianMoves),
-    ):
-        found, arguments = bayesmix.plan(model, *rows), split(rows, {})
-        assert isinstance(usual_moves(found, arguments, found.blocks_of_rows(arguments)), kind)
+def test_sweeps_are_refused_where_they_do_not_leave_the_densities_as_they_are():
+    for rows in ((np.ones(4),), (np.array([1.0, 2.0, 5.0, 9.0]),)):
+        smc = TemperedSMC(heavy, num_particles=50, moves=GibbsMoves(), progress_bar=False)
+        with pytest.raises(ProgramError, match=r"'mean' at every power.*HamiltonianMoves"):
+            smc.run(0, *rows)
+    found, arguments = bayesmix.plan(program, *ROWS), split(ROWS, {})
+    GibbsMoves().check(Call(found, arguments, found.blocks_of_rows(arguments)))
+
+
+def test_the_evidence_of_many_rows_is_that_of_the_normal_density_at_the_mode():
+    """Old Faithful: a posterior so sharp that Laplace's evidence is right to a fraction of a nat."""
+    x = datasets.load("faithful").values
+    found = bayesmix.plan(zoo.PROGRAMS["full"], x, 2)
+    run = TemperedSMC(found, num_particles=500, num_runs=4, progress_bar=False).run(0, x, 2)
+    arguments = split((x, 2), {})
+    mode = bayesmix.EM(found, progress_bar=False).run(jax.random.key(0), x, 2, restarts=5)
+    blocks = found.blocks_of_rows(arguments)
+    weight = laplace_log_weight(found, arguments, blocks, mode.parameters)
+    assert run.standard_error < 0.5
+    assert run.mean_log_evidence == pytest.approx(weight.value, abs=0.5 + 3 * run.standard_error)
 
 
 def test_what_tempering_cannot_start_from_is_said():

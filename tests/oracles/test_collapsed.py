@@ -17,7 +17,9 @@ from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import compile_lightly
 from bayesmix.program.blocks import Observed
 from tests.infer import test_collapsed as few
-from tests.oracles.sbc import Calibration, Family, Size, invariants
+from tests.oracles.families import Family
+from tests.oracles.sbc import Calibration, Size
+from tests.oracles.simulate import invariants
 from tests.oracles.test_exact import (
     CHAINS,
     assert_partitions,

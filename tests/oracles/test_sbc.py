@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bayesmix.infer import mixed
-from tests.oracles.sbc import FEW, SEVERAL, SMALL, Calibration, p_values
+from tests.oracles.families import FEW, SEVERAL
+from tests.oracles.sbc import SMALL, Calibration, p_values
 
 pytestmark = pytest.mark.oracle
 # about ten functions of each family's parameters are looked at

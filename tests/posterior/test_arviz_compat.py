@@ -218,6 +218,19 @@ def test_loo_does_not_depend_on_labels():
     assert one[:2] == other[:2]
 
 
+def test_rows_that_cannot_be_left_out_are_named():
+    """exp(-log likelihood) of the row is Pareto with shape 1.2: its mean is not finite."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(-1.0, 0.1, (4, 1000, 6))
+    rows[..., 3] = 1.2 * np.log(rng.uniform(size=(4, 1000)))
+    coords = {"city": ["Ames", "Bonn", "Cork", "Delft", "Essen", "Fes"]}
+    idata = compat.make({"log_likelihood": {"x": rows}}, coords=coords, dims={"x": ["city"]})
+    with pytest.warns(
+        UserWarning, match=r"above 0\.7\d* for 1 of 6 rows: Delft \(k = 1\.\d\d\)\. Weighted"
+    ):
+        compat.loo(idata)
+
+
 def test_loo_asks_which_variable(idata):
     both = compat.dataset(idata, "log_likelihood").assign(
         y=compat.dataset(idata, "log_likelihood")["x"]

@@ -140,3 +140,24 @@ def test_transforms_of_held_out_rows_are_uniform_where_the_program_is_right():
     )
     assert all(record["p_value"] < 1e-4 for record in narrow.calibration_scores)
     assert "the model is at fault" in narrow.verdict
+
+
+def lines(x, y):
+    with numpyro.plate("component", 2):
+        slope = numpyro.sample("slope", dist.Normal(0.0, 5.0))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("y", dist.Normal(slope[z] * x, 1.0), obs=y)
+
+
+def test_densities_that_differ_from_row_to_row_are_not_drawn_and_all_else_is_there():
+    random = np.random.default_rng(0)
+    x = random.uniform(2.0, 4.0, 40)
+    y = np.where(np.arange(40) % 2, 3.0, -3.0) * x + random.normal(size=40)
+    found = bayesmix.compare(lines, x, y, engines=("MAP-EM",), progress_bar=False, restarts=3)
+    assert found.density is None and found.columns == ("y",)
+    np.testing.assert_allclose(
+        np.sort(found.engines["MAP-EM"].estimate["slope"]), [-3, 3], atol=0.3
+    )
+    assert found.calibration_scores[0]["cells"] == len(found.engines["MAP-EM"].held_out) == 8
+    assert "Density" not in render_report(found)

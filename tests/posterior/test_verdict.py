@@ -10,6 +10,7 @@ from bayesmix.posterior.verdict import verdict
 MIXED = [{"engine": "NUTS", "rhat_invariant": 1.002}]
 STUCK = [{"engine": "NUTS", "rhat_invariant": 1.7}]
 SAFE, UNSAFE, UNKNOWN = "looks safe", "is not safe", "cannot be judged"
+FEW = "Nothing speaks against"
 
 
 def scores(difference, error):
@@ -51,8 +52,13 @@ FINE = (scores(0.001, 0.002), calibration(0.4, 0.5), modes(1.0), agreement(0.99)
     ("changed", "kind", "words"),
     [
         ({}, SAFE, ["at most 0.005 nats", "as well as", "same cluster"]),
-        ({0: scores(0.03, 0.01)}, UNSAFE, ["predicts held-out rows better (+0.0300"]),
-        ({0: scores(0.03, 0.02)}, SAFE, ["at most 0.070"]),  # not more than two standard errors
+        (
+            {0: scores(0.03, 0.01)},
+            UNSAFE,
+            ["predicts held-out rows better (in nats a row: NUTS +0.0300, s.e. 0.0100)"],
+        ),
+        ({0: scores(0.01, 0.01)}, SAFE, ["at most 0.030"]),  # not more than two standard errors
+        ({0: scores(0.03, 0.02)}, FEW, ["too few", "up to 0.070 nats"]),
         ({0: scores(0.004, 0.001)}, SAFE, ["at most 0.006"]),  # certain, and negligible
         ({0: scores(-0.03, 0.01)}, SAFE, ["at most 0.000", "worse than"]),
         (
@@ -68,6 +74,8 @@ FINE = (scores(0.001, 0.002), calibration(0.4, 0.5), modes(1.0), agreement(0.99)
         ({3: agreement(0.7)}, SAFE, ["index of NUTS with MAP is 0.70"]),
         ({3: {}}, SAFE, []),
         ({4: STUCK}, UNKNOWN, ["NUTS did not mix"]),
+        ({4: []}, UNKNOWN, ["a sampler that mixed"]),  # an approximation in the place of NUTS
+        ({4: [], 0: scores(0.03, 0.01), 2: modes(0.97, 0.03, share=0.3)}, UNKNOWN, []),
         ({4: STUCK, 2: modes(0.97, 0.03, share=0.3)}, UNKNOWN, ["did not mix"]),
         ({4: STUCK, 2: modes(0.6, 0.4)}, UNSAFE, ["60% of the weight", "did not mix"]),
         ({0: [], 1: []}, UNKNOWN, ["held-out rows"]),
@@ -76,7 +84,7 @@ FINE = (scores(0.001, 0.002), calibration(0.4, 0.5), modes(1.0), agreement(0.99)
 )
 def test_the_judgement_follows_from_the_numbers(changed, kind, words):
     said = verdict(*(changed.get(i, fine) for i, fine in enumerate(FINE)))
-    assert kind in said and sum(each in said for each in (SAFE, UNSAFE, UNKNOWN)) == 1
+    assert kind in said and sum(each in said for each in (SAFE, UNSAFE, UNKNOWN, FEW)) == 1
     for each in words:
         assert each in said
 

@@ -9,6 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 import bayesmix
+from bayesmix.program.arguments import split
+from bayesmix.program.probe import few_rows
 from tests.programs import (
     CASES,
     OPEN,
@@ -46,6 +48,17 @@ def test_the_units_of_the_data_change_nothing(scale, offset):
     plan = bayesmix.plan(CASES["niw"].program, x, 3)
     assert found(plan) == CASES["niw"].blocks
     assert plan.labels == plan_of("niw").labels
+
+
+@pytest.mark.parametrize("copies", [1, 3, 40])
+def test_a_plan_looks_at_the_rows_of_a_call_that_has_more_or_fewer(copies):
+    plan = plan_of("niw")
+    arguments = split((np.tile(make_data("niw")[:20], (copies, 1)), 3), {})
+    few, reading, observed = few_rows(
+        plan.program, arguments, plan.reading, plan.observe(arguments)
+    )
+    assert observed.num_rows == reading.rows.size == few.arrays[0].shape[0] <= 20 * copies
+    assert reading.num_components == 3
 
 
 def test_vague_priors_in_large_units_are_recognised():

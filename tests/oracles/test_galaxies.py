@@ -1,0 +1,166 @@
+"""The galaxies: posteriors of three components against JAGS, and of their number against Nmix."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpyro.diagnostics import effective_sample_size
+from numpyro.infer import MCMC, NUTS
+
+import bayesmix
+from bayesmix import CollapsedGibbs, ConjugateGibbs, ParallelTempering, TemperedSMC
+from bayesmix.infer.tempering import GibbsMoves
+from bayesmix.posterior import arviz_compat
+from tests.references import reference
+
+pytestmark = pytest.mark.oracle
+JAGS = reference("label_switching_galaxy_K3")
+X = np.array(JAGS["data"])
+CHAINS = {"num_chains": 4, "chain_method": "vectorized", "progress_bar": False}
+
+
+def three(x):
+    """The program of the reference."""
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(3)))
+    with numpyro.plate("component", 3):
+        mean = numpyro.sample("mean", dist.Normal(20.0, 10.0))
+        variance = numpyro.sample("variance", dist.InverseGamma(3.0, 20.0))
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(mean[z], jnp.sqrt(variance[z])), obs=x)
+
+
+@functools.cache
+def plan():
+    return bayesmix.plan(three, X)
+
+
+SAMPLERS = {
+    "ConjugateGibbs": lambda: (ConjugateGibbs(plan()), 5000),
+    "CollapsedGibbs": lambda: (CollapsedGibbs(plan()), 3000),
+    "NUTS": lambda: (NUTS(bayesmix.marginalize(plan())), 1500),
+}
+
+
+def whatever_the_labels(mean, variance, weights):
+    """Of draws (chains, draws, 3): parameters in order of the means, the log likelihood, and the
+    density of a new galaxy on a grid."""
+    order = np.argsort(mean, -1)
+    found = {}
+    for name, value in {"mean": mean, "log variance": np.log(variance), "weight": weights}.items():
+        for place, each in zip(
+            ("lowest", "middle", "highest"),
+            np.moveaxis(np.take_along_axis(value, order, -1), -1, 0),
+            strict=True,
+        ):
+            found[f"{name}, {place}"] = each
+
+    def log_density(x):
+        square = (x[:, None] - mean[..., None, :]) ** 2 / variance[..., None, :]
+        scale = np.log(weights / np.sqrt(2 * np.pi * variance))[..., None, :]
+        return np.logaddexp.reduce(scale - square / 2, -1)
+
+    found["log likelihood"] = log_density(X).sum(-1)
+    grid = np.array([10.0, 14.0, 18.0, 22.0, 26.0, 33.0])
+    for x, each in zip(grid, np.moveaxis(np.exp(log_density(grid)), -1, 0), strict=True):
+        found[f"density at {x:.0f}"] = each
+    return found
+
+
+def mean_and_error(draws):
+    """Of draws (chains, draws), from their effective sample size."""
+    size = min(effective_sample_size(draws), draws.size)
+    return draws.mean(), draws.std() / np.sqrt(size)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_posterior_of_three_components_is_that_of_jags(name):
+    """Means, and means of squares about the middle."""
+    kernel, draws = SAMPLERS[name]()
+    mcmc = MCMC(kernel, num_warmup=500, num_samples=draws, **CHAINS)
+    mcmc.run(jax.random.key(0), X)
+    ours = {n: np.asarray(v) for n, v in mcmc.get_samples(group_by_chain=True).items()}
+    found = whatever_the_labels(ours["mean"], ours["variance"], ours["weights"])
+    told = whatever_the_labels(*(np.array(JAGS[n])[None] for n in ("mu", "sigma2", "weights")))
+    np.testing.assert_allclose(told["log likelihood"][0], JAGS["loglik"], atol=1e-4)
+    scores = {}
+    for what, theirs in told.items():
+        middle = theirs.mean()
+        for power, away in enumerate((0.0, middle), start=1):
+            one, two = (mean_and_error((x - away) ** power) for x in (found[what], theirs))
+            scores[what, power] = (one[0] - two[0]) / np.hypot(one[1], two[1])
+    assert max(map(abs, scores.values())) < 4, scores
+
+
+def test_chains_that_name_components_differently_agree_once_relabelled():
+    """R-hat of labelled parameters, of four chains that start with their names in different orders."""
+    orders = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1]])
+    start = {"mean": [10.0, 21.0, 33.0], "variance": [4.0, 5.0, 8.0], "weights": [0.1, 0.8, 0.1]}
+    mcmc = MCMC(ConjugateGibbs(plan()), num_warmup=500, num_samples=5000, **CHAINS)
+    named = {name: jnp.asarray(value)[orders] for name, value in start.items()}
+    mcmc.run(jax.random.key(0), X, init_params=named)
+    idata = bayesmix.to_arviz(mcmc, posterior_predictive=False)
+    before, after = (
+        arviz_compat.rhat(arviz_compat.dataset(each, "posterior"))
+        for each in (idata, bayesmix.relabel(idata))
+    )
+    for name in start:
+        assert (before[name] > 1.1).all() and (after[name] < 1.01).all(), (before, after)
+
+
+def any_number(x, K):
+    """Richardson and Green's (1997) priors."""
+    middle, width = (jnp.max(x) + jnp.min(x)) / 2, jnp.max(x) - jnp.min(x)
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+    scale = numpyro.sample("scale", dist.Gamma(0.2, 10 / width**2))
+    with numpyro.plate("component", K):
+        mean = numpyro.sample("mean", dist.Normal(middle, width))
+        variance = numpyro.sample("variance", dist.InverseGamma(2.0, scale))
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(mean[z], jnp.sqrt(variance[z])), obs=x)
+
+
+# close where three groups form at once
+LADDER = (*np.linspace(0, 1, 24)[:18] ** 5, *np.linspace(0.3, 1, 24))
+
+
+def test_evidences_are_in_the_ratio_that_reversible_jumps_find():
+    """All numbers of components have the same prior probability: p(K | x) goes as p(x | K)."""
+    told, error = number_of_components([3, 4])
+    found, spread = np.array([evidence(K) for K in (3, 4)]).T
+    both = np.linalg.norm([*spread, *error])
+    assert 3.5 * both < np.log(4)  # a miscounted relabelling would show
+    assert abs(np.diff(found) - np.diff(np.log(told))) < 3.5 * both, (found, np.log(told), both)
+
+
+def test_particles_find_that_ratio_too():
+    told, error = number_of_components([4, 5])
+    smc = TemperedSMC(any_number, num_particles=1000, num_runs=4, progress_bar=False)
+    four, five = (smc.run(0, X, K) for K in (4, 5))
+    errors = [four.standard_error, five.standard_error, *error]
+    assert max(errors) < 0.15
+    gain = five.mean_log_evidence - four.mean_log_evidence
+    assert gain == pytest.approx(np.log(told[1] / told[0]), abs=4 * np.linalg.norm(errors))
+
+
+def number_of_components(sizes):
+    """Posterior probabilities by reversible jumps, and their relative errors."""
+    stored = reference("nmix")["results"]
+    places = [stored["k"].index(K) for K in sizes]
+    told = np.array(stored["posterior_mean"])[places]
+    return told, np.array(stored["between_run_sd"])[places] / told / np.sqrt(3)
+
+
+def evidence(K):
+    """log p(x | K) by parallel tempering, and its error from four chains."""
+    kernel = ParallelTempering(any_number, betas=LADDER, moves=GibbsMoves(1))
+    mcmc = MCMC(kernel, num_warmup=500, num_samples=2000, **CHAINS)
+    mcmc.run(jax.random.key(K), X, K)
+    ratios = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["log_ratios"])
+    each = (np.logaddexp.reduce(ratios, axis=1) - np.log(ratios.shape[1])).sum(-1)
+    return bayesmix.log_evidence(mcmc), each.std(ddof=1) / 2

@@ -1,0 +1,116 @@
+"""Programs taken apart: the two parts together are the program, and the first needs no parameter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+
+import bayesmix
+from bayesmix.program.arguments import split
+from bayesmix.program.specialise import specialise
+
+
+def twice(x, v):
+    """Loops, branches, calls, custom derivatives and linear algebra, on either side."""
+    spread = jnp.cov(x.T) + jnp.eye(2)
+    lower = jnp.linalg.cholesky(spread)
+    total = jax.lax.fori_loop(0, 3, lambda i, t: t + jnp.sum(x) * i, 0.0)
+    scanned, _ = jax.lax.scan(lambda c, row: (c + jax.nn.relu(row), None), jnp.zeros(2), x)
+    branch = jax.lax.cond(total > 0, jnp.sin, jnp.cos, v["a"])
+    noise = random.normal(random.key(0), (2,))
+    inner = jax.jit(lambda a: jnp.logaddexp(a, jax.scipy.special.gammaln(a + 3.0)))(v["a"])
+    solved = jax.scipy.linalg.solve_triangular(lower, v["b"], lower=True)
+    return {"one": (branch + inner, scanned * v["b"]), "two": solved + noise, "three": total}
+
+
+VALUES = {"a": jnp.array(0.3), "b": jnp.array([1.0, -2.0])}
+
+
+def rows(seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(5, 2)))
+
+
+def test_the_parts_together_are_the_function():
+    parts = specialise(twice, rows(), VALUES)
+    for seed in range(3):  # other arrays of the same shapes
+        known = parts.known(rows(seed))
+        found, plain = parts.rest(rows(seed), known, VALUES), twice(rows(seed), VALUES)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), found, plain)
+
+
+def test_they_can_be_batched_and_differentiated():
+    x, parts = rows(), specialise(twice, rows(), VALUES)
+    known = parts.known(x)
+
+    def total(function):
+        return lambda v: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(v)))
+
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), VALUES)
+    one, other = (
+        jax.vmap(jax.value_and_grad(total(f)))(batch)
+        for f in (lambda v: parts.rest(x, known, v), lambda v: twice(x, v))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), one, other)
+
+
+def test_what_needs_no_parameter_is_not_computed_again():
+    parts = specialise(twice, rows(), VALUES)
+    left = str(jax.make_jaxpr(parts.rest)(rows(), parts.known(rows()), VALUES))
+    for done in ("cholesky", "scan", "while", "random_bits", "threefry"):
+        assert done not in left, done
+    assert "triangular_solve" in left and "cond" in left
+
+
+def test_what_is_large_and_costs_nothing_is_made_again_and_not_kept():
+    def function(x, v):
+        return jnp.sum(jnp.broadcast_to(x[:1], (100_000, 2)) * v["a"] + jnp.exp(x[0, 0]))
+
+    parts = specialise(function, rows(), VALUES)
+    assert max(leaf.size for leaf in parts.known(rows())) < 10
+    known = parts.known(rows())
+    assert parts.rest(rows(), known, VALUES) == pytest.approx(float(function(rows(), VALUES)))
+
+
+def test_it_fits_values_of_the_same_names_shapes_and_types_only():
+    parts = specialise(twice, rows(), VALUES)
+    assert parts.fits(VALUES)
+    assert not parts.fits({"a": VALUES["a"]})
+    assert not parts.fits({**VALUES, "b": jnp.ones(3)})
+    assert not parts.fits({**VALUES, "a": jnp.array(0.3, jnp.float32)})
+
+
+def scaled_to_the_data(x, K):
+    """A prior whose scale matrix is a covariance of the data."""
+    spread = jnp.cov(x.T) / K
+    weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(K)))
+    with numpyro.plate("component", K):
+        tril = numpyro.sample("tril", dist.LKJCholesky(2, 1.0))
+        mean = numpyro.sample("mean", dist.MultivariateNormal(jnp.mean(x, 0), spread))
+    with numpyro.plate("rows", x.shape[0]):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        scale = jnp.linalg.cholesky(spread) @ tril[z]
+        numpyro.sample("x", dist.MultivariateNormal(mean[z], scale_tril=scale), obs=x)
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_a_plan_evaluates_a_call_taken_apart_as_it_does_the_call(double):
+    with jax.enable_x64(double):
+        x = np.random.default_rng(1).normal(size=(40, 2)).astype(float if double else np.float32)
+        found = bayesmix.plan(scaled_to_the_data, x, 2)
+        arguments = split((x, 2), {})
+        at_data = found.specialise(arguments)
+        assert found.specialise(at_data) is at_data
+        assert len(at_data.arrays) > len(arguments.arrays)
+        values = {
+            "weights": jnp.array([0.3, 0.7]),
+            "mean": jnp.array([[0.0, 1.0], [1.0, -1.0]]),
+            "tril": jnp.array([[[1.0, 0.0], [0.6, 0.8]], [[1.0, 0.0], [0.0, 1.0]]]),
+        }
+        one, other = (found.evaluate(each, values) for each in (at_data, arguments))
+        close = dict.fromkeys(("rtol", "atol"), 1e-12 if double else 1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), one, other)
+        left = jax.make_jaxpr(lambda v: found.evaluate(at_data, v).prior)(values)
+        assert "cholesky" not in str(left)
