@@ -133,7 +133,8 @@ def ranks_of_approximations(family: Family, size: Runs, key: Any) -> dict[str, n
     compiled = VariationalBayes(plan, max_steps=size.warmup)._compile(call)
     observed = plan.observe(call, fitting=True)
     rows = seeding_rows(plan, call, plan.arrange(observed), observed)
-    states = compiled.start(call.arrays, rows, random.split(start_key, size.datasets))
+    at_data = plan.specialise(call)
+    states = compiled.start(at_data.arrays, rows, random.split(start_key, size.datasets))
     settings = (jnp.asarray(1e-8), jnp.asarray(size.warmup))
 
     def one(told: Simulated, state: Any, key: Any) -> Values:
