@@ -116,7 +116,7 @@ def exponential_family(
         finish=lambda prepared, sums: sums,
         expected_log_prob=lambda parameters, sums: jnp.sum(prepare(parameters) * sums, -1),
         moments=functools.partial(_moments, moments, value_axes),
-        entries=lambda components, cells: cells,
+        entries=lambda components, cells, fits: cells,
     )
 
 

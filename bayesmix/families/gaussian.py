@@ -24,14 +24,14 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from .likelihoods import Family, Lead, linear, register
+from .likelihoods import Family, Lead, by_cell, linear, register
 from .peel import Peeled
 from .quadratic import Quadratic, all_of_batch, features, num_features, pack, quadratic, unpack
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
 # entries (K, D, n) of a block below which a second form is not worth compiling
-_SMALL_BLOCK = 1 << 12
+_SMALL_BLOCK = 1200
 
 
 class Gaussian(NamedTuple):
@@ -128,10 +128,10 @@ def _enough(components: int, columns: int) -> bool:
     return 2 * components >= columns
 
 
-def _entries(components: int, columns: int) -> int:
+def _entries(components: int, columns: int, fits: int) -> int:
     if _enough(components, columns):
-        return max(components, num_features(columns))
-    return components * columns
+        return num_features(columns)
+    return by_cell(components, columns, fits)
 
 
 class FeatureSums(NamedTuple):

@@ -28,8 +28,9 @@ may also offer its gradient at those parameters, where that is cheaper than to d
 Most statistics are sums, and :func:`linear` combines them. Moments about a reference are not: they have
 to be about the same one first, and `combine` takes that of `other`.
 
-How long blocks are is told by what a row takes of memory while kernels run: `entries(components, cells)`
-is how many numbers, K D unless they are products of matrices. Where `grouped`, the kernels need all rows
+How long blocks are is told by what a row takes of memory while kernels run for so many fits at a time:
+`entries(components, cells, fits)` numbers, one for each (:func:`by_cell`) unless the kernels are matrix
+products. Where `grouped`, the kernels need all rows
 of a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families
 get None for it, and find missing cells in their rows.
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
@@ -37,7 +38,6 @@ A user registers a family from outside with :func:`register`; nothing above this
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,6 +57,15 @@ def linear(one: Any, other: Any, first: Any, second: Any) -> Any:
     return jax.tree.map(lambda x, y: first * x + second * y, one, other)
 
 
+def by_cell(components: int, cells: int, fits: int) -> int:
+    """Numbers that a row takes where each fit has one for every component and cell.
+
+    >>> by_cell(3, 2, 10)
+    60
+    """
+    return components * cells * fits
+
+
 class Family(NamedTuple):
     """A likelihood with statistics whose size does not grow with the rows; see the module's text."""
 
@@ -71,7 +80,7 @@ class Family(NamedTuple):
     expected_log_prob: Callable[[Any, Any], Any]
     moments: Callable[[Any], Any]
     grouped: bool = False
-    entries: Callable[[int, int], int] = operator.mul
+    entries: Callable[[int, int, int], int] = by_cell
     combine: Callable[[Any, Any, Any, Any], Any] = linear
     score: Callable[[Any, Any], Any] | None = None
 

@@ -39,14 +39,15 @@ class Quadratic(NamedTuple):
 
 def quadratic(mean: Array, scale_tril: Array, whitener: Array, log_normaliser: Array) -> Quadratic:
     """Coefficients of Gaussians by mean (K, D), Cholesky factor and its inverse (K, D, D), and log
-    normaliser (K,); the centre is the mean of the means.
+    normaliser (K,); the centre is the mean of the means, also of those that are batched, so that a
+    batch has the same features.
 
     >>> one = jnp.ones((1, 1, 1))
     >>> form = quadratic(jnp.ones((1, 1)), one, one, jnp.zeros(1))
     >>> (form.coefficients @ features(form.centre, jnp.array([[1.0, 3.0]]))).tolist()
     [[0.0, -2.0]]
     """
-    centre = jnp.mean(mean, axis=0)
+    centre = mean_of_batch(jax.lax.stop_gradient(jnp.mean(mean, axis=0)))
     shift = mean - centre
     whitened = jnp.einsum("kij,kj->ki", whitener, shift)
     linear = jnp.einsum("kij,ki->kj", whitener, whitened)
@@ -78,6 +79,21 @@ def all_of_batch(condition: Array) -> Array:
 @all_of_batch.def_vmap
 def _(axis_size: int, in_batched: list[bool], condition: Array) -> tuple[Array, bool]:
     return all_of_batch(jnp.all(condition, axis=0)), False
+
+
+@jax.custom_batching.custom_vmap
+def mean_of_batch(value: Array) -> Array:
+    """A value, or where it is batched by `jax.vmap` its mean, the same for all.
+
+    >>> jax.vmap(mean_of_batch)(jnp.array([1.0, 3.0])).tolist()
+    [2.0, 2.0]
+    """
+    return value
+
+
+@mean_of_batch.def_vmap
+def _(axis_size: int, in_batched: list[bool], value: Array) -> tuple[Array, bool]:
+    return mean_of_batch(jnp.mean(value, axis=0)), False
 
 
 def features(centre: Array, rows: Array) -> Array:
