@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import SourceLoader
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,11 @@ def _load(place: str) -> Callable[..., Any]:
     if not Path(path).is_file():
         raise CommandError(f"--program names '{path}', which is no file; check the path")
     spec = importlib.util.spec_from_file_location("bayesmix_user_program", path)
-    if spec is None or spec.loader is None:
+    if spec is None or not isinstance(spec.loader, SourceLoader):
         raise CommandError(f"'{path}' is not a Python file; give one that ends in .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # not by the loader, which would leave compiled code beside the user's file
+    exec(spec.loader.source_to_code(Path(path).read_bytes(), path), module.__dict__)
     if not callable(getattr(module, name, None)):
         raise CommandError(f"'{path}' has no function '{name}'; check the name after the colon")
     return getattr(module, name)

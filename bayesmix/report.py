@@ -262,6 +262,7 @@ def render_report(comparison: Comparison) -> str:
     Raises:
         ImportError: without matplotlib.
 
+    >>> from bayesmix import plots
     >>> page = render_report(plots.example_comparison(rows=20, columns=1, engines=["MAP-EM"]))
     >>> page.startswith("<!DOCTYPE html>"), "Diagnostics" in page
     (True, False)
@@ -317,6 +318,7 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
         ImportError: without matplotlib.
 
     >>> import tempfile
+    >>> from bayesmix import plots
     >>> comparison = plots.example_comparison(rows=20, columns=1, engines=["MAP-EM"])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_report(comparison, Path(folder) / "report.html").name

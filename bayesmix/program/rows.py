@@ -389,13 +389,12 @@ def log_likelihood(
         result = passes(graph, others | scored, _at(parts), blocks, expect)
 
         def expected(parts: _Parts) -> Array:
-            return sum(expected_factors(others, _at(parts), result.statistics).values())
+            factors = expected_factors(others, _at(parts), result.statistics)
+            slopes = {name: result.statistics.moments[name] for name in scored}
+            scores = jax.tree.map(jnp.vdot, slopes, {name: parts[1][name] for name in scored})
+            return sum((*factors.values(), *jax.tree.leaves(scores)), jnp.zeros(()))
 
-        total = jax.jvp(expected, (parts,), (moved,))[1]
-        for name in scored:
-            slope, step = result.statistics.moments[name], moved[1][name]
-            total += sum(jax.tree.leaves(jax.tree.map(jnp.vdot, slope, step)))
-        return result.log_likelihood, total
+        return result.log_likelihood, jax.jvp(expected, (parts,), (moved,))[1]
 
     return value((evaluation.latent, evaluation.components), blocks)
 

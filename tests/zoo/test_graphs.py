@@ -218,10 +218,7 @@ def test_predictions_of_a_hierarchy_of_experts_are_those_of_its_density():
     np.testing.assert_allclose((density * inside).sum(axis=1) * width, 0.8, atol=5e-3)
 
 
-def test_a_comparison_asks_for_one_latent():
-    case = CASES["tree"]
-    with pytest.raises(ProgramError, match=r"one latent.*'root', 'cause_0'"):
-        bayesmix.compare(plan_of("tree"), *case.rows, **case.static)
+def test_a_table_of_all_joint_values_is_refused():
     with pytest.raises(ProgramError, match=r"several latents.*most_probable"):
         fit_of("tree").log_joint_table()
 
