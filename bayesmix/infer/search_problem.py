@@ -109,7 +109,8 @@ def walking(setting: tuple[Array, Array, Array]) -> Part:
         evidence, exact = eliminate.marginals(graph, told)
 
         def mixed() -> Tables:
-            labels = eliminate.draw(graph, told, keys[0])[1]
+            uniform = eliminate.uniforms(graph, keys[0], evidence.size, evidence.dtype)
+            labels = eliminate.draw(graph, told, uniform)[1]
             ones = indicators(graph, labels, evidence.dtype)
             return tuple((1 - drawn) * r + drawn * z for r, z in zip(exact, ones, strict=True))
 

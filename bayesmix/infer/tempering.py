@@ -138,15 +138,14 @@ class GibbsMoves:
         """New values, and 1: every draw is taken."""
         plan = call.plan
 
-        def drawn(graph: Graph, tables: Tables, key: Array) -> Weighed:
-            return parts.draw(graph, _powered(tables, beta), key)
+        def drawn(graph: Graph, tables: Tables, told: parts.Lots) -> Weighed:
+            return parts.draw(graph, _powered(tables, beta), told)
 
         def sweep(values: Values, key: Array) -> tuple[Values, None]:
             label_key, block_key = random.split(key)
-            keys = random.split(label_key, call.blocks.weight.shape[0])
             evaluation = plan.evaluate(call.arguments, values)
-            found = row_pass.passes(
-                plan.graph, plan.families, evaluation, call.blocks, drawn, keys
+            found = row_pass.drawn_pass(
+                plan.graph, plan.families, evaluation, call.blocks, label_key, drawn
             ).statistics
             counted = row_pass.scaled(plan.families, found, beta)
             return draw_blocks(plan, call.arguments, counted, values, block_key), None

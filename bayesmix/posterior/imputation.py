@@ -131,7 +131,8 @@ def _draw_cells(
     label_key, cell_key, program_key = random.split(rng_key, 3)
     evaluation = plan.evaluate(arguments, values)
     tables = predict.log_factors(plan, arguments, values, rows)
-    _, weights, labels, _ = parts.draw(plan.graph, tables, label_key)
+    lots = parts.lots(plan.graph, label_key, rows.blocks.num_rows)
+    _, weights, labels, _ = parts.draw(plan.graph, tables, lots)
     drawn = {}
     for i, name in enumerate(names):
         if name in rows.blocks.patterns:

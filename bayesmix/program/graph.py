@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,8 @@ _LARGEST_TABLE = 1 << 17
 _ROWS = -1  # the index of rows in a path
 _USUAL_ROWS = 1000  # what a path is made for
 _IMPOSSIBLE = -1e10
+_AT_ONCE = 768  # random numbers
+_FEW_VALUES = 4
 
 
 class Step(NamedTuple):
@@ -222,16 +224,32 @@ def product_form(
     return jnp.broadcast_to(energy + entropy, (rows,)), tuple(now)
 
 
-def draw(graph: Graph, tables: Tables, rng_key: Array) -> tuple[Array, Array]:
-    """log p(x_i), (n,), and one joint draw of all latents of each row, (latents, n), from 0."""
+def uniforms(graph: Graph, rng_key: Array, rows: int, dtype: Any = float) -> Array:
+    """The random numbers in [0, 1) that :func:`draw` needs, (steps, rows)."""
+    shape = (len(graph.steps), rows)
+    count = math.prod(shape)
+    # a few at a time: XLA shares the work on more among threads, which takes up to ten times as long,
+    # as it does where their number is not one that its vectors divide
+    keys = random.split(rng_key, -(-count // _AT_ONCE))
+    length = -(-count // (8 * len(keys))) * 8
+    drawn = jax.lax.map(lambda key: random.uniform(key, (length,), dtype), keys)
+    return drawn.reshape(-1)[:count].reshape(shape)
+
+
+def draw(graph: Graph, tables: Tables, uniform: Array) -> tuple[Array, Array]:
+    """log p(x_i), (n,), and one joint draw of all latents of each row, (latents, n), from 0, by
+    :func:`uniforms`."""
     if len(graph.cliques) == 1:
         (table,) = tables
-        evidence = jax.nn.logsumexp(table, axis=0)
-        found = _draw_one(table, rng_key)[None]
+        evidence, (shares,) = _softmax(table)
+        found = _draw_one(shares, uniform[0])[None]
         return evidence, found[: len(graph.names)]
     evidence, sums = _eliminate(graph, tables, _log_sum)
-    keys = random.split(rng_key, len(sums))
-    return evidence, _walk_back(graph, sums, lambda i, table: _draw_one(table, keys[i]))
+
+    def choose(i: int, table: Array) -> Array:
+        return _draw_one(_softmax(table)[1][0], uniform[i])
+
+    return evidence, _walk_back(graph, sums, choose)
 
 
 def explain(graph: Graph, tables: Tables) -> tuple[Array, Array]:
@@ -241,14 +259,17 @@ def explain(graph: Graph, tables: Tables) -> tuple[Array, Array]:
     return _walk_back(graph, sums, lambda i, table: jnp.argmax(table, axis=0)), height
 
 
-def _draw_one(table: Array, rng_key: Array) -> Array:
-    """One index per row, in proportion to exp(table), (values, n)."""
-    shifted = jnp.exp(table - jnp.max(table, axis=0))
-    cumulative = jnp.cumsum(shifted, axis=0)
-    rows = table.shape[1]
-    # XLA takes ten times as long for random numbers whose count its vectors do not divide
-    uniform = random.uniform(rng_key, (-(-rows // 8) * 8,), table.dtype)[:rows]
-    return jnp.sum(cumulative < uniform * cumulative[-1], axis=0).astype(jnp.int32)
+def _draw_one(shares: Array, uniform: Array) -> Array:
+    """One index per row, in proportion to `shares` (values, n): how many of their sums from the first
+    on are at most the uniform number (n,) times the last of them."""
+
+    def add(total: Array, share: Array) -> tuple[Array, Array]:
+        return total + share, total + share
+
+    # `jnp.cumsum` takes up to four times as long over the leading axis
+    few = len(shares) <= _FEW_VALUES
+    total, sums = jax.lax.scan(add, jnp.zeros_like(uniform), shares, unroll=few)
+    return jnp.sum(sums[:-1] <= uniform * total, axis=0, dtype=jnp.int32)
 
 
 def _walk_back(graph: Graph, sums: list[Array], choose: Callable[[int, Array], Array]) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from . import graph as eliminate
-from .graph import Graph, Tables
+from .graph import Graph, Tables, uniforms
 
 
 class Weighed(NamedTuple):
@@ -83,7 +83,8 @@ def draw_often(num_draws: Array) -> Part:
         like = jax.eval_shape(lambda: eliminate.marginals(graph, tables)[1])
 
         def once_more(i: Array, total: Tables) -> Tables:
-            values = eliminate.draw(graph, tables, random.fold_in(rng_key, i))[1]
+            uniform = uniforms(graph, random.fold_in(rng_key, i), evidence.size, evidence.dtype)
+            values = eliminate.draw(graph, tables, uniform)[1]
             found = eliminate.indicators(graph, values, evidence.dtype)
             return tuple(jnp.add(*each) for each in zip(total, found, strict=True))
 
@@ -94,10 +95,23 @@ def draw_often(num_draws: Array) -> Part:
     return drawn
 
 
-def draw(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
-    """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
-    (latents, n), counted from 0; it is told a key."""
+class Lots(NamedTuple):
+    """What :func:`draw` is told: random numbers for the latents, (steps, n), and a key for the rest."""
+
+    uniform: Array
+    hidden_key: Array
+
+
+def lots(graph: Graph, rng_key: Array, rows: int, dtype: Any = float) -> Lots:
+    """Lots for so many rows. They are made before a pass rather than in it: XLA runs what a block's
+    tables do not depend on at the same time, and waiting for its threads costs more than the pass."""
     label_key, hidden_key = random.split(rng_key)
-    evidence, values = eliminate.draw(graph, tables, label_key)
+    return Lots(uniforms(graph, label_key, rows, dtype), hidden_key)
+
+
+def draw(graph: Graph, tables: Tables, told: Lots) -> Weighed:
+    """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
+    (latents, n), counted from 0."""
+    evidence, values = eliminate.draw(graph, tables, told.uniform)
     weights = eliminate.indicators(graph, values, evidence.dtype)
-    return Weighed(evidence, weights, values, hidden_key)
+    return Weighed(evidence, weights, values, told.hidden_key)

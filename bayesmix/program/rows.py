@@ -25,7 +25,7 @@ from .devices import over_blocks
 from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
-from .parts import Part, Weighed, draw, expect
+from .parts import Lots, Part, Weighed, draw, expect, lots
 
 
 class Statistics(NamedTuple):
@@ -228,13 +228,19 @@ def drawn_pass(
     evaluation: Evaluation,
     blocks: Blocks,
     rng_key: Array,
+    part: Part = draw,
 ) -> Pass:
-    """One pass with :func:`draw`: all hidden values of the rows drawn jointly."""
-    count = blocks.weight.shape[0]
+    """One pass with :func:`draw`, or a part that is told the same: all hidden values of the rows drawn
+    jointly."""
+    count, rows = blocks.weight.shape
+
+    def of_block(key: Array) -> tuple[tuple[()], Lots]:
+        return (), lots(graph, key, rows, blocks.weight.dtype)
+
     # splitting is folding in 0, 1, ...: a number that no block has
     hidden_key = random.fold_in(rng_key, count)
-    keys = random.split(rng_key, count)
-    return passes(graph, families, evaluation, blocks, draw, keys, hidden_key)
+    _, told = over_blocks(of_block, (random.split(rng_key, count),), blocks.mesh)
+    return passes(graph, families, evaluation, blocks, part, told, hidden_key)
 
 
 def hidden_values(

@@ -189,10 +189,10 @@ def test_drawn_labels_are_the_weights_that_were_added_up(N):
 def test_draws_follow_the_responsibilities():
     table = jnp.log(jnp.array([[0.2], [0.5], [0.3]])) + 700.0
     wide = jnp.broadcast_to(table, (3, 40_000))
-    (labels,) = row_pass.draw(GRAPH, (wide,), jax.random.key(2)).said
+    (labels,) = row_pass.draw(GRAPH, (wide,), row_pass.lots(GRAPH, jax.random.key(2), 40_000)).said
     share = np.bincount(np.asarray(labels), minlength=3) / 40_000
     np.testing.assert_allclose(share, [0.2, 0.5, 0.3], atol=4 * 0.5 / 200)
     certain = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf], [-1e5, -1e5, 0.0]])
-    drawn = row_pass.draw(GRAPH, (certain,), jax.random.key(3))
+    drawn = row_pass.draw(GRAPH, (certain,), row_pass.lots(GRAPH, jax.random.key(3), 3))
     assert drawn.said.tolist() == [[1, 0, 2]]
     np.testing.assert_array_equal(drawn.weights[0], np.eye(3)[[1, 0, 2]].T)

@@ -112,9 +112,8 @@ def test_draws_have_the_joint_distribution():
     tables = tuple(rng.normal(size=(graph.size(i), 1)) for i in range(len(graph.cliques)))
     count = 40_000
     wide = tuple(np.broadcast_to(table, (table.shape[0], count)) for table in tables)
-    evidence, values = jax.jit(lambda t, key: eliminate.draw(graph, t, key))(
-        wide, jax.random.key(0)
-    )
+    uniform = eliminate.uniforms(graph, jax.random.key(0), count)
+    evidence, values = jax.jit(lambda *told: eliminate.draw(graph, *told))(wide, uniform)
     joint = sum(
         table.reshape([s if i in c else 1 for i, s in enumerate(graph.sizes)])
         for c, table in zip(graph.cliques, tables, strict=True)
