@@ -88,8 +88,11 @@ def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
 
 
 def _inverse(lower: Array) -> Array:
-    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    return jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
+    return _solve(lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape))
+
+
+def _solve(lower: Array, right: Array) -> Array:
+    return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
 
 
 def half_log_determinant(lower: Array) -> Array:
@@ -269,20 +272,14 @@ def _turned_back(
     return GaussianStatistics(prepared.mean, count, first, second)
 
 
-def scatter_about(mean: Array, statistics: GaussianStatistics) -> Array:
-    """Weighted sum of (x - mean)(x - mean)', (K, D, D), from sums about the reference."""
-    reference, count, first, second = statistics
-    shift = mean - reference
-    cross = first[:, :, None] * shift[:, None, :]
-    square = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
-    return second - cross - jnp.swapaxes(cross, -1, -2) + square
-
-
 def about(reference: Array, statistics: GaussianStatistics) -> GaussianStatistics:
     """The same sums about another reference."""
-    _, count, first, _ = statistics
-    first = first - count[:, None] * (reference - statistics.reference)
-    return GaussianStatistics(reference, count, first, scatter_about(reference, statistics))
+    _, count, first, second = statistics
+    shift = reference - statistics.reference
+    cross = first[:, :, None] * shift[:, None, :]
+    square = count[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    second = second - cross - jnp.swapaxes(cross, -1, -2) + square
+    return GaussianStatistics(reference, count, first - count[:, None] * shift, second)
 
 
 def _combine(
@@ -292,20 +289,24 @@ def _combine(
     return linear(moved, other, first, second)._replace(reference=other.reference)
 
 
-def expected_square(lower: Array, scatter: Array) -> Array:
-    """tr(Sigma^{-1} scatter) with Sigma = L L', (K,)."""
-    half = jax.lax.linalg.triangular_solve(lower, scatter, left_side=True, lower=True)
-    whitened = jax.lax.linalg.triangular_solve(
-        lower, jnp.swapaxes(half, -1, -2), left_side=True, lower=True
-    )
-    return jnp.trace(whitened, axis1=-2, axis2=-1)
+def expected_square(mean: Array, lower: Array, statistics: GaussianStatistics) -> Array:
+    """tr(Sigma^{-1} S) with Sigma = L L' and the scatter S about the mean, (K,).
+
+    S is not formed: by vectors, a derivative by the mean takes no products of matrices.
+    """
+    reference, count, first, second = statistics
+    half = _solve(lower, second)
+    about_reference = jnp.trace(_solve(lower, jnp.swapaxes(half, -1, -2)), axis1=-2, axis2=-1)
+    whitened = _solve(lower, jnp.stack([mean - reference, first], axis=-1))
+    shift, total = whitened[..., 0], whitened[..., 1]
+    return about_reference + jnp.sum((count[:, None] * shift - 2 * total) * shift, axis=-1)
 
 
 def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> Array:
     mean, lower = parameters
     half_log_two_pi = mean.shape[-1] * _LOG_TWO_PI / 2
     normaliser = statistics.count * (half_log_two_pi + half_log_determinant(lower))
-    return -normaliser - expected_square(lower, scatter_about(mean, statistics)) / 2
+    return -normaliser - expected_square(mean, lower, statistics) / 2
 
 
 def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> Gaussian:

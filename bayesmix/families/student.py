@@ -38,7 +38,6 @@ from .gaussian import (
     hidden_noise,
     moments_of,
     prepare,
-    scatter_about,
     score,
     squared_length,
     whiten,
@@ -161,10 +160,10 @@ def _finish(prepared: PreparedStudent, sums: tuple[Array, ...]) -> StudentStatis
 def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Array:
     mean, lower, freedom = parameters
     reference, count, scale, log_scale, first, second = statistics
-    scatter = scatter_about(mean, GaussianStatistics(reference, scale, first, second))
+    square = expected_square(mean, lower, GaussianStatistics(reference, scale, first, second))
     dimension = mean.shape[-1]
     normaliser = count * (dimension * _LOG_TWO_PI / 2 + half_log_determinant(lower))
-    gaussian = dimension / 2 * log_scale - normaliser - expected_square(lower, scatter) / 2
+    gaussian = dimension / 2 * log_scale - normaliser - square / 2
     return gaussian + _log_gamma_density(freedom, count, scale, log_scale)
 
 
