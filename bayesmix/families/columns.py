@@ -2,6 +2,8 @@
 
 Moments are accumulated of y = (x - m) / s with the component's current mean m and standard deviation s,
 and turned back afterwards: raw moments about a common origin would cancel for tight or far clusters.
+Where they do not, densities and moments are products of matrices with the features 1, z and z^2 of a
+cell, z = x - c about one centre for all components (as in :mod:`bayesmix.families.quadratic`).
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
+from .quadratic import Quadratic, all_of_batch, centre_of, few_lost
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
+_SMALL_BLOCK = 1200  # components times cells, with which features are not worth their compiling
 
 
 class Columns(NamedTuple):
@@ -25,6 +30,14 @@ class Columns(NamedTuple):
 
     mean: Array
     scale: Array
+
+
+class PreparedColumns(NamedTuple):
+    """The columns, and their form in features: coefficients (K, 3 D)."""
+
+    mean: Array
+    scale: Array
+    quadratic: Quadratic
 
 
 class ColumnRows(NamedTuple):
@@ -52,8 +65,51 @@ def columns_arrange(value: Array, present: Array | None) -> ColumnRows:
     return ColumnRows(turn(value), None if present is None else turn(present))
 
 
-def _columns_log_prob(parameters: Columns, rows: ColumnRows) -> Array:
+def _columns_prepare(parameters: Columns, pattern: None) -> PreparedColumns:
     mean, scale = parameters
+    centre, precision = centre_of(mean), scale**-2
+    shift = mean - centre
+    constant = -jnp.log(scale) - _LOG_TWO_PI / 2 - shift**2 * precision / 2
+    coefficients = jnp.concatenate([constant, shift * precision, -precision / 2], axis=1)
+    accurate = few_lost((jnp.abs(shift) + scale) / scale)
+    return PreparedColumns(mean, scale, Quadratic(centre, coefficients, accurate))
+
+
+def _few(prepared: PreparedColumns, rows: ColumnRows) -> bool:
+    return prepared.mean.shape[0] * rows.values.size < _SMALL_BLOCK
+
+
+def _features(centre: Array, rows: ColumnRows) -> Array:
+    """1, z and z^2 of each cell, (3 D, n), zeros where it is missing; without the ones where none is."""
+    z = rows.values - centre[:, None]
+    if rows.present is None:
+        return jnp.concatenate([z, z * z])
+    there = rows.present.astype(z.dtype)
+    return jnp.concatenate([there, z * there, z * z * there])
+
+
+def _columns_log_prob(prepared: PreparedColumns, rows: ColumnRows) -> Array:
+    if _few(prepared, rows):
+        return _by_whitening(prepared, rows)
+    form = prepared.quadratic
+
+    def by_features(rows: ColumnRows, phi: Array) -> Array:
+        if rows.present is not None:
+            return form.coefficients @ phi
+        constant, rest = jnp.split(form.coefficients, (rows.values.shape[0],), axis=1)
+        return jnp.sum(constant, axis=1, keepdims=True) + rest @ phi
+
+    return jax.lax.cond(
+        all_of_batch(form.accurate),
+        by_features,
+        lambda rows, phi: _by_whitening(prepared, rows),
+        rows,
+        _features(form.centre, rows),
+    )
+
+
+def _by_whitening(prepared: PreparedColumns, rows: ColumnRows) -> Array:
+    mean, scale, _ = prepared
     inverse = 1 / scale
     values, present = rows
     if values.shape[0] <= _UNROLLED_COLUMNS:
@@ -71,21 +127,48 @@ def _columns_log_prob(parameters: Columns, rows: ColumnRows) -> Array:
 
 
 def _columns_accumulate(
-    parameters: Columns, rows: ColumnRows, weights: Array, rng_key: Array | None
+    prepared: PreparedColumns, rows: ColumnRows, weights: Array, rng_key: Array | None
 ) -> tuple[Array, ...]:
     # missing cells of independent columns say nothing: they are left out, also of draws
+    if _few(prepared, rows):
+        return _sums_by_whitening(prepared, rows, weights)
+    form = prepared.quadratic
+
+    def by_features(rows: ColumnRows, weights: Array, phi: Array) -> tuple[Array, ...]:
+        sums = weights @ phi.T
+        if rows.present is None:
+            ones = jnp.broadcast_to(jnp.sum(weights, axis=1)[:, None], prepared.mean.shape)
+            sums = jnp.concatenate([ones, sums], axis=1)
+        centre = jnp.broadcast_to(form.centre, prepared.mean.shape)
+        about_centre = ColumnStatistics(centre, *jnp.split(sums, 3, axis=1))
+        _, count, first, second = columns_about(prepared.mean, about_centre)
+        return count, first / prepared.scale, second / prepared.scale**2
+
+    return jax.lax.cond(
+        all_of_batch(form.accurate),
+        by_features,
+        lambda rows, weights, phi: _sums_by_whitening(prepared, rows, weights),
+        rows,
+        weights,
+        _features(form.centre, rows),  # as for the densities, so that a block's are computed once
+    )
+
+
+def _sums_by_whitening(
+    prepared: PreparedColumns, rows: ColumnRows, weights: Array
+) -> tuple[Array, ...]:
     values, present = rows
-    y = (values[None] - parameters.mean[:, :, None]) / parameters.scale[:, :, None]
+    y = (values[None] - prepared.mean[:, :, None]) / prepared.scale[:, :, None]
     each = weights[:, None, :] if present is None else weights[:, None, :] * present
     weighted = y * each
-    count = jnp.broadcast_to(jnp.sum(each, -1), parameters.mean.shape)
+    count = jnp.broadcast_to(jnp.sum(each, -1), prepared.mean.shape)
     return count, jnp.sum(weighted, -1), jnp.sum(weighted * y, -1)
 
 
-def _columns_finish(parameters: Columns, sums: tuple[Array, ...]) -> ColumnStatistics:
+def _columns_finish(prepared: PreparedColumns, sums: tuple[Array, ...]) -> ColumnStatistics:
     count, first, second = sums
-    scale = parameters.scale
-    return ColumnStatistics(parameters.mean, count, first * scale, second * scale**2)
+    scale = prepared.scale
+    return ColumnStatistics(prepared.mean, count, first * scale, second * scale**2)
 
 
 def squares_about(mean: Array, statistics: ColumnStatistics) -> Array:
@@ -137,12 +220,13 @@ COLUMNS = Family(
     parameter_names=("mean", "scale"),
     parameters=_columns_parameters,
     arrange=columns_arrange,
-    prepare=lambda parameters, pattern: parameters,
+    prepare=_columns_prepare,
     log_prob=_columns_log_prob,
     accumulate=_columns_accumulate,
     finish=_columns_finish,
     expected_log_prob=_columns_expected,
     moments=_columns_moments,
+    entries=lambda components, cells, fits: 2 * cells,
     combine=_columns_combine,
 )
 

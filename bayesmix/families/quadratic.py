@@ -47,7 +47,7 @@ def quadratic(mean: Array, scale_tril: Array, whitener: Array, log_normaliser: A
     >>> (form.coefficients @ features(form.centre, jnp.array([[1.0, 3.0]]))).tolist()
     [[0.0, -2.0]]
     """
-    centre = mean_of_batch(jax.lax.stop_gradient(jnp.mean(mean, axis=0)))
+    centre = centre_of(mean)
     shift = mean - centre
     whitened = jnp.einsum("kij,kj->ki", whitener, shift)
     linear = jnp.einsum("kij,ki->kj", whitener, whitened)
@@ -55,15 +55,21 @@ def quadratic(mean: Array, scale_tril: Array, whitener: Array, log_normaliser: A
     precision = jnp.swapaxes(whitener, -1, -2) @ whitener
     twice = np.where(np.eye(mean.shape[-1]), 0.5, 1.0)
     coefficients = pack(constant, linear, -precision * twice)
-    return Quadratic(centre, coefficients, _accurate(shift, scale_tril, whitener))
-
-
-def _accurate(shift: Array, scale_tril: Array, whitener: Array) -> Array:
-    """Do features lose few enough digits?"""
     size = jnp.abs(shift) + jnp.sqrt(jnp.sum(scale_tril**2, axis=-1))
-    lost = jnp.mean(jnp.einsum("kij,kj->ki", jnp.abs(whitener), size) ** 2, axis=-1)
+    lost = jnp.einsum("kij,kj->ki", jnp.abs(whitener), size)
+    return Quadratic(centre, coefficients, few_lost(lost))
+
+
+def centre_of(mean: Array) -> Array:
+    """The centre for components with these means (K, D), the same for all of a batch."""
+    return mean_of_batch(jax.lax.stop_gradient(jnp.mean(mean, axis=0)))
+
+
+def few_lost(lost: Array) -> Array:
+    """Are the digits few that features lose of whitened residuals of these lengths, (K, D)?"""
+    square = jax.lax.stop_gradient(jnp.mean(lost**2, axis=-1))
     epsilon = float(jnp.finfo(lost.dtype).eps)
-    return jnp.all(jax.lax.stop_gradient(lost) * epsilon < _MOST_LOST * epsilon**0.5)
+    return jnp.all(square * epsilon < _MOST_LOST * epsilon**0.5)
 
 
 @jax.custom_batching.custom_vmap
