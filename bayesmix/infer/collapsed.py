@@ -14,7 +14,7 @@ from ..program.conjugacy import sample
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from .collapsed_choice import Collapse, check_blocks, find_collapse
-from .collapsed_sweep import draw_labels, statistics_given
+from .collapsed_sweep import Problem, draw_labels, statistics_given
 from .gibbs import ConjugateGibbs, GibbsState
 
 
@@ -120,9 +120,8 @@ class CollapsedGibbs(ConjugateGibbs):
         given."""
         collapse = self._collapse(found, arguments)
         label_key, block_key, next_key = random.split(state.rng_key, 3)
-        labels, log_likelihood = draw_labels(
-            found, arguments, blocks, collapse.units, state.z, state.latents, label_key
-        )
+        problem = Problem(found, arguments, blocks, collapse.units)
+        labels, log_likelihood = draw_labels(problem, state.z, state.latents, label_key)
         labels = labels.astype(state.latents.dtype)
         statistics = statistics_given(found, arguments, blocks, state.z, labels).statistics
         log_joint = found.expected_log_joint(arguments, statistics)

@@ -29,7 +29,7 @@ from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.probe import few_rows
 from .collapsed_blocks import Unit, unit_of
-from .collapsed_sweep import candidate, statistics_given
+from .collapsed_sweep import Problem, candidate, statistics_given
 
 _RELATIVE, _ROUNDING = 1e-7, 1e-10
 _CURE = "use bayesmix.ConjugateGibbs(program), which draws all parameters, instead"
@@ -219,7 +219,7 @@ class _Look:
 
             def one(share: Array, point: Values) -> tuple[Array, Array]:
                 counted, values = replace(rows, weight=share * rows.weight), {**start, **point}
-                return candidate(self.plan, told, counted, units, values, labels)
+                return candidate(Problem(self.plan, told, counted, units), values, labels)
 
             # loops, not batches: they compile in half the time
             return jax.lax.map(

@@ -42,6 +42,15 @@ class _Rows(NamedTuple):
     noise: Array
 
 
+class Problem(NamedTuple):
+    """A program's rows, and the units of parameters that are integrated out."""
+
+    plan: Plan
+    arguments: Arguments
+    blocks: Blocks
+    units: tuple[Unit, ...]
+
+
 def told_labels(graph: Graph, tables: Tables, labels: Array) -> Weighed:
     """A part that takes each row's label as it is told."""
     found = eliminate.sum_out(graph, tables)
@@ -57,32 +66,13 @@ def statistics_given(
     return row_pass.passes(plan.graph, plan.families, evaluation, blocks, told_labels, told)
 
 
-def log_evidence(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    units: tuple[Unit, ...],
-    values: Values,
-    labels: Array,
-) -> Array:
-    """log p(x, z | rest): labels (N,) told, the parameters of the units integrated out, others at their
-    `values`; the same whatever the values of the former. All constants are there.
+def candidate(problem: Problem, values: Values, labels: Array) -> tuple[Array, Array]:
+    """log p(x, z, theta) at `values`, and the log conditional density of each unit there, (units,).
 
-    Source: Besag (1989), *Biometrika* 76, 183.
+    The first less the sum of the second is log p(x, z | rest) whatever the values of the units (Besag
+    1989, *Biometrika* 76, 183). All constants are there.
     """
-    height, conditionals = candidate(plan, arguments, blocks, units, values, labels)
-    return height - jnp.sum(conditionals)
-
-
-def candidate(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    units: tuple[Unit, ...],
-    values: Values,
-    labels: Array,
-) -> tuple[Array, Array]:
-    """log p(x, z, theta) at `values`, and the log conditional density of each unit there, (units,)."""
+    plan, arguments, blocks, units = problem
     anchors = anchors_of(units, values)
     (table,) = plan.log_factors(arguments, blocks, anchors)
     own = jnp.take_along_axis(table, labels[None], axis=0)[0]
@@ -113,14 +103,8 @@ class _Begun(NamedTuple):
     log_likelihood: Array
 
 
-def _begin(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    units: tuple[Unit, ...],
-    values: Values,
-    labels: Array,
-) -> _Begun:
+def _begin(problem: Problem, values: Values, labels: Array) -> _Begun:
+    plan, arguments, blocks, units = problem
     anchors = anchors_of(units, values)
     found = statistics_given(plan, arguments, blocks, values, labels)
     log_joint = plan.expected_log_joint(arguments, found.statistics)
@@ -142,19 +126,13 @@ def _begin(
 
 
 def draw_labels(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    units: tuple[Unit, ...],
-    values: Values,
-    labels: Array,
-    rng_key: Array,
+    problem: Problem, values: Values, labels: Array, rng_key: Array
 ) -> tuple[Array, Array]:
     """One sweep over the rows in order: each label drawn from p(z_i | z_-i, x, rest).
 
     Returns the labels (N,), and log p(x | theta) at `values` with the labels summed out.
     """
-    begun = _begin(plan, arguments, blocks, units, values, labels)
+    begun, units = _begin(problem, values, labels), problem.units
 
     def redraw(totals: tuple[Addends, ...], row: _Rows) -> tuple[tuple[Addends, ...], Array]:
         without, height = _taken_out(units, begun.bases, totals, row)
@@ -164,28 +142,21 @@ def draw_labels(
     def visit(totals: Any, block: _Told) -> tuple[Any, Array]:
         return jax.lax.scan(redraw, totals, _rows_of(begun, block))
 
-    told = _told(plan, blocks, labels, rng_key)
+    told = _told(problem, labels, rng_key)
     _, drawn = jax.lax.scan(visit, begun.totals, told)
-    return blocks.restore(drawn), begun.log_likelihood
+    return problem.blocks.restore(drawn), begun.log_likelihood
 
 
-def log_conditionals(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    units: tuple[Unit, ...],
-    values: Values,
-    labels: Array,
-) -> Array:
+def log_conditionals(problem: Problem, values: Values, labels: Array) -> Array:
     """log p(z_i = k | z_-i, x, rest) for every row (K, N), all other labels being as told."""
-    begun = _begin(plan, arguments, blocks, units, values, labels)
+    begun, units = _begin(problem, values, labels), problem.units
 
     def visit(block: _Told) -> Array:
         rows = _rows_of(begun, block)
         heights = jax.vmap(lambda row: _taken_out(units, begun.bases, begun.totals, row)[1])(rows)
         return jax.nn.log_softmax(heights, axis=-1).T
 
-    return blocks.restore(jax.lax.map(visit, _told(plan, blocks, labels, random.key(0))))
+    return problem.blocks.restore(jax.lax.map(visit, _told(problem, labels, random.key(0))))
 
 
 class _Told(NamedTuple):
@@ -199,8 +170,8 @@ class _Told(NamedTuple):
     key: Array
 
 
-def _told(plan: Plan, blocks: Blocks, labels: Array, rng_key: Array) -> _Told:
-    (latent,) = plan.reading.latents
+def _told(problem: Problem, labels: Array, rng_key: Array) -> _Told:
+    (latent,), blocks = problem.plan.reading.latents, problem.blocks
     known = blocks.labels[latent.name] if blocks.labels else jnp.full(blocks.weight.shape, -1)
     keys = random.split(rng_key, blocks.weight.shape[0])
     return _Told(blocks.rows, blocks.distribute(labels), known, blocks.weight, keys)

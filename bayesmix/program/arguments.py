@@ -118,9 +118,8 @@ def has_rows(arguments: Arguments, num_rows: int) -> bool:
 
 def take_rows(arguments: Arguments, num_rows: int, index: Any) -> Arguments:
     """The same call on some rows: arrays whose leading axis has `num_rows` entries are indexed."""
-    own = arguments.arrays[
-        : len(arguments.layout.shapes)
-    ]  # what follows was computed from all rows
+    # what follows the call's own arrays was computed from all rows
+    own = arguments.arrays[: len(arguments.layout.shapes)]
     arrays = tuple(a[index] if jnp.ndim(a) > 0 and jnp.shape(a)[0] == num_rows else a for a in own)
     shapes = tuple((tuple(jnp.shape(a)), str(jnp.result_type(a))) for a in arrays)
     return Arguments(arrays, arguments.layout._replace(shapes=shapes, specialised=False))

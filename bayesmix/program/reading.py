@@ -78,9 +78,8 @@ def observe(program: Program, reading: Reading, arguments: Arguments) -> Observe
 def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
     """A compiled function of a call's arrays that gives a reading and the sites of the rows."""
     readings: list[Reading] = []
-    passed_on: dict[
-        str, int
-    ] = {}  # sites whose value is an argument: a compiled function copies it
+    # sites whose value is an argument: a compiled function copies it
+    passed_on: dict[str, int] = {}
 
     def run(arrays: tuple[Array, ...]) -> dict[str, Row]:
         sites = _plain_trace(program, arguments._replace(arrays=arrays))
