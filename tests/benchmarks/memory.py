@@ -2,7 +2,7 @@
 
 A Gaussian mixture with full covariances, two steps of EM. What is printed is the largest resident size
 so far, in all and beyond the data: after importing and a small fit, with the data, and after the fit.
-Rows are used where they lie, in JAX's array or in NumPy's (`--numpy`): a fit copies them once, into blocks.
+Rows are used where they lie, in JAX's array or in NumPy's (`--numpy`); a fit copies them into blocks.
 """
 
 from __future__ import annotations
