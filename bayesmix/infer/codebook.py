@@ -187,7 +187,7 @@ class KMeansResult:
                 f"x has {given.shape[1]} columns and the centroids have {columns}; give rows with the "
                 "columns of the fit"
             )
-        rows = lloyd.arrange(given - self.origin, size)
+        rows = lloyd.arrange(given, self.origin, size)
         codes, squares = lloyd.encode(rows, self.centroids - self.origin)
         return np.asarray(codes), np.asarray(squares)
 

@@ -107,7 +107,8 @@ def distortion_curve(
 
     Source: Murphy (2012), *Machine Learning: A Probabilistic Perspective*, section 11.5.2.
     """
-    x, held_out = read_rows(x, "x"), read_rows(held_out, "held_out").astype(np.asarray(x).dtype)
+    x = read_rows(x, "x")
+    held_out = read_rows(held_out, "held_out").astype(x.dtype)
     if held_out.shape[1] != x.shape[1]:
         raise ProgramError(
             f"held_out has {held_out.shape[1]} columns and x has {x.shape[1]}; give both the same"
@@ -124,12 +125,12 @@ def distortion_curve(
     origin = x.mean(axis=0, dtype=float).astype(x.dtype)
     starts = np.tile(means.seed(rng_key, x - origin, restarts), (len(sizes), 1, 1))
     use = np.repeat(np.arange(largest) < sizes[:, None], restarts, axis=0)
-    rows = lloyd.arrange(x - origin, largest)
+    rows = lloyd.arrange(x, origin, largest)
     found = means.settle(rows, starts, use)
     fitted = np.asarray(lloyd.measure(rows, found.centroids, use)[0])
     best = np.arange(len(sizes)) * restarts
     best += fitted.reshape(len(sizes), restarts).argmin(axis=1)
-    others = lloyd.arrange(held_out - origin, largest)
+    others = lloyd.arrange(held_out, origin, largest)
     measured = np.asarray(lloyd.measure(others, found.centroids[best], use[best])[0])
     if not measured.all():
         raise ProgramError(

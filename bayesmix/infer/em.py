@@ -148,7 +148,8 @@ class EM:
         Raises:
             ProgramError: where the program or its data cannot be read; the message names the cure.
         """
-        arguments = split(args, kwargs)
+        # rows are used where they lie: a copy of them on the device would be the third
+        arguments = split(args, kwargs, on_device=False)
         return self.run_arguments(
             rng_key, arguments, restarts=restarts, init=init, checkpoint=checkpoint
         )
@@ -194,7 +195,8 @@ class EM:
         )
         symmetric, derived, information = compiled.last(at_data.arrays, blocks, state)
         marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
-        return self._result(found, arguments, state, marks, derived)
+        del observed, blocks, at_data  # before their room is needed for the result's own copy
+        return self._result(found, arguments.on_device(), state, marks, derived)
 
     def _compile(self, arguments: Arguments) -> _Compiled:
         layout = arguments.layout

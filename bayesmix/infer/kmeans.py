@@ -129,12 +129,11 @@ class KMeans:
         x = read_rows(x, "x")
         check_different(x, self.num_clusters)
         origin = x.mean(axis=0, dtype=float).astype(x.dtype)
-        centred = x - origin
         if init is None:
-            starts = self.seed(rng_key, centred, restarts)
+            starts = self.seed(rng_key, x - origin, restarts)
         else:
             starts = self._given(init, x, restarts) - origin
-        rows = lloyd.arrange(centred, self.num_clusters)
+        rows = lloyd.arrange(x, origin, self.num_clusters)
         use = np.ones(starts.shape[:2], bool)
         found = self.settle(rows, starts, use, checkpoint)
         centroids = found.centroids + origin

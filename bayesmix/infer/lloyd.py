@@ -20,23 +20,32 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
+from ..program.blocks import aligned_empty
 from .starts import Seeding
 from .status import Status
 
-_BLOCK_ENTRIES = 1 << 14  # of one block's rows and scores together: they stay in a core's cache
-_BLOCK_ROWS = (128, 4096)
-_LANES = 64
+# of one block's scores: XLA splits what works on larger tables among threads, which takes longer
+_SCORE_BYTES = 1 << 17
+_ROW_BYTES = 1 << 18  # of one block's rows: they stay in a core's cache
+_LANES, _MULTIPLES = 64, (3, 63)
 _ROWS_PER_DEVICE = 4096  # fewer are not worth the exchange of sums
-_FEW_CLUSTERS = 12  # up to here reading and summing by label are faster as matrix products
+# up to here rows are summed by label fastest as products with vectors, and with matrices (bytes of one
+# number for each cluster: those that fit one register); beyond, by adding each to its sum
+_FEW_CLUSTERS, _REGISTER_BYTES = 8, 64
 _AXIS = "rows"
+_BY_BLOCK, _EVERYWHERE = PartitionSpec(_AXIS), PartitionSpec()
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rows:
-    """Rows (N, D) as blocks (B, D + 1, n) of columns (x, 1), or zeros on padding; spread over `mesh`."""
+    """Rows (N, D) as blocks (B, D + 1, n) of columns (x, 1), or zeros on padding; spread over `mesh`.
+
+    squares: sum_i |x_i|^2, a scalar.
+    """
 
     blocks: Array
+    squares: Array
     num_rows: int = field(metadata={"static": True})
     mesh: Mesh = field(metadata={"static": True})
 
@@ -52,23 +61,35 @@ class LloydState(NamedTuple):
     status: Any
 
 
-def arrange(x: np.ndarray, num_clusters: int) -> Rows:
-    """Rows (N, D) in blocks, over as many devices as are worth it."""
+def arrange(x: np.ndarray, origin: np.ndarray, num_clusters: int) -> Rows:
+    """Rows (N, D) relative to `origin` (D,) in blocks, over as many devices as are worth it."""
     num_rows, columns = x.shape
     devices = jax.local_devices()[: max(1, num_rows // _ROWS_PER_DEVICE)]
-    size = int(np.clip(_BLOCK_ENTRIES // (num_clusters + columns), *_BLOCK_ROWS)) // _LANES * _LANES
-    size = min(size, -(-num_rows // len(devices)))
+    size = min(_block_size(num_clusters, columns, x.itemsize), -(-num_rows // len(devices)))
     count = len(devices) * -(-num_rows // (len(devices) * size))
-    blocks = np.zeros((count, columns + 1, size), x.dtype)
+    blocks = aligned_empty((count, columns + 1, size), x.dtype)
     whole, rest = divmod(num_rows, size)
-    blocks[:whole, :-1] = x[: whole * size].reshape(whole, size, columns).swapaxes(1, 2)
+    turned, centre = x[: whole * size].reshape(whole, size, columns).swapaxes(1, 2), origin[:, None]
+    np.subtract(turned, centre, out=blocks[:whole, :-1])
     blocks[:whole, -1] = 1.0
+    blocks[whole:] = 0.0
     if rest:
-        blocks[whole, :-1, :rest] = x[whole * size :].T
+        blocks[whole, :-1, :rest] = x[whole * size :].T - centre
         blocks[whole, -1, :rest] = 1.0
+    cells = blocks[:, :-1]
+    squares = np.einsum("bdn,bdn->b", cells, cells).sum(dtype=float).astype(x.dtype)
     mesh = jax.make_mesh((len(devices),), (_AXIS,), (AxisType.Auto,), devices=devices)
-    placed = jax.device_put(blocks, NamedSharding(mesh, PartitionSpec(_AXIS)))
-    return Rows(placed, num_rows, mesh)
+    by_block, everywhere = (NamedSharding(mesh, spec) for spec in (_BY_BLOCK, _EVERYWHERE))
+    placed = jax.device_put(blocks, by_block), jax.device_put(squares, everywhere)
+    return Rows(*placed, num_rows, mesh)
+
+
+def _block_size(num_clusters: int, columns: int, itemsize: int) -> int:
+    """How many rows a block has: an odd multiple of the lanes, since columns of which each begins a
+    power of two after the last compete for the same few lines of a cache."""
+    size = min(_SCORE_BYTES // num_clusters, _ROW_BYTES // (columns + 1)) // itemsize
+    multiple = int(np.clip(size // _LANES, *_MULTIPLES))
+    return (multiple - 1 + multiple % 2) * _LANES
 
 
 def new_state(rows: Rows, centroids: ArrayLike, use: np.ndarray, max_steps: int) -> LloydState:
@@ -96,8 +117,6 @@ def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> L
     """Steps of every start, until it has settled or made `until` steps."""
 
     def local(blocks: Array, states: LloydState) -> LloydState:
-        squares = jax.lax.psum(jnp.sum(blocks[:, :-1] ** 2), _AXIS)
-
         def running(state: LloydState) -> Array:
             return (state.status == Status.RUNNING) & (state.step < until)
 
@@ -109,7 +128,7 @@ def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> L
             moved = jnp.where((counts > 0)[:, None], means, state.centroids)
             # what the move gains, without the cancellation that the distortion itself suffers
             gain = jnp.sum(counts * jnp.sum((moved - state.centroids) ** 2, axis=1))
-            distortion = jnp.maximum(squares + 2 * scores, 0.0)
+            distortion = jnp.maximum(rows.squares + 2 * scores, 0.0)
             settled = (gain <= tolerance * distortion) & ~jnp.any(empty)
             fill = partial(_fill_empty, blocks)
             moved = jax.lax.cond(jnp.any(empty), fill, _as_it_is, moved, state.use, empty)
@@ -193,36 +212,31 @@ def _nearest(plane: Array, block: Array) -> tuple[Array, Array]:
 _product = partial(jnp.matmul, precision="highest")
 
 
+def _fits_register(centroids: Array) -> bool:
+    return centroids.shape[0] * centroids.dtype.itemsize <= _REGISTER_BYTES
+
+
 def _indicators(labels: Array, like: Array) -> Array:
     """Ones (K, n) where a row has the label, else zeros; K is that of `like`, (K, ...)."""
     return jax.nn.one_hot(labels, like.shape[0], dtype=like.dtype, axis=0)
+
+
+def _sums_by_label(labels: Array, block: Array, like: Array) -> Array:
+    """Sums of a block's columns (D + 1, n) that have the same label, (K, D + 1), as `like`."""
+    if like.shape[0] <= _FEW_CLUSTERS:
+        return jnp.stack([_product(block, there) for there in _indicators(labels, like)])
+    if _fits_register(like):
+        return _product(_indicators(labels, like), block.T)
+    return jnp.zeros_like(like).at[labels].add(block.T)
 
 
 def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
     """Sums and counts by nearest centroid (K, D + 1), and the sum of scores, over all devices."""
     plane = _plane(centroids, use)
 
-    def by_indicator(block: Array) -> tuple[Array, Array]:
-        """Where every row has one nearest centroid, which it is need not be known by number."""
-        scores = _product(plane, block)
-        best = jnp.min(scores, axis=0)
-        found = _product((scores == best).astype(plane.dtype), block.T)
-
-        def lowest_of_several() -> Array:
-            return _product(_indicators(_nearest(plane, block)[0], plane), block.T)
-
-        several = jnp.sum(found[:, -1]) > jnp.sum(block[-1])
-        return jax.lax.cond(several, lowest_of_several, lambda: found), best
-
-    def by_label(block: Array) -> tuple[Array, Array]:
-        labels, best = _nearest(plane, block)
-        return jnp.zeros_like(plane).at[labels].add(block.T), best
-
-    read = by_indicator if plane.shape[0] <= _FEW_CLUSTERS else by_label
-
     def add(total: tuple[Array, Array], block: Array) -> tuple[tuple[Array, Array], None]:
-        sums, best = read(block)
-        return (total[0] + sums, total[1] + jnp.sum(best)), None
+        labels, best = _nearest(plane, block)
+        return (total[0] + _sums_by_label(labels, block, plane), total[1] + jnp.sum(best)), None
 
     nothing = (jnp.zeros_like(plane), jnp.zeros((), plane.dtype))
     return jax.lax.psum(jax.lax.scan(add, nothing, blocks)[0], _AXIS)
@@ -231,15 +245,16 @@ def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
 def _encode(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
     """Labels and squared distances (B, n); these by differences, and 0 on padding."""
     plane = _plane(centroids, use)
+    places = jnp.concatenate([centroids, jnp.ones_like(plane[:, -1:])], axis=1)
 
     def one(block: Array) -> tuple[Array, Array]:
         labels, _ = _nearest(plane, block)
-        if centroids.shape[0] <= _FEW_CLUSTERS:
-            places = _product(centroids.T, _indicators(labels, centroids))
+        if _fits_register(places):
+            nearest = _product(places.T, _indicators(labels, places))
         else:
-            places = centroids[labels].T
-        away = block[:-1] - places
-        return labels, block[-1] * jnp.sum(away**2, axis=0)
+            nearest = places[labels].T
+        # as a product, twice as fast as a sum over the columns
+        return labels, block[-1] * _product(jnp.ones_like(block[:, 0]), (block - nearest) ** 2)
 
     return jax.lax.map(one, blocks)
 

@@ -28,10 +28,17 @@ class Layout(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """Arrays in order, and the layout that puts them back into `(args, kwargs)`."""
+    """Arrays in order, JAX's or NumPy's, and the layout that puts them back into `(args, kwargs)`."""
 
-    arrays: tuple[jax.Array, ...]
+    arrays: tuple[Any, ...]
     layout: Layout
+
+    def on_device(self) -> Arguments:
+        """The same call with JAX's arrays; NumPy's are copied."""
+        # data stay data where a sampler calls the program from inside its own transformations
+        with jax.core.eval_context():
+            arrays = (jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in self.arrays)
+            return self._replace(arrays=tuple(arrays))
 
     def call(self, arrays: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with these arrays, or with others of the same kinds."""
@@ -54,9 +61,7 @@ def _as_array(leaf: Any) -> Any:
                 "an argument of the program holds text or mixed objects; "
                 "pass an array of numbers (for a table, only its numeric columns)"
             )
-        # data stay data where a sampler calls the program from inside its own transformations
-        with jax.core.eval_context():
-            return jnp.asarray(array)
+        return array.astype(jnp.result_type(array), copy=False)
     return leaf
 
 
@@ -91,8 +96,8 @@ def _shorter_compiling() -> dict[str, Any]:
     return options
 
 
-def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """Separate arrays from static arguments.
+def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True) -> Arguments:
+    """Separate arrays from static arguments; those of NumPy go to the device, or stay where they are.
 
     >>> import numpy as np
     >>> arguments = split((np.zeros((5, 2)), 3), {})
@@ -103,12 +108,13 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     arrays, static = [], []
     for i, leaf in enumerate(leaves):
         leaf = _as_array(leaf)
-        if isinstance(leaf, (jax.Array, jax.core.Tracer)):
+        if isinstance(leaf, (jax.Array, jax.core.Tracer, np.ndarray)):
             arrays.append(leaf)
         else:
             static.append((i, leaf))
     shapes = tuple((tuple(jnp.shape(a)), str(jnp.result_type(a))) for a in arrays)
-    return Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes))
+    found = Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes))
+    return found.on_device() if on_device else found
 
 
 def has_rows(arguments: Arguments, num_rows: int) -> bool:

@@ -203,7 +203,7 @@ def _cut_in_order(places: InOrder, value: Any) -> Any:
         padded = jnp.pad(value, widths, mode="edge")
         return jnp.moveaxis(padded.reshape(*lead, count, size), -2, 0)
     # written once, to where JAX can take it without a copy of its own
-    blocks = _aligned((count, *lead, size), value.dtype)
+    blocks = aligned_empty((count, *lead, size), value.dtype)
     full, rest = divmod(num_rows, size)
     turned = value[..., : full * size].reshape(*lead, full, size)
     blocks[:full] = np.moveaxis(turned, -2, 0)
@@ -213,8 +213,12 @@ def _cut_in_order(places: InOrder, value: Any) -> Any:
     return blocks
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An empty array that begins where JAX has its own arrays begin."""
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An empty array that begins where JAX has its own arrays begin, so that JAX needs no copy of it.
+
+    >>> aligned_empty((3, 2), np.dtype(float)).ctypes.data % 64
+    0
+    """
     count = math.prod(shape) * dtype.itemsize
     memory = np.empty(count + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT

@@ -72,7 +72,8 @@ def mesh_of(arrays: Sequence[Any]) -> Mesh | None:
     """The devices of the rows, as a mesh with one axis: those that an array's leading axis is spread
     over, else those of :func:`rows_on`; None where there are neither."""
     for array in arrays:
-        sharding = None if isinstance(array, jax.core.Tracer) else array.sharding
+        tracing = isinstance(array, jax.core.Tracer)
+        sharding = None if tracing else getattr(array, "sharding", None)
         if isinstance(sharding, NamedSharding) and any(sharding.spec[:1]):
             return _mesh_over(list(sharding.mesh.devices.flat))
     return _CHOSEN.get()

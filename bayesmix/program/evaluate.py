@@ -83,7 +83,7 @@ def enumerated_trace(
     program: Program, reading: Reading, arguments: Arguments, values: Values
 ) -> dict[str, Any]:
     """Trace with parameters substituted and every latent enumerated, left of all plates."""
-    args, kwargs = arguments.call()
+    args, kwargs = arguments.on_device().call()
     # a latent that is integrated out is looked at where its rule says
     hidden = {c.local: jnp.full(c.shape, c.rule.points[0]) for c in reading.collapsed}
     values = {**hidden, **values}

@@ -90,15 +90,21 @@ class Plan:
 
     def specialise(self, arguments: Arguments) -> Arguments:
         """The same call with what depends on its arrays alone computed once, for any number of
-        evaluations; itself where its arrays are being traced."""
+        evaluations; itself where its arrays are being traced. NumPy's arrays go to the device if
+        evaluations need them, and else stay where they are."""
         if arguments.layout.specialised or any(
             isinstance(array, jax.core.Tracer) for array in arguments.arrays
         ):
             return arguments
         with jax.core.eval_context():
-            known = self._parts(arguments.layout).known(arguments.arrays)
-        layout = arguments.layout._replace(specialised=True)
-        return Arguments((*arguments.arrays, *known), layout)
+            parts = self._parts(arguments.layout)
+            known = parts.known(arguments.arrays)
+            arrays = (
+                jnp.asarray(array) if i in parts.needed else array
+                for i, array in enumerate(arguments.arrays)
+            )
+            layout = arguments.layout._replace(specialised=True)
+            return Arguments((*arrays, *known), layout)
 
     def _parts(self, layout: Layout) -> Specialised:
         """The program taken apart into what depends on a call's arrays alone, and the rest."""

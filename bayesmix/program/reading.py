@@ -80,9 +80,10 @@ def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
     readings: list[Reading] = []
     # sites whose value is an argument: a compiled function copies it
     passed_on: dict[str, int] = {}
+    layout = arguments.layout  # and not the arrays, which would live as long as the function
 
     def run(arrays: tuple[Array, ...]) -> dict[str, Row]:
-        sites = _plain_trace(program, arguments._replace(arrays=arrays))
+        sites = _plain_trace(program, Arguments(arrays, layout))
         readings.append(assign_roles(sites, structure))
         rows = rows_of(sites, readings[-1])
         places = {id(array): i for i, array in enumerate(arrays)}
@@ -273,7 +274,7 @@ def _is_traced(reading: Reading) -> bool:
 
 
 def _plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
-    args, kwargs = arguments.call()
+    args, kwargs = arguments.on_device().call()
     inner = seed(_Told(program), random.key(0))
     run = trace(substitute(inner, substitute_fn=_feasible))
     try:

@@ -22,11 +22,15 @@ _CHEAP = ("broadcast_in_dim", "iota", "reshape", "squeeze", "convert_element_typ
 
 
 class Specialised(NamedTuple):
-    """A function of arrays and values in two parts: `rest(arrays, known(arrays), values)` is it."""
+    """A function of arrays and values in two parts: `rest(arrays, known(arrays), values)` is it.
+
+    needed: which of the arrays' leaves the rest looks at.
+    """
 
     known: Callable[[Any], tuple[jax.Array, ...]]
     rest: Callable[[Any, tuple[jax.Array, ...], Any], Any]
     values: Any
+    needed: frozenset[int]
 
     def fits(self, values: Any) -> bool:
         """Whether values are of the shapes and types that the parts were made for."""
@@ -77,14 +81,22 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
         found = constants | dict(zip(inputs, jax.tree.leaves(arrays), strict=True))
         return tuple(_run(early, found, kept))
 
-    def rest(arrays: Any, known: tuple[jax.Array, ...], values: Any) -> Any:
-        leaves = (*jax.tree.leaves(arrays), *jax.tree.leaves(values))
-        found = dict(zip(jaxpr.invars, leaves, strict=True))
+    needed = [i for i, variable in enumerate(inputs) if variable in wanted]
+
+    @jax.jit
+    def late_part(arrays: list[Any], known: tuple[jax.Array, ...], values: Any) -> Any:
+        found = dict(zip((inputs[i] for i in needed), arrays, strict=True))
+        found |= dict(zip(jaxpr.invars[count:], jax.tree.leaves(values), strict=True))
         found |= dict(zip(kept, known, strict=True))
         return jax.tree.unflatten(structure, _run(late, found, jaxpr.outvars))
 
+    def rest(arrays: Any, known: tuple[jax.Array, ...], values: Any) -> Any:
+        # loops would carry along what is not looked at
+        leaves = jax.tree.leaves(arrays)
+        return late_part([leaves[i] for i in needed], known, values)
+
     like = jax.tree.map(jax.typeof, values)
-    return Specialised(known, jax.jit(rest), like)
+    return Specialised(known, rest, like, frozenset(needed))
 
 
 def _variables(atoms: Iterable[Any]) -> list[Var]:

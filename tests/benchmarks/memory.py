@@ -1,8 +1,8 @@
 """Peak memory of a fit: `python -m tests.benchmarks.memory [--rows 10000000]`, single precision.
 
 A Gaussian mixture with full covariances, two steps of EM. What is printed is the largest resident size
-so far, in all and beyond the data: after importing and a small fit, with the data, and after the fit. A
-JAX array is used where it lies; of a NumPy array (`--numpy`) JAX has a copy.
+so far, in all and beyond the data: after importing and a small fit, with the data, and after the fit.
+Rows are used where they lie, in JAX's array or in NumPy's (`--numpy`); a fit copies them into blocks.
 """
 
 from __future__ import annotations

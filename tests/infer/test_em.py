@@ -301,7 +301,18 @@ def test_a_hundred_thousand_rows_in_blocks(mle):
     x = np.where(
         rng.uniform(size=100_000) < 0.3, rng.normal(-2, 1, 100_000), rng.normal(3, 2, 100_000)
     )
-    fit = mle.run(0, x, ALPHA, 2)
+    alive = []
+
+    def look(progress):
+        alive.append([array.shape for array in jax.live_arrays() if array.size >= len(x)])
+
+    em = EM(mle.plans.given, max_steps=800, progress_bar=False, callback=look)
+    fit = em.run(0, x, ALPHA, 2)
+    # the rows and their weights, in blocks; NumPy's own rows have no other copy until the fit is over
+    assert all(len(shapes) == 2 and x.shape not in shapes for shapes in alive) and alive
+    np.testing.assert_array_equal(fit.arguments.arrays[0], x)
+    assert all(isinstance(array, jax.Array) for array in fit.arguments.arrays)
+    np.testing.assert_array_equal(em.run(0, jnp.asarray(x), ALPHA, 2).objective, fit.objective)
     assert fit.status is Status.CONVERGED
     assert_never_falls(fit.objective, len(x))
     order = np.argsort(fit.parameters["mean"])

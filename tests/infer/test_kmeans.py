@@ -50,7 +50,7 @@ def test_the_same_start_takes_the_steps_of_scikit_learn(rows, columns, size, dty
     np.testing.assert_allclose(fit.centroids, peer.cluster_centers_, rtol=tolerance)
     np.testing.assert_array_equal(fit.labels, peer.labels_)
     assert_never_rises(fit.trace, x)
-    assert len(lloyd.arrange(x, size).mesh.devices) == (2 if rows > 8192 else 1)
+    assert len(lloyd.arrange(x, x[0], size).mesh.devices) == (2 if rows > 8192 else 1)
 
 
 def test_it_is_hard_em_of_equal_weights_and_one_known_spherical_covariance():
@@ -209,6 +209,11 @@ def test_unused_centroids_of_a_curve_change_nothing():
     np.testing.assert_allclose(curve.fitted[1], fit.trace[-1], rtol=1e-12)
     np.testing.assert_allclose(curve.held_out[1], fit.distortion(x[:50]), rtol=1e-12)
     np.testing.assert_allclose(curve.fitted[0], np.var(x, axis=0).sum(), rtol=1e-12)
+    # whole numbers to fit do not make whole numbers of the others
+    whole = np.round(x).astype(int)
+    curve = bayesmix.distortion_curve(random.key(0), whole, x[:50], [1, 2, 3], restarts=1)
+    away = np.sum((x[:50] - whole.mean(axis=0)) ** 2, axis=1)
+    np.testing.assert_allclose(curve.held_out[0], np.mean(away), rtol=1e-12)
 
 
 def test_the_elbow_is_at_clusters_and_shallow_without_them():
