@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ class EM:
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
         given = given_values(found, array_values(found.program, init or {}), restarts)
-        keys = random.split(rng_key, restarts)
+        split_key = partial(random.split, num=restarts)
+        keys = found.remember(("split", restarts), lambda: compile_lightly(split_key))(rng_key)
         given = {**own_starts(found, arguments, keys), **given}
         at_data = found.specialise(arguments)
         if set(given) == set(found.reading.parameter_names):
