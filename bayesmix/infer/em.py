@@ -44,8 +44,8 @@ from .starts import (
 from .steps import objective_and_statistics
 
 _PARTS_STREAM = 0x70617274
-# log densities of rows in a step beyond which more starts in it make none cheaper
-_ENTRIES_AT_A_TIME = 100_000
+# starts, and log densities of rows, in a step beyond which more starts in it make none cheaper
+_MOST_LANES, _ENTRIES_AT_A_TIME = 20, 400_000
 
 
 class EM:
@@ -328,7 +328,7 @@ def _num_lanes(found: Plan, num_rows: int, restarts: int) -> int:
     """How many starts are stepped at a time: so many that what a step costs beyond its arithmetic is
     shared, and no more, since lanes stand idle when the last starts are under way."""
     entries = num_rows * sum(found.graph.size(clique) for clique in range(len(found.graph.cliques)))
-    return min(restarts, -(-_ENTRIES_AT_A_TIME // entries))
+    return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
 
 
 def _names(parts: Parts) -> str:
