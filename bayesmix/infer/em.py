@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from .starts import (
 from .steps import objective_and_statistics
 
 _PARTS_STREAM = 0x70617274
+# starts, and log densities of rows, in a step beyond which more starts in it make none cheaper
+_MOST_LANES, _ENTRIES_AT_A_TIME = 20, 400_000
 
 
 class EM:
@@ -171,9 +174,11 @@ class EM:
         compiled = self._compile(arguments)
         found = compiled.plan
         observed = found.observe(arguments, fitting=True)
-        blocks = found.arrange(observed, restarts)
+        lanes = _num_lanes(found, observed.num_rows, restarts)
+        blocks = found.arrange(observed, lanes)
         given = given_values(found, array_values(found.program, init or {}), restarts)
-        keys = random.split(rng_key, restarts)
+        split_key = partial(random.split, num=restarts)
+        keys = found.remember(("split", restarts), lambda: compile_lightly(split_key))(rng_key)
         given = {**own_starts(found, arguments, keys), **given}
         at_data = found.specialise(arguments)
         if set(given) == set(found.reading.parameter_names):
@@ -185,7 +190,7 @@ class EM:
         told, kind = (arguments.arrays, given, rng_key), f"EM {_names(compiled.parts)}"
         state = run_in_chunks(
             state,
-            compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance),
+            compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance, lanes),
             name="EM",
             max_steps=self.max_steps,
             every=self.report_every,
@@ -276,9 +281,10 @@ class _Compiled:
         self.start = compile_lightly(start)
         self.given = compile_lightly(given)
         self.advance = compile_fully(
-            lambda arrays, blocks, states, fixed, settings: advance(
-                found, call(arrays), blocks, states, fixed, settings, parts
-            )
+            lambda arrays, blocks, states, fixed, settings, lanes: advance(
+                found, call(arrays), blocks, states, fixed, settings, parts, lanes
+            ),
+            static_argnums=(5,),
         )
 
         def begin(arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
@@ -299,13 +305,13 @@ class _Compiled:
         self.last = compile_lightly(last)
 
     def advancing(
-        self, arguments: Arguments, blocks: Blocks, fixed: Fixed, tolerance: float
+        self, arguments: Arguments, blocks: Blocks, fixed: Fixed, tolerance: float, lanes: int
     ) -> Callable[[EMState, int], EMState]:
-        """A function that brings fits to a limit of steps."""
+        """A function that brings fits to a limit of steps, so many of them at a time."""
 
         def advance(states: EMState, limit: int) -> EMState:
             settings = Settings(jnp.asarray(tolerance), jnp.asarray(limit))
-            return self.advance(arguments.arrays, blocks, states, fixed, settings)
+            return self.advance(arguments.arrays, blocks, states, fixed, settings, lanes)
 
         return advance
 
@@ -318,6 +324,13 @@ class _Compiled:
             self._nothing = like
         like = self._nothing
         return states._replace(memory=like.memory, pace=like.pace, path=like.path)
+
+
+def _num_lanes(found: Plan, num_rows: int, restarts: int) -> int:
+    """How many starts are stepped at a time: so many that what a step costs beyond its arithmetic is
+    shared, and no more, since lanes stand idle when the last starts are under way."""
+    entries = num_rows * sum(found.graph.size(clique) for clique in range(len(found.graph.cliques)))
+    return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
 
 
 def _names(parts: Parts) -> str:

@@ -1,4 +1,4 @@
-"""EM's one loop: M and E steps in turn, all starts together, compiled whole.
+"""EM's one loop: M and E steps in turn, several starts together, compiled whole.
 
 What a step does is put together from parts (:class:`Parts`), chosen independently: an E step, an M step,
 and an accelerator or none. The loop judges what they did.
@@ -24,6 +24,7 @@ from ..program.plan import Plan
 from .accelerators import Accelerator, Proposal, free_coordinates, propose
 from .convergence import judge
 from .e_steps import EStep, Expected
+from .lanes import run_in_lanes
 from .m_steps import MPart, make_m_step
 from .status import Status
 
@@ -85,7 +86,7 @@ def new_state(
     closed = max(1, sum(block.form is not None for block in found.blocks))
     nothing = jnp.full(restarts, -jnp.inf, dtype)
     return EMState(
-        alike=jnp.asarray(alike),
+        alike=jnp.full(restarts, alike),
         step=jnp.full(restarts, -1),
         values=values,
         statistics=statistics,
@@ -135,49 +136,76 @@ def advance(
     fixed: Fixed,
     settings: Settings,
     parts: Parts,
+    lanes: int,
 ) -> EMState:
-    """M and E steps in turn, all starts together, until each has stopped or `settings.until` steps."""
+    """M and E steps in turn, `lanes` starts at a time, until each has stopped or has made
+    `settings.until` steps."""
     m_step = make_m_step(found, parts.m_step)
+    last = states.trace.shape[1] - 1
 
     def running(states: EMState) -> Array:
         return (states.status == Status.RUNNING) & (states.step < settings.until)
 
-    def step(states: EMState) -> EMState:
-        values, proper = jax.vmap(partial(m_step, arguments, blocks))(
-            states.statistics, states.values
-        )
-        moved = states._replace(values=values, proper=proper)
-        return jax.lax.cond(states.alike > 0, once_more, expected, states, moved)
+    def phase(fits: tuple[EMState, Fixed]) -> Array:
+        return jnp.where(fits[0].alike > 0, 2, running(fits[0]).astype(int))
 
-    def once_more(states: EMState, moved: EMState) -> EMState:
+    def step(
+        fits: tuple[EMState, Fixed], record: _Record, place: Array
+    ) -> tuple[tuple[EMState, Fixed], _Record]:
+        before, fixed = fits
+        values, proper = jax.vmap(partial(m_step, arguments, blocks))(
+            before.statistics, before.values
+        )
+        moved = before._replace(values=values, proper=proper)
+        starting = before.alike[0] > 0  # as in all lanes
+        after = jax.lax.cond(starting, once_more, jax.vmap(expected), before, moved, fixed)
+        return (after, fixed), _recorded(record, before, after, place)
+
+    def once_more(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
         """Components alike; then, from the partition, each its own."""
         statistics = jax.tree.map(
-            partial(jnp.where, states.alike == 1), fixed.partitioned, states.statistics
+            partial(jnp.where, before.alike[0] == 1), fixed.partitioned, before.statistics
         )
-        return moved._replace(alike=states.alike - 1, statistics=statistics)
+        return moved._replace(alike=before.alike - 1, statistics=statistics)
 
-    def e_step(before: EMState, moved: EMState, given: Values) -> EMState:
+    def expected(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
         """One fit's E step where the accelerator goes, judged."""
         going = Proposal(moved.values, before.pace, jnp.asarray(False))
         if parts.accelerator is not None:
             going = propose(found, parts.accelerator, before.values, moved.values, before.pace)
         first = before.step < 0
-        mapped = {**moved.values, **given}
+        mapped = {**moved.values, **fixed.given}
         values = {n: jnp.where(first, mapped[n], value) for n, value in going.values.items()}
         seen = parts.e_step(found, arguments, blocks, values, before.memory)
         extrapolated = going.extrapolated & ~first
         pace = jax.tree.map(lambda new, old: jnp.where(first, old, new), going.pace, before.pace)
+        moved = moved._replace(pace=pace)
+        at_end = before.step + 1 >= last
         after = _judge(
-            before, moved._replace(pace=pace), seen, extrapolated, settings, blocks.num_rows, parts
+            before, moved, seen, extrapolated, at_end, settings.tolerance, blocks.num_rows, parts
         )
         stopped = ~running(before)
         return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), before, after)
 
-    def expected(states: EMState, moved: EMState) -> EMState:
-        alone = [each._replace(alike=None) for each in (states, moved)]
-        return jax.vmap(e_step)(*alone, fixed.given)._replace(alike=states.alike)
+    record = _Record(states.trace, states.path)
+    fits = (states._replace(trace=None, path={}), fixed)
+    (states, _), record = run_in_lanes(step, phase, fits, record, lanes)
+    return states._replace(**record._asdict())
 
-    return jax.lax.while_loop(lambda states: jnp.any(running(states)), step, states)
+
+class _Record(NamedTuple):
+    """What all starts write to: their traces (R, max_steps + 1), and their values at every step."""
+
+    trace: Array
+    path: Values
+
+
+def _recorded(record: _Record, before: EMState, after: EMState, place: Array) -> _Record:
+    """The record with the steps that were just made by the starts at `place`."""
+    step = jnp.where(after.step > before.step, after.step, record.trace.shape[1])
+    trace = record.trace.at[place, step].set(after.objective, mode="drop")
+    path = {n: p.at[place, step].set(after.values[n], mode="drop") for n, p in record.path.items()}
+    return _Record(trace, path)
 
 
 def _judge(
@@ -185,22 +213,20 @@ def _judge(
     moved: EMState,
     seen: Expected,
     extrapolated: Array,
-    settings: Settings,
+    at_end: Array,
+    tolerance: Array,
     rows: int,
     parts: Parts,
 ) -> EMState:
     """The state after a step: accepted or not, its gain, and whether the fit goes on."""
     objective, next_step = seen.objective, before.step + 1
-    judged = judge(
-        objective, before.objective, before.gain, settings.tolerance, rows, seen.comparable
-    )
+    judged = judge(objective, before.objective, before.gain, tolerance, rows, seen.comparable)
     small = judged.gain <= jnp.maximum(_CALM_SHARE * judged.target, judged.noise)
     calm = jnp.where(small, before.calm + 1, 0)
     settled = judged.settled
     if parts.accelerator is not None:
         settled &= calm >= _CALM_STEPS
-    last = next_step >= before.trace.shape[0] - 1
-    status = judged.status(settled | seen.settled, last)
+    status = judged.status(settled | seen.settled, at_end)
     taken = moved._replace(
         step=next_step,
         values=seen.values,
@@ -208,8 +234,6 @@ def _judge(
         memory=seen.memory,
         objective=objective,
         gain=judged.gain,
-        trace=before.trace.at[next_step].set(objective),
-        path={n: p.at[next_step].set(seen.values[n]) for n, p in before.path.items()},
         status=status,
         calm=calm,
     )
@@ -221,9 +245,7 @@ def _judge(
         # one that went too far costs a step, and the plain one is next
         again = before._replace(
             step=next_step,
-            status=jnp.where(last, Status.OUT_OF_STEPS, Status.RUNNING),
-            trace=before.trace.at[next_step].set(before.objective),
-            path={n: p.at[next_step].set(before.values[n]) for n, p in before.path.items()},
+            status=jnp.where(at_end, Status.OUT_OF_STEPS, Status.RUNNING),
             pace=paced(moved.pace, jnp.asarray(False)),
         )
         stays = jax.tree.map(partial(jnp.where, extrapolated), again, stays)

@@ -30,6 +30,7 @@ _SMALLEST_BLOCK, _USUAL_BLOCK = 32, 128
 # what visiting a block costs beyond its rows, in rows
 _VISIT = 128
 _UNBLOCKED_ROWS = 1024
+_VECTOR = 8
 _ALIGNMENT = 64
 
 
@@ -123,11 +124,15 @@ def arrange(
     grouped = patterns_of(families, observed)
     if grouped is None:
         each = -(-num_rows // (devices * size))
-        size = size if devices == 1 else -(-num_rows // (devices * each))
+        size = min(size, _whole_vectors(-(-num_rows // (devices * each))))
         return lay_out(arranged, observed, InOrder(devices * each, size, num_rows))
     patterns, of_row = grouped
     taken, pattern = _grouped_places(of_row, size, devices)
     return lay_out(arranged, observed, taken.reshape(pattern.size, -1), pattern, patterns)
+
+
+def _whole_vectors(size: int) -> int:
+    return -(-size // _VECTOR) * _VECTOR
 
 
 def by_family(families: dict[str, Statistic], observed: Observed) -> dict[str, Any]:

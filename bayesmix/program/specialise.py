@@ -10,14 +10,21 @@ Program Generation*, chapter 1; the interpreter is the one that JAX documents fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import JaxprEqn, Literal, Var
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from .arguments import compile_lightly
 
 # what is larger than this and costs nothing to make again is not kept
 _KEPT_ENTRIES = 1 << 12
+_MOVING = ("gather", "broadcast_in_dim", "reshape", "squeeze", "transpose")
+_CALLS = ("jit", "pjit")
 _CHEAP = ("broadcast_in_dim", "iota", "reshape", "squeeze", "convert_element_type")
 
 
@@ -59,7 +66,9 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
         ([()], -0.25)
     """
     traced, shape = jax.make_jaxpr(function, return_shape=True)(arrays, values)
-    jaxpr, structure = traced.jaxpr, jax.tree.structure(shape)
+    structure = jax.tree.structure(shape)
+    traced = _inlined(traced, jax.tree.leaves((arrays, values)))
+    jaxpr = traced.jaxpr
     count = len(jax.tree.leaves(arrays))
     inputs, unknown = jaxpr.invars[:count], set(jaxpr.invars[count:])
     constants = dict(zip(jaxpr.constvars, traced.consts, strict=True))
@@ -70,7 +79,7 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
             unknown.update(equation.outvars)
         else:
             early.append(equation)
-    late = _with_cheap(early, late, jaxpr.outvars)
+    late = _with_cheap(early, _without_indexing(early, late, constants), jaxpr.outvars)
     made = {variable for equation in late for variable in equation.outvars}
     wanted = {v for equation in late for v in _variables(equation.invars)}
     wanted |= set(_variables(jaxpr.outvars))
@@ -113,9 +122,106 @@ def _live(equations: Sequence[JaxprEqn], outputs: Sequence[Any]) -> list[JaxprEq
     return kept[::-1]
 
 
-def _with_cheap(
-    early: Sequence[JaxprEqn], late: list[JaxprEqn], outputs: Sequence[Any]
-) -> list[JaxprEqn]:
+class _Taken(NamedTuple):
+    """In the place of an equation that indexes at constants: its result has all entries of `root` in
+    their order or, where there is a `pick`, that one of each row along the last axis."""
+
+    root: Var
+    pick: np.ndarray | None
+    outvars: list[Var]
+    effects: frozenset[Any] = frozenset()
+
+    @property
+    def invars(self) -> list[Var]:
+        """What it needs."""
+        return [self.root]
+
+    def of(self, root: jax.Array) -> jax.Array:
+        """The result."""
+        if self.pick is not None:
+            chosen = np.arange(root.shape[-1]) == self.pick.reshape(*root.shape[:-1], 1)
+            root = jnp.sum(jax.lax.select(chosen, root, jnp.zeros_like(root)), axis=-1)
+        return jnp.reshape(root, self.outvars[0].aval.shape)
+
+
+def _without_indexing(
+    early: Sequence[JaxprEqn], late: Sequence[JaxprEqn], constants: dict[Var, Any]
+) -> list[Any]:
+    """The late equations with less indexing, whose derivatives take XLA long to compile.
+
+    `mean[z]` at all values of z in turn is a mere change of shape, and a diagonal a sum under a mask.
+    Which entries a result has is told by the equations themselves, applied to places, not to values.
+    """
+    fixed = set(constants)
+    for equation in early:
+        if not equation.effects and fixed.issuperset(_variables(equation.invars)):
+            fixed.update(equation.outvars)
+    roots: dict[Var, Var] = {}
+    moving = []
+    for equation in late:
+        if equation.primitive.name in _MOVING:
+            operand, *indices = equation.invars
+            if fixed.issuperset(_variables(indices)) and not isinstance(operand, Literal):
+                roots[equation.outvars[0]] = roots.get(operand, operand)
+                moving.append(equation)
+    indexing = [equation for equation in moving if equation.primitive.name == "gather"]
+    if not indexing:
+        return list(late)
+    needed = list({v for equation in indexing for v in _variables(equation.invars[1:])})
+
+    def find_places() -> list[jax.Array]:
+        found = dict(zip(needed, _run(_live(early, needed), constants, needed), strict=True))
+        for root in set(roots.values()):
+            # in floating point, where an entry that is not there has no place: it is not a number
+            found[root] = jnp.arange(root.aval.size, dtype=float).reshape(root.aval.shape)
+        return _run(moving, found, [equation.outvars[0] for equation in indexing])
+
+    with jax.core.eval_context():
+        places = compile_lightly(find_places)()
+    taken = {}
+    for equation, found in zip(indexing, places, strict=True):
+        result = equation.outvars[0]
+        taken[result] = _taken(roots[result], np.asarray(found), equation)
+    return [taken.get(equation.outvars[0]) or equation for equation in late]
+
+
+def _taken(root: Var, places: np.ndarray, equation: JaxprEqn) -> _Taken | None:
+    """What stands for an equation whose result has the entries of `root` at these places, or None."""
+    shape, places = root.aval.shape, places.ravel()
+    if np.array_equal(places, np.arange(math.prod(shape))):
+        return _Taken(root, None, equation.outvars)
+    numbers = jnp.issubdtype(root.aval.dtype, jnp.inexact)
+    if not shape or not numbers or math.prod(shape) > _KEPT_ENTRIES:
+        return None
+    if np.array_equal(places // shape[-1], np.arange(math.prod(shape[:-1]))):
+        return _Taken(root, (places % shape[-1]).astype(int), equation.outvars)
+    return None
+
+
+def _inlined(traced: ClosedJaxpr, arguments: Sequence[Any]) -> ClosedJaxpr:
+    """The same with the bodies of functions that index in the place of their calls."""
+    jaxpr = traced.jaxpr
+    if not any(map(_indexes, jaxpr.eqns)):
+        return traced
+
+    def run(*arguments: Any) -> list[Any]:
+        found = dict(zip(jaxpr.constvars, traced.consts, strict=True))
+        return _run(
+            jaxpr.eqns, found | dict(zip(jaxpr.invars, arguments, strict=True)), jaxpr.outvars
+        )
+
+    return jax.make_jaxpr(run)(*arguments)
+
+
+def _indexes(equation: JaxprEqn) -> bool:
+    """Is this a call of a function that indexes?"""
+    inner = equation.params.get("jaxpr") if equation.primitive.name in _CALLS else None
+    return inner is not None and any(
+        e.primitive.name == "gather" or _indexes(e) for e in inner.eqns
+    )
+
+
+def _with_cheap(early: Sequence[JaxprEqn], late: list[Any], outputs: Sequence[Any]) -> list[Any]:
     """The late equations, and before them those whose large results are made again, not kept."""
     wanted = set(_variables(outputs)).union(*(_variables(e.invars) for e in late))
     again = []
@@ -127,18 +233,31 @@ def _with_cheap(
     return again[::-1] + late
 
 
-def _run(equations: Sequence[JaxprEqn], found: dict[Var, Any], outputs: Sequence[Any]) -> list[Any]:
-    """Evaluate equations one after another."""
+def _run(equations: Sequence[Any], found: dict[Var, Any], outputs: Sequence[Any]) -> list[Any]:
+    """Evaluate equations one after another; functions that index are inlined."""
     found = dict(found)
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, Literal) else found[atom]
 
     for equation in equations:
-        # older versions of JAX name functions apart
-        given = equation.primitive.get_bind_params(equation.params)
-        functions, parameters = given if isinstance(given, tuple) else ((), given)
-        result = equation.primitive.bind(*functions, *map(read, equation.invars), **parameters)
-        several = equation.primitive.multiple_results
-        found |= dict(zip(equation.outvars, result if several else [result], strict=True))
+        result: Any
+        if isinstance(equation, _Taken):
+            result = [equation.of(read(equation.root))]
+        elif _indexes(equation):
+            inner = equation.params["jaxpr"]
+            told = zip(inner.jaxpr.constvars, inner.consts, strict=True)
+            given = zip(inner.jaxpr.invars, map(read, equation.invars), strict=True)
+            result = _run(inner.jaxpr.eqns, dict((*told, *given)), inner.jaxpr.outvars)
+        else:
+            result = _bind(equation, [read(atom) for atom in equation.invars])
+        found |= dict(zip(equation.outvars, result, strict=True))
     return [read(atom) for atom in outputs]
+
+
+def _bind(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
+    # older versions of JAX name functions apart
+    given = equation.primitive.get_bind_params(equation.params)
+    functions, parameters = given if isinstance(given, tuple) else ((), given)
+    result = equation.primitive.bind(*functions, *operands, **parameters)
+    return result if equation.primitive.multiple_results else [result]

@@ -114,3 +114,42 @@ def test_a_plan_evaluates_a_call_taken_apart_as_it_does_the_call(double):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), one, other)
         left = jax.make_jaxpr(lambda v: found.evaluate(at_data, v).prior)(values)
         assert "cholesky" not in str(left)
+
+
+INDEXED = {
+    "all in turn": (lambda v: v["c"][jnp.arange(3)[:, None]], False),
+    "diagonals": (lambda v: jnp.diagonal(v["c"].T[:, None] * v["a"][:, None], 0, 1, 2), False),
+    "along an axis": (
+        lambda v: jnp.take_along_axis(
+            v["a"] * jnp.ones((3, 1, 3)), jnp.arange(3)[:, None, None], -1
+        ),
+        False,
+    ),
+    "one of each row": (
+        lambda v: jnp.take_along_axis(v["c"], jnp.array([[1], [0], [1]]), axis=1, mode="clip"),
+        False,
+    ),
+    "turned round": (lambda v: v["c"][jnp.array([2, 0, 1])], True),
+    "some twice": (lambda v: v["a"][jnp.array([0, 0, 2])], True),
+    "what is not there": (lambda v: v["a"].at[jnp.arange(1, 4)].get(mode="fill"), True),
+    "data": (lambda v: v["a"][v["i"]], True),
+}
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_indexing_that_takes_every_entry_or_one_of_each_row_is_not_left(name):
+    taking, left = INDEXED[name]
+
+    def function(x, v):
+        return jnp.sin(taking({**v, "i": x}))
+
+    noise = np.random.default_rng(0).normal(size=(3, 5))
+    x, v = jnp.array([1, 0, 2]), {"a": jnp.asarray(noise[:, 0]), "c": jnp.asarray(noise[:, 1:3])}
+    parts = specialise(function, x, v)
+    known = parts.known(x)
+    assert ("gather" in str(jax.make_jaxpr(parts.rest)(x, known, v))) == left
+    found, slopes = jax.value_and_grad(lambda v: jnp.sum(parts.rest(x, known, v)))(v)
+    wanted, right = jax.value_and_grad(lambda v: jnp.sum(function(x, v)))(v)
+    np.testing.assert_array_equal(parts.rest(x, known, v), function(x, v))
+    np.testing.assert_allclose(found, wanted, rtol=1e-14)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), slopes, right)
