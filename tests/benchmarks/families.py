@@ -202,7 +202,9 @@ def ours(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Runs of one step and of STEPS more from the start."""
     init = {**case.start, "weights": np.full(K, 1 / K)}
     plan = bayesmix.plan(bayesmix.without_priors(case.program), case.x)
-    return steps_of(plan, init, case.x)
+    short, long, more = steps_of(plan, init, case.x)
+    assert more == STEPS
+    return short, long
 
 
 def by_hand(case: Case) -> Callable[[], jax.Array]:

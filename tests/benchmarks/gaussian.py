@@ -24,7 +24,7 @@ from sklearn.mixture import GaussianMixture
 
 import bayesmix
 from bayesmix.zoo import gaussian_mixture
-from tests.benchmarks.timing import STEPS, interleaved, steps_of
+from tests.benchmarks.timing import interleaved, steps_of
 
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
 GRID = tuple(product((10_000, 100_000, 1_000_000), (2, 10, 50), (3, 10, 50)))
@@ -95,16 +95,17 @@ def full(rows: int, columns: int, components: int, dtype: type) -> str:
     plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, components)
     start = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
     start = {name: np.asarray(value) for name, value in start.items()}
+    *mine, more = steps_of(plan, start, x, components)
     own = [by_hand(x, start, size) for size in BLOCKS]
     hand = [
         lambda run=run, steps=steps: jax.block_until_ready(run(steps))
         for run in own
-        for steps in (1, STEPS + 1)
+        for steps in (1, more + 1)
     ]
     precisions = np.linalg.inv(start["covariance"])
-    peer = sklearn("full", x, start, (precisions + np.swapaxes(precisions, 1, 2)) / 2)
-    times = interleaved(*steps_of(plan, start, x, components), *peer, *hand)
-    return line(f"full     N={rows:.0e} D={columns:2d} K={components:2d}", times)
+    peer = sklearn("full", x, start, (precisions + np.swapaxes(precisions, 1, 2)) / 2, more)
+    times = interleaved(*mine, *peer, *hand)
+    return line(f"full     N={rows:.0e} D={columns:2d} K={components:2d}", times, more)
 
 
 def diagonal(rows: int, columns: int, components: int, dtype: type) -> str:
@@ -113,15 +114,16 @@ def diagonal(rows: int, columns: int, components: int, dtype: type) -> str:
     plan = bayesmix.plan(bayesmix.without_priors(diagonal_mixture), x, components)
     start = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
     start = {name: np.asarray(value) for name, value in start.items()}
-    peer = sklearn("diag", x, start, 1 / start["variance"])
-    times = interleaved(*steps_of(plan, start, x, components), *peer)
-    return line(f"diagonal N={rows:.0e} D={columns:2d} K={components:2d}", times)
+    *mine, more = steps_of(plan, start, x, components)
+    peer = sklearn("diag", x, start, 1 / start["variance"], more)
+    times = interleaved(*mine, *peer)
+    return line(f"diagonal N={rows:.0e} D={columns:2d} K={components:2d}", times, more)
 
 
 def sklearn(
-    kind: str, x: np.ndarray, start: dict[str, np.ndarray], precisions: np.ndarray
+    kind: str, x: np.ndarray, start: dict[str, np.ndarray], precisions: np.ndarray, more: int
 ) -> tuple[Callable[[], Any], ...]:
-    """Runs of scikit-learn of one step, and of STEPS more."""
+    """Runs of scikit-learn of one step, and of so many more."""
 
     def run(steps: int) -> Callable[[], Any]:
         return lambda: GaussianMixture(
@@ -134,12 +136,12 @@ def sklearn(
             precisions_init=precisions.astype(x.dtype),
         ).fit(x)
 
-    return run(1), run(STEPS + 1)
+    return run(1), run(more + 1)
 
 
-def line(name: str, times: list[np.ndarray]) -> str:
-    """Milliseconds an iteration, and ratios; `times` are pairs of one step and of STEPS more."""
-    each = [(long - short) / STEPS for short, long in zip(times[::2], times[1::2], strict=True)]
+def line(name: str, times: list[np.ndarray], more: int) -> str:
+    """Milliseconds an iteration, and ratios; `times` are pairs of one step and of so many more."""
+    each = [(long - short) / more for short, long in zip(times[::2], times[1::2], strict=True)]
     mine, theirs, *hand = map(np.median, each)
     spread = each[1] / each[0]
     told = f"{name}  {1e3 * mine:9.2f} ms  scikit-learn {theirs / mine:6.1f} times"

@@ -28,14 +28,16 @@ def interleaved(*runs: Callable[[], Any]) -> list[np.ndarray]:
 
 def steps_of(
     plan: bayesmix.Plan, init: dict, *arguments
-) -> tuple[Callable[[], bayesmix.EMResult], ...]:
-    """Runs of one EM step and of STEPS more, from the same values."""
+) -> tuple[Callable[[], bayesmix.EMResult], Callable[[], bayesmix.EMResult], int]:
+    """Runs of one EM step and of several more, from the same values, and how many more: STEPS, or as
+    many as there are before rounding hides all gain."""
 
     def run(steps: int) -> Callable[[], bayesmix.EMResult]:
         em = bayesmix.EM(plan, progress_bar=False, max_steps=steps, tolerance=-1.0)
         return lambda: em.run(0, *arguments, init=init)
 
-    return run(1), run(STEPS + 1)
+    steps = int(run(STEPS + 1)().restart_steps[0])
+    return run(1), run(steps), steps - 1
 
 
 def line(name: str, mine: np.ndarray, theirs: np.ndarray) -> str:
