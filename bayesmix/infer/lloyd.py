@@ -28,7 +28,7 @@ from .status import Status
 _SCORE_BYTES = 1 << 17
 _ROW_BYTES = 1 << 18  # of one block's rows: they stay in a core's cache
 _LANES, _MULTIPLES = 64, (3, 63)
-_ROWS_PER_DEVICE = 4096  # fewer are not worth the exchange of sums
+_ROWS_PER_DEVICE = 1 << 14  # fewer are not worth the exchange of sums
 # up to here rows are summed by label fastest as products with vectors, and with matrices (bytes of one
 # number for each cluster: those that fit one register); beyond, by adding each to its sum
 _FEW_CLUSTERS, _REGISTER_BYTES = 8, 64
