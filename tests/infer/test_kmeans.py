@@ -36,7 +36,11 @@ def assert_never_rises(trace, x):
 # 33000 rows are enough for two devices, and 9 clusters for sums by scattering
 @pytest.mark.parametrize(
     ("rows", "columns", "size", "dtype", "tolerance"),
-    [(33_000, 3, 9, np.float64, 1e-9), (150, 2, 3, np.float64, 1e-9), (150, 2, 3, np.float32, 1e-5)],
+    [
+        (33_000, 3, 9, np.float64, 1e-9),
+        (150, 2, 3, np.float64, 1e-9),
+        (150, 2, 3, np.float32, 1e-5),
+    ],
 )
 def test_the_same_start_takes_the_steps_of_scikit_learn(rows, columns, size, dtype, tolerance):
     x = clusters(rows, columns, size).astype(dtype) + dtype(7.0)
