@@ -152,7 +152,7 @@ def test_the_number_of_components_is_that_of_reversible_jumps(K):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="under this vague prior a thousand particles leave a standard error of 0.9, which they report",
+    reason="under this vague prior a thousand particles have a standard error of 0.9, as they say",
 )
 def test_evidences_by_particles_are_in_that_ratio_too():
     told, error = number_of_components([4, 5])
