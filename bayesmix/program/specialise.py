@@ -180,9 +180,11 @@ def _without_indexing(
         places = compile_lightly(find_places)()
     taken = {}
     for equation, found in zip(indexing, places, strict=True):
-        result = equation.outvars[0]
-        taken[result] = _taken(roots[result], np.asarray(found), equation)
-    return [taken.get(equation.outvars[0]) or equation for equation in late]
+        mere = _taken(roots[equation.outvars[0]], np.asarray(found), equation)
+        if mere is not None:
+            taken[equation.outvars[0]] = mere
+    # an equation may have no result, such as one that prints
+    return [taken.get(next(iter(equation.outvars), None), equation) for equation in late]
 
 
 def _taken(root: Var, places: np.ndarray, equation: JaxprEqn) -> _Taken | None:

@@ -153,3 +153,17 @@ def test_indexing_that_takes_every_entry_or_one_of_each_row_is_not_left(name):
     np.testing.assert_array_equal(parts.rest(x, known, v), function(x, v))
     np.testing.assert_allclose(found, wanted, rtol=1e-14)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-14), slopes, right)
+
+
+def test_what_a_program_prints_is_printed_in_the_rest(capfd):
+    def function(x, v):
+        jax.debug.print("place {}", v[0])
+        return jnp.sum(v[jnp.arange(3)] - x)
+
+    x, v = jnp.ones(3), jnp.arange(3.0)
+    parts = specialise(function, x, v)
+    known = parts.known(x)
+    assert "place" not in capfd.readouterr().out
+    assert float(parts.rest(x, known, v)) == 0.0
+    jax.effects_barrier()
+    assert capfd.readouterr().out == "place 0.0\n"
