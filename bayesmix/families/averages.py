@@ -43,6 +43,7 @@ from .forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
+    solve_lower,
 )
 
 
@@ -94,9 +95,7 @@ def _normal_lower(form: NormalForm, c: NormalCoefficients) -> Array:
     """L (B, d, d) with L L' the covariance of each block: the transposed inverse of the factor of P."""
     lower = form.factor(c)
     identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    return jax.lax.linalg.triangular_solve(
-        lower, identity, left_side=True, lower=True, transpose_a=True
-    )
+    return solve_lower(lower, identity, transpose=True)
 
 
 def _normal_centre(form: NormalForm, c: NormalCoefficients) -> Array:
@@ -204,9 +203,7 @@ def _wishart_value(form: WishartForm, c: WishartCoefficients, multiple: Array) -
         half = c.lower @ root
         found = half @ jnp.swapaxes(half, -1, -2)
         return found / multiple[..., None, None]
-    half = jax.lax.linalg.triangular_solve(
-        root, jnp.swapaxes(c.lower, -1, -2), left_side=True, lower=True
-    )
+    half = solve_lower(root, jnp.swapaxes(c.lower, -1, -2))
     return jnp.swapaxes(half, -1, -2) @ half * multiple[..., None, None]
 
 

@@ -18,11 +18,10 @@ from jax import Array
 
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
-from .quadratic import Quadratic, all_of_batch, centre_of, few_lost
+from .quadratic import Quadratic, all_of_batch, centre_of, few_lost, worth_features
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
-_SMALL_BLOCK = 1200  # components times cells, with which features are not worth their compiling
 
 
 class Columns(NamedTuple):
@@ -75,10 +74,6 @@ def _columns_prepare(parameters: Columns, pattern: None) -> PreparedColumns:
     return PreparedColumns(mean, scale, Quadratic(centre, coefficients, accurate))
 
 
-def _few(prepared: PreparedColumns, rows: ColumnRows) -> bool:
-    return prepared.mean.shape[0] * rows.values.size < _SMALL_BLOCK
-
-
 def _features(centre: Array, rows: ColumnRows) -> Array:
     """1, z and z^2 of each cell, (3 D, n), zeros where it is missing; without the ones where none is."""
     z = rows.values - centre[:, None]
@@ -89,7 +84,7 @@ def _features(centre: Array, rows: ColumnRows) -> Array:
 
 
 def _columns_log_prob(prepared: PreparedColumns, rows: ColumnRows) -> Array:
-    if _few(prepared, rows):
+    if not worth_features(prepared.mean, rows.values):
         return _by_whitening(prepared, rows)
     form = prepared.quadratic
 
@@ -130,7 +125,7 @@ def _columns_accumulate(
     prepared: PreparedColumns, rows: ColumnRows, weights: Array, rng_key: Array | None
 ) -> tuple[Array, ...]:
     # missing cells of independent columns say nothing: they are left out, also of draws
-    if _few(prepared, rows):
+    if not worth_features(prepared.mean, rows.values):
         return _sums_by_whitening(prepared, rows, weights)
     form = prepared.quadratic
 

@@ -19,7 +19,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
@@ -34,6 +33,7 @@ from .forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
+    solve_lower,
 )
 
 _LOG_TWO_PI = math.log(2 * math.pi)
@@ -93,9 +93,7 @@ def lead(form: Form, coefficients: Any, groups: int) -> Any:
 # ------------------------------------------------------------------------------------ forms, one by one
 def _normal(form: NormalForm, c: NormalCoefficients) -> Array:
     lower = form.factor(c)
-    half = jax.lax.linalg.triangular_solve(
-        lower, c.gradient[..., None], left_side=True, lower=True
-    )[..., 0]
+    half = solve_lower(lower, c.gradient[..., None])[..., 0]
     log_determinant = jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
     size = c.gradient.shape[-1]
     return log_determinant - jnp.sum(half**2, axis=-1) / 2 - size * _LOG_TWO_PI / 2

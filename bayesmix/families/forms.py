@@ -57,7 +57,8 @@ def _transpose(matrix: Array) -> Array:
     return jnp.swapaxes(matrix, -1, -2)
 
 
-def _solve_lower(lower: Array, right: Array, transpose: bool = False) -> Array:
+def solve_lower(lower: Array, right: Array, transpose: bool = False) -> Array:
+    """L^{-1} B of lower triangular L (..., d, d) and B (..., d, m); L'^{-1} B where asked."""
     return jax.lax.linalg.triangular_solve(
         lower, right, left_side=True, lower=True, transpose_a=transpose
     )
@@ -115,8 +116,8 @@ class NormalForm(NamedTuple):
     def mode(self, coefficients: NormalCoefficients, value: Array) -> tuple[Array, Array]:
         """anchor + P^{-1} g; blocks without a proper precision keep ``value``."""
         lower = self.factor(coefficients)
-        step = _solve_lower(
-            lower, _solve_lower(lower, coefficients.gradient[..., None]), transpose=True
+        step = solve_lower(
+            lower, solve_lower(lower, coefficients.gradient[..., None]), transpose=True
         )[..., 0]
         proper = jnp.all(jnp.isfinite(step), axis=-1)
         anchor = self._blocks(coefficients.anchor)
@@ -127,8 +128,8 @@ class NormalForm(NamedTuple):
         """One draw of every block."""
         lower = self.factor(coefficients)
         noise = random.normal(rng_key, coefficients.gradient.shape, coefficients.gradient.dtype)
-        mean_part = _solve_lower(lower, coefficients.gradient[..., None])[..., 0]
-        step = _solve_lower(lower, (mean_part + noise)[..., None], transpose=True)[..., 0]
+        mean_part = solve_lower(lower, coefficients.gradient[..., None])[..., 0]
+        step = solve_lower(lower, (mean_part + noise)[..., None], transpose=True)[..., 0]
         return coefficients.anchor + jnp.reshape(step, coefficients.anchor.shape)
 
     def half_log_precision(self, coefficients: NormalCoefficients) -> Array:
@@ -262,9 +263,9 @@ class WishartForm(NamedTuple):
 
     def _whiten(self, coefficients: WishartCoefficients, value: Array) -> Array:
         if self.inverse:
-            half = _solve_lower(jnp.linalg.cholesky(value), coefficients.lower)
+            half = solve_lower(jnp.linalg.cholesky(value), coefficients.lower)
             return _transpose(half) @ half
-        half = _solve_lower(coefficients.lower, jnp.linalg.cholesky(value))
+        half = solve_lower(coefficients.lower, jnp.linalg.cholesky(value))
         return half @ _transpose(half)
 
     def kernel(self, coefficients: WishartCoefficients, value: Array) -> Array:
@@ -283,7 +284,7 @@ class WishartForm(NamedTuple):
             half = lower @ root
             found = half @ _transpose(half) / twice
         else:
-            half = _solve_lower(root, _transpose(lower))
+            half = solve_lower(root, _transpose(lower))
             found = _transpose(half) @ half * twice
         proper = jnp.all(jnp.isfinite(root), axis=(-2, -1)) & (coefficients.log_power > 0)
         return jnp.where(proper[..., None, None], found, value), jnp.all(proper)
@@ -297,10 +298,10 @@ class WishartForm(NamedTuple):
         bartlett = _bartlett(rng_key, freedom, dimension)
         # M = root^{-T} B B' root^{-1} is Wishart(freedom, S^{-1})
         if self.inverse:
-            half = _solve_lower(bartlett, _transpose(root))  # M^{-1} = half' half
+            half = solve_lower(bartlett, _transpose(root))  # M^{-1} = half' half
             half = half @ _transpose(coefficients.lower)
             return _transpose(half) @ half
-        half = coefficients.lower @ _solve_lower(root, bartlett, transpose=True)
+        half = coefficients.lower @ solve_lower(root, bartlett, transpose=True)
         return half @ _transpose(half)
 
     def shift(self, coefficients: WishartCoefficients, powers: Any) -> WishartCoefficients:

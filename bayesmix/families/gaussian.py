@@ -24,14 +24,22 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
+from .forms import solve_lower
 from .likelihoods import Family, Lead, by_cell, linear, register
 from .peel import Peeled
-from .quadratic import Quadratic, all_of_batch, features, num_features, pack, quadratic, unpack
+from .quadratic import (
+    Quadratic,
+    all_of_batch,
+    features,
+    num_features,
+    pack,
+    quadratic,
+    unpack,
+    worth_features,
+)
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
-# entries (K, D, n) of a block below which a second form is not worth compiling
-_SMALL_BLOCK = 1200
 
 
 class Gaussian(NamedTuple):
@@ -88,11 +96,9 @@ def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
 
 
 def _inverse(lower: Array) -> Array:
-    return _solve(lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape))
-
-
-def _solve(lower: Array, right: Array) -> Array:
-    return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True)
+    return solve_lower(
+        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    )
 
 
 def half_log_determinant(lower: Array) -> Array:
@@ -147,8 +153,7 @@ class FeatureSums(NamedTuple):
 
 def _feature_form(prepared: PreparedGaussian, rows: Array) -> Quadratic | None:
     """The form in features, where it is there and rows are so many that it is worth compiling."""
-    many = prepared.mean.shape[0] * rows.size >= _SMALL_BLOCK
-    return prepared.quadratic if many else None
+    return prepared.quadratic if worth_features(prepared.mean, rows) else None
 
 
 def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
@@ -296,9 +301,9 @@ def expected_square(mean: Array, lower: Array, statistics: GaussianStatistics) -
     S is not formed: by vectors, a derivative by the mean takes no products of matrices.
     """
     reference, count, first, second = statistics
-    half = _solve(lower, second)
-    about_reference = jnp.trace(_solve(lower, jnp.swapaxes(half, -1, -2)), axis1=-2, axis2=-1)
-    whitened = _solve(lower, jnp.stack([mean - reference, first], axis=-1))
+    half = solve_lower(lower, second)
+    about_reference = jnp.trace(solve_lower(lower, jnp.swapaxes(half, -1, -2)), axis1=-2, axis2=-1)
+    whitened = solve_lower(lower, jnp.stack([mean - reference, first], axis=-1))
     shift, total = whitened[..., 0], whitened[..., 1]
     return about_reference + jnp.sum((count[:, None] * shift - 2 * total) * shift, axis=-1)
 

@@ -29,6 +29,10 @@ from jax import Array
 _MOST_LOST = 0.01
 
 
+# entries (K, D, n) of a block below which a second form is not worth compiling
+_SMALL_BLOCK = 1200
+
+
 class Quadratic(NamedTuple):
     """Centre c (D,), coefficients C (K, F), and whether they are accurate, ()."""
 
@@ -58,6 +62,15 @@ def quadratic(mean: Array, scale_tril: Array, whitener: Array, log_normaliser: A
     size = jnp.abs(shift) + jnp.sqrt(jnp.sum(scale_tril**2, axis=-1))
     lost = jnp.einsum("kij,kj->ki", jnp.abs(whitener), size)
     return Quadratic(centre, coefficients, few_lost(lost))
+
+
+def worth_features(mean: Array, rows: Array) -> bool:
+    """Are components with means (K, D) and rows (D, n) so many that features are worth compiling?
+
+    >>> worth_features(jnp.zeros((2, 2)), jnp.zeros((2, 250)))
+    False
+    """
+    return mean.shape[0] * rows.size >= _SMALL_BLOCK
 
 
 def centre_of(mean: Array) -> Array:

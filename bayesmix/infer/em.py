@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +176,7 @@ class EM:
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
         given = given_values(found, array_values(found.program, init or {}), restarts)
-        split_key = partial(random.split, num=restarts)
-        keys = found.remember(("split", restarts), lambda: compile_lightly(split_key))(rng_key)
+        keys = random.split(rng_key, restarts)
         given = {**own_starts(found, arguments, keys), **given}
         at_data = found.specialise(arguments)
         if set(given) == set(found.reading.parameter_names):
@@ -329,7 +327,7 @@ class _Compiled:
 def _num_lanes(found: Plan, num_rows: int, restarts: int) -> int:
     """How many starts are stepped at a time: so many that what a step costs beyond its arithmetic is
     shared, and no more, since lanes stand idle when the last starts are under way."""
-    entries = num_rows * sum(found.graph.size(clique) for clique in range(len(found.graph.cliques)))
+    entries = num_rows * sum(found.graph.table_sizes)
     return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
 
 

@@ -72,7 +72,7 @@ def posteriors(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> 
 def priors(plan: Plan, evaluation: Evaluation) -> Tables:
     """p(joint values of a clique), (K,), or (K, N) where it differs from row to row."""
     graph = plan.graph
-    tables: list[Any] = [jnp.zeros((graph.size(i), 1)) for i in range(len(graph.cliques))]
+    tables: list[Any] = [jnp.zeros((size, 1)) for size in graph.table_sizes]
     for name, table in evaluation.latent.items():
         tables[graph.clique_of[name]] += table.reshape(table.shape[0], -1)
     found = eliminate.marginals(graph, tuple(tables))[1]

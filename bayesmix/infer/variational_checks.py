@@ -83,8 +83,7 @@ def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
             points = random_points(reading.parameters, noise)
             evaluations = jax.vmap(at)(points)
             first = jax.tree.map(lambda x: x[0], evaluations)
-            sizes = [plan.graph.size(i) for i in range(len(plan.graph.cliques))]
-            ones = tuple(jnp.ones((size, blocks.num_rows)) for size in sizes)
+            ones = tuple(jnp.ones((size, blocks.num_rows)) for size in plan.graph.table_sizes)
             statistics = row_pass.weighted_statistics(
                 plan.graph, plan.families, first, blocks, ones
             )

@@ -252,15 +252,14 @@ def block_size(
     fits: int = 1,
 ) -> int:
     """How many rows a block has, so that what so many fits compute of one stays in a core's cache."""
-    sizes = [graph.size(clique) for clique in range(len(graph.cliques))]
     in_cache = _BLOCK_BYTES // np.dtype(jnp.result_type(float)).itemsize
     # a table of many components is no reason for blocks that are shorter than usual
-    entries = [min(fits * sum(sizes), in_cache // _USUAL_BLOCK)]
+    entries = [min(fits * sum(graph.table_sizes), in_cache // _USUAL_BLOCK)]
     for name, rows in arranged.items():
         family = families[name]
         assert isinstance(family, Family)
         widths = [leaf.shape[0] for leaf in jax.tree.leaves(rows) if leaf.ndim > 1]
-        entries.append(family.entries(max(sizes), max(widths, default=1), fits))
+        entries.append(family.entries(max(graph.table_sizes), max(widths, default=1), fits))
     block = in_cache // max(entries)
     block = max(block, _SMALLEST_BLOCK) if 2 * block >= _SMALLEST_BLOCK else _USUAL_BLOCK
     few = max(block, _UNBLOCKED_ROWS // fits)

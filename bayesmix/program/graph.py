@@ -64,6 +64,11 @@ class Graph(NamedTuple):
         """The number of joint values of a clique's latents."""
         return math.prod(self.sizes[i] for i in self.cliques[clique])
 
+    @property
+    def table_sizes(self) -> tuple[int, ...]:
+        """The number of joint values of each clique's latents."""
+        return tuple(map(self.size, range(len(self.cliques))))
+
     def scope(self, factor: str) -> tuple[int, ...]:
         """The latents on which a factor depends."""
         return self.cliques[self.clique_of[factor]]

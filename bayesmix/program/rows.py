@@ -165,7 +165,7 @@ def _of_block(
 ) -> Tables:
     """The sum of the log factors of each clique for one block, (K, n) or (K, 1); -inf where a known
     label says no."""
-    found: list[Any] = [jnp.zeros((graph.size(clique), 1)) for clique in range(len(graph.cliques))]
+    found: list[Any] = [jnp.zeros((size, 1)) for size in graph.table_sizes]
     for name, table in _each(families, prepared, tables, block).items():
         found[graph.clique_of[name]] += table
     for name, labels in (block.labels or {}).items():

@@ -93,7 +93,7 @@ class Reading(NamedTuple):
     @property
     def num_components(self) -> int:
         """K: the number of joint values of the latents that a factor depends on, at the most."""
-        return max(self.graph.size(clique) for clique in range(len(self.graph.cliques)))
+        return max(self.graph.table_sizes)
 
     @property
     def width(self) -> int:

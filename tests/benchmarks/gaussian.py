@@ -29,14 +29,26 @@ from tests.benchmarks.timing import interleaved, steps_of
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
 GRID = tuple(product((10_000, 100_000, 1_000_000), (2, 10, 50), (3, 10, 50)))
 BLOCKS = (256, 1024)
+Sums = tuple[jax.Array, jax.Array]
 
 
 def clusters(rows: int, columns: int, components: int, dtype: type) -> np.ndarray:
-    """Overlapping Gaussian clusters."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(scale=2.0, size=(components, columns))
-    drawn = centres[rng.integers(components, size=rows)] + rng.normal(size=(rows, columns))
-    return drawn.astype(dtype)
+    """Gaussian clusters about `centres`."""
+    rng = np.random.default_rng(1)
+    own = centres(columns, components)[rng.integers(components, size=rows)]
+    return (own + rng.normal(size=(rows, columns))).astype(dtype)
+
+
+def centres(columns: int, components: int) -> np.ndarray:
+    """Means (K, D) some four standard deviations from each other, however many the columns, so that
+    clusters overlap, and EM has steps to make."""
+    scale = 2 * np.sqrt(2 / columns)
+    return np.random.default_rng(0).normal(scale=scale, size=(components, columns))
+
+
+def true_start(columns: int, components: int) -> dict[str, np.ndarray]:
+    """Weights and means from which no component shrinks onto a few rows."""
+    return {"weights": np.full(components, 1 / components), "mean": centres(columns, components)}
 
 
 def diagonal_mixture(x: Any, K: int) -> None:
@@ -65,7 +77,7 @@ def by_hand(x: np.ndarray, start: dict[str, np.ndarray], size: int) -> Callable[
     blocks = jnp.asarray(np.moveaxis(((x - centre) / scale).reshape(-1, size, dimension), 2, 1))
 
     def step(_: Any, now: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        weights, mean, covariance = now
+        weights, mean, covariance, _ = now
         lower, precision = jnp.linalg.cholesky(covariance), jnp.linalg.inv(covariance)
         linear = jnp.einsum("kij,kj->ki", precision, mean)
         constant = jnp.log(weights) - jnp.einsum("ki,ki->k", linear, mean) / 2
@@ -73,19 +85,26 @@ def by_hand(x: np.ndarray, start: dict[str, np.ndarray], size: int) -> Callable[
         square = -precision[:, upper[0], upper[1]] * twice / 2
         coefficients = jnp.concatenate([constant[:, None], linear, square], 1)
 
-        def block(total: jax.Array, z: jax.Array) -> tuple[jax.Array, None]:
+        def block(so_far: Sums, z: jax.Array) -> tuple[Sums, None]:
             phi = jnp.concatenate([jnp.ones_like(z[:1]), z, z[upper[0]] * z[upper[1]]])
-            return total + jax.nn.softmax(coefficients @ phi, axis=0) @ phi.T, None
+            table = coefficients @ phi
+            top = jnp.max(table, axis=0)
+            terms = jnp.exp(table - top)
+            total = jnp.sum(terms, axis=0)
+            log_likelihood = so_far[1] + jnp.sum(jnp.log(total) + top)
+            return (so_far[0] + terms * (1 / total) @ phi.T, log_likelihood), None
 
-        sums = jax.lax.scan(block, jnp.zeros(coefficients.shape, dtype), blocks)[0]
+        nothing = (jnp.zeros(coefficients.shape, dtype), jnp.zeros((), dtype))
+        (sums, log_likelihood), _ = jax.lax.scan(block, nothing, blocks)
         count = sums[:, 0]
         mean = sums[:, 1 : dimension + 1] / count[:, None]
         second = (sums[:, dimension + 1 :] / count[:, None])[:, place]
-        return count / count.sum(), mean, second - mean[:, :, None] * mean[:, None, :]
+        covariance = second - mean[:, :, None] * mean[:, None, :]
+        return count / count.sum(), mean, covariance, log_likelihood
 
     turned = start["covariance"] / (scale[:, None] * scale)
     first = (start["weights"], (start["mean"] - centre) / scale, turned)
-    first = tuple(jnp.asarray(each, dtype) for each in first)
+    first = tuple(jnp.asarray(each, dtype) for each in (*first, 0.0))
     return jax.jit(lambda steps: jax.lax.fori_loop(0, steps, step, first))
 
 
@@ -93,8 +112,8 @@ def full(rows: int, columns: int, components: int, dtype: type) -> str:
     """One iteration with full covariances."""
     x = clusters(rows, columns, components, dtype)
     plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, components)
-    start = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
-    start = {name: np.asarray(value) for name, value in start.items()}
+    covariance = np.tile(np.eye(columns), (components, 1, 1))
+    start = true_start(columns, components) | {"covariance": covariance}
     *mine, more = steps_of(plan, start, x, components)
     own = [by_hand(x, start, size) for size in BLOCKS]
     hand = [
@@ -112,8 +131,7 @@ def diagonal(rows: int, columns: int, components: int, dtype: type) -> str:
     """One iteration with independent columns."""
     x = clusters(rows, columns, components, dtype)
     plan = bayesmix.plan(bayesmix.without_priors(diagonal_mixture), x, components)
-    start = bayesmix.EM(plan, progress_bar=False, max_steps=1).run(0, x, components).parameters
-    start = {name: np.asarray(value) for name, value in start.items()}
+    start = true_start(columns, components) | {"variance": np.ones((components, columns))}
     *mine, more = steps_of(plan, start, x, components)
     peer = sklearn("diag", x, start, 1 / start["variance"], more)
     times = interleaved(*mine, *peer)
