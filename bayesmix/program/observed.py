@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from ..families.peel import peel
+from .arguments import Arguments
 from .blocks import Observed
 from .errors import ProgramError
 
@@ -58,6 +59,11 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
     given = value = traced["infer"].get(RAW, traced["value"])
     batch = tuple(jnp.shape(value)[: jnp.ndim(value) - site.event_ndim])
     axis = len(batch) + reading.rows.dim
+    if batch and batch[axis] != reading.rows.size:
+        raise ProgramError(
+            f"site '{site.name}' has {batch[axis]} rows, and its plate '{reading.rows.name}' "
+            f"{reading.rows.size}; give arguments with as many rows as each other"
+        )
 
     def first(array: Any) -> Any:
         return jnp.moveaxis(jnp.broadcast_to(array, batch), axis, 0)
@@ -152,6 +158,25 @@ def check_enough(reading: Reading, observed: Observed) -> None:
                 f"observed site '{name}' has nothing but missing values"
                 + (f" in column {columns} (counted from 0)" if np.ndim(never) else "")
                 + "; leave out what was never observed"
+            )
+
+
+def check_numbers(arguments: Arguments, observed: Observed) -> None:
+    """Are all arguments numbers that nobody observes? What is missing there cannot be summed out.
+
+    Raises :class:`ProgramError` naming argument, rows and columns.
+    """
+    gaps = [~np.asarray(there) for there in observed.present.values() if there is not None]
+    leaves, _ = jax.tree.flatten_with_path(arguments.call())
+    for (_, *path), leaf in leaves:
+        array = np.asarray(leaf)
+        hidden = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
+        if hidden.any() and not any(np.array_equal(hidden, gap) for gap in gaps):
+            name = jax.tree_util.keystr(tuple(path), simple=True, separator=".")
+            raise ProgramError(
+                f"argument {name} of the program holds NaN"
+                + (f" ({_where(hidden)})" if hidden.ndim else "")
+                + "; only observed sites may have missing values: fill it in, or drop these rows"
             )
 
 

@@ -24,7 +24,7 @@ from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
 from .modules import read_arrays
-from .observed import check_cells, check_enough, tidy
+from .observed import check_cells, check_enough, check_numbers, tidy
 from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, structure_of
 from .specialise import Specialised, specialise
@@ -293,6 +293,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
                 # a column may be constant over the few rows, and a prior scaled by it
                 found = probe(program, arguments, reading, observed)
         if found is None:
+            check_numbers(arguments, observed)
             raise ProgramError(
                 "the log joint of the program is not finite at ordinary parameter values; look for a "
                 "prior scaled by a constant column, or a matrix that is not positive definite"

@@ -334,3 +334,32 @@ def test_no_restarts_at_all(em):
 def test_marginalize_names_the_cause_too():
     with pytest.raises(ProgramError, match="'cause'"):
         numpyro.handlers.seed(bayesmix.marginalize(no_plate), jax.random.key(0))(X)
+
+
+def with_exposure(visits, cost, exposure):
+    weights, mean = parameters()
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0).expand([2]).to_event(1))
+    with numpyro.plate("patients", len(visits)):
+        z = numpyro.sample("cause", dist.Categorical(weights))
+        numpyro.sample("visits", dist.Poisson(exposure * rate[z]), obs=visits)
+        numpyro.sample("cost", dist.Normal(mean[z], 1.0), obs=cost)
+
+
+VISITS, EXPOSURE = np.array([0, 1, 5, 6, 4, 0]), np.array([1.0, 2.0, 1.0, 1.0, 0.5, 1.0])
+
+
+def test_columns_of_different_lengths_are_named():
+    text = refused(with_exposure, VISITS, X[:5], EXPOSURE)
+    assert "'cost' has 5 rows, and its plate 'patients' 6" in text
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_covariate_that_is_missing_is_named_by_argument_and_row(by_name):
+    missing = np.where(np.arange(6) == 3, np.nan, EXPOSURE)
+    cost = np.where(np.arange(6) == 1, np.nan, X)  # may be missing: it is observed
+    if by_name:
+        text = refused(with_exposure, VISITS, cost=cost, exposure=missing)
+        assert "argument exposure of the program holds NaN (row 3, counted from 0)" in text
+    else:
+        text = refused(with_exposure, VISITS, cost, missing)
+        assert "argument 2 of the program holds NaN (row 3, counted from 0)" in text
