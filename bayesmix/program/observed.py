@@ -105,7 +105,12 @@ def _layers(fn: Any) -> list[Any]:
 
 def unknown(labels: np.ndarray) -> np.ndarray:
     """Which labels are not known: NaN, or negative."""
-    return np.isnan(labels) | (labels < 0) if labels.dtype.kind == "f" else labels < 0
+    return _not_numbers(labels) | (labels < 0)
+
+
+def _not_numbers(array: np.ndarray) -> np.ndarray:
+    """Which entries are NaN."""
+    return np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
 
 
 def tidy(reading: Reading, rows: dict[str, Row]) -> Observed:
@@ -124,11 +129,10 @@ def tidy(reading: Reading, rows: dict[str, Row]) -> Observed:
 def _cells(site: Site, row: Row) -> tuple[np.ndarray, np.ndarray | None]:
     """Values with missing cells filled, and which cells are there (None: all of them)."""
     name, value = site.name, row.value
-    floating = value.dtype.kind == "f"
-    there = ~np.isnan(value) if floating else np.ones(value.shape, bool)
+    there = ~_not_numbers(value)
     if row.mask is not None:
         there &= row.mask.reshape(row.mask.shape + (1,) * (value.ndim - row.mask.ndim))
-    if floating and np.isinf(value).any():
+    if value.dtype.kind == "f" and np.isinf(value).any():
         raise ProgramError(
             f"observed site '{name}' holds infinite values ({_where(np.isinf(value))}); replace them, "
             "or set them to NaN if they are missing"
@@ -162,16 +166,18 @@ def check_enough(reading: Reading, observed: Observed) -> None:
 
 
 def check_numbers(arguments: Arguments, observed: Observed) -> None:
-    """Are all arguments numbers that nobody observes? What is missing there cannot be summed out.
+    """Are there missing values in arguments that nobody observes? They cannot be summed out.
 
     Raises :class:`ProgramError` naming argument, rows and columns.
     """
     gaps = [~np.asarray(there) for there in observed.present.values() if there is not None]
+    gaps += [np.asarray(labels) < 0 for labels in (observed.labels or {}).values()]
     leaves, _ = jax.tree.flatten_with_path(arguments.call())
     for (_, *path), leaf in leaves:
-        array = np.asarray(leaf)
-        hidden = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
-        if hidden.any() and not any(np.array_equal(hidden, gap) for gap in gaps):
+        hidden = _not_numbers(np.asarray(leaf))
+        # of an observed site more cells may be hidden, by a mask
+        known = any(gap.shape == hidden.shape and gap[hidden].all() for gap in gaps)
+        if hidden.any() and not known:
             name = jax.tree_util.keystr(tuple(path), simple=True, separator=".")
             raise ProgramError(
                 f"argument {name} of the program holds NaN"

@@ -363,3 +363,15 @@ def test_a_covariate_that_is_missing_is_named_by_argument_and_row(by_name):
     else:
         text = refused(with_exposure, VISITS, cost, missing)
         assert "argument 2 of the program holds NaN (row 3, counted from 0)" in text
+
+
+def test_what_is_not_finite_is_not_blamed_on_labels_that_are_not_known():
+    def by_a_constant(x, labels):
+        weights, mean = parameters()
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        with numpyro.plate("rows", len(x)):
+            z = numpyro.sample("cause", dist.Categorical(weights), obs=labels)
+            numpyro.sample("x", dist.Normal(mean[z], scale * jnp.std(x - x)), obs=x)
+
+    text = refused(by_a_constant, X, np.array([np.nan, 0.0, 1.0, np.nan, 1.0, 0.0]))
+    assert "log joint of the program is not finite" in text
