@@ -43,6 +43,7 @@ from .forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
+    inverse_lower,
     solve_lower,
 )
 
@@ -93,9 +94,7 @@ def _either_side(gap: Array) -> Array:
 # ------------------------------------------------------------------------------------------- normal
 def _normal_lower(form: NormalForm, c: NormalCoefficients) -> Array:
     """L (B, d, d) with L L' the covariance of each block: the transposed inverse of the factor of P."""
-    lower = form.factor(c)
-    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    return solve_lower(lower, identity, transpose=True)
+    return inverse_lower(form.factor(c), transpose=True)
 
 
 def _normal_centre(form: NormalForm, c: NormalCoefficients) -> Array:

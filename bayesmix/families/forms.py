@@ -64,6 +64,12 @@ def solve_lower(lower: Array, right: Array, transpose: bool = False) -> Array:
     )
 
 
+def inverse_lower(lower: Array, transpose: bool = False) -> Array:
+    """L^{-1} of lower triangular L (..., d, d); L'^{-1} where asked."""
+    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    return solve_lower(lower, identity, transpose)
+
+
 # ------------------------------------------------------------------------------------------- normal
 class NormalCoefficients(NamedTuple):
     """``anchor`` has the value's shape; gradient (B, d) and precision (B, d, d) are taken there."""

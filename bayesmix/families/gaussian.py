@@ -24,7 +24,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from .forms import solve_lower
+from .forms import inverse_lower, solve_lower
 from .likelihoods import Family, Lead, by_cell, linear, register
 from .peel import Peeled
 from .quadratic import (
@@ -80,7 +80,7 @@ def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
     mean, lower = parameters
     dimension = mean.shape[-1]
     if pattern is None:
-        whitener = _inverse(lower)
+        whitener = inverse_lower(lower)
         normaliser = -half_log_determinant(lower) - dimension * _LOG_TWO_PI / 2
         return PreparedGaussian(mean, lower, whitener, normaliser, None, None)
     there = pattern.astype(lower.dtype)
@@ -88,17 +88,11 @@ def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
     covariance = lower @ jnp.swapaxes(lower, -1, -2)
     observed = covariance * (there[:, None] * there) + identity * (1 - there)
     observed_lower = jnp.linalg.cholesky(observed)
-    whitener = _inverse(observed_lower) * there
+    whitener = inverse_lower(observed_lower) * there
     normaliser = -half_log_determinant(observed_lower) - jnp.sum(there) * _LOG_TWO_PI / 2
     completion = jnp.swapaxes(whitener @ lower, -1, -2)
     residual = identity - completion @ jnp.swapaxes(completion, -1, -2)
     return PreparedGaussian(mean, lower, whitener, normaliser, completion, residual)
-
-
-def _inverse(lower: Array) -> Array:
-    return solve_lower(
-        lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    )
 
 
 def half_log_determinant(lower: Array) -> Array:
@@ -319,7 +313,7 @@ def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> 
     """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
     n, s and S of weights, whitened residuals and their outer products."""
     count, first, second = _whitened_sums(prepared, sums)
-    turned = jnp.swapaxes(_inverse(prepared.scale_tril), -1, -2)
+    turned = jnp.swapaxes(inverse_lower(prepared.scale_tril), -1, -2)
     excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
     return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
 

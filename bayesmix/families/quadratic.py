@@ -27,8 +27,6 @@ from jax import Array
 # error of a column that is accepted, in square roots of the machine's precision: means may be 800
 # standard deviations from the centre in double precision, 5 in single
 _MOST_LOST = 0.01
-
-
 # entries (K, D, n) of a block below which a second form is not worth compiling
 _SMALL_BLOCK = 1200
 

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
+from ..families.forms import inverse_lower
+
 
 class ByCell(NamedTuple):
     """A vector's cells (..., D) as distributions of numbers: each by itself, and each given the cells
@@ -85,11 +87,7 @@ def by_cell(base: Any, value: Array) -> ByCell | None:
 def _whitened(base: Any, value: Array) -> tuple[Array, Array, Array, Array]:
     """w = L^-1 (x - m); each cell's mean given those before it, scale L_dd, and own deviation."""
     lower = base.scale_tril
-    size = lower.shape[-1]
-    inverse = jax.scipy.linalg.solve_triangular(
-        lower, jnp.broadcast_to(jnp.eye(size), lower.shape), lower=True
-    )
-    w = jnp.einsum("...ij,...j->...i", inverse, value - base.loc)
+    w = jnp.einsum("...ij,...j->...i", inverse_lower(lower), value - base.loc)
     scale = jnp.diagonal(lower, axis1=-2, axis2=-1)
     return w, value - scale * w, scale, jnp.linalg.norm(lower, axis=-1)
 
