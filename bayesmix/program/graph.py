@@ -29,7 +29,6 @@ _LARGEST_TABLE = 1 << 17
 _ROWS = -1  # the index of rows in a path
 _USUAL_ROWS = 1000  # what a path is made for
 _IMPOSSIBLE = -1e10
-_AT_ONCE = 768  # random numbers
 _FEW_VALUES = 4
 
 
@@ -231,14 +230,7 @@ def product_form(
 
 def uniforms(graph: Graph, rng_key: Array, rows: int, dtype: Any = float) -> Array:
     """The random numbers in [0, 1) that :func:`draw` needs, (steps, rows)."""
-    shape = (len(graph.steps), rows)
-    count = math.prod(shape)
-    # a few at a time: XLA shares the work on more among threads, which takes up to ten times as long,
-    # as it does where their number is not one that its vectors divide
-    keys = random.split(rng_key, -(-count // _AT_ONCE))
-    length = -(-count // (8 * len(keys))) * 8
-    drawn = jax.lax.map(lambda key: random.uniform(key, (length,), dtype), keys)
-    return drawn.reshape(-1)[:count].reshape(shape)
+    return random.uniform(rng_key, (len(graph.steps), rows), dtype)
 
 
 def draw(graph: Graph, tables: Tables, uniform: Array) -> tuple[Array, Array]:
