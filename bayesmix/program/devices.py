@@ -111,17 +111,6 @@ def place(by_block: Any, everywhere: Any, mesh: Mesh | None) -> Any:
     return tuple(map(jax.device_put, (by_block, everywhere), parts))
 
 
-def all_blocks(make: Callable[[Any], Any], every: Any, mesh: Mesh | None) -> Any:
-    """`make(block)` for each block of `every`, whose arrays lead with blocks: of all blocks at once, for
-    what is small."""
-    many = jax.vmap(make)
-    if mesh is None:
-        return many(every)
-    return jax.shard_map(many, mesh=mesh, in_specs=_BY_BLOCK, out_specs=_BY_BLOCK, check_vma=False)(
-        every
-    )
-
-
 def over_blocks(
     visit: Callable[..., tuple[Any, Any]], every: Any, mesh: Mesh | None
 ) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from jax import Array, random
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family, linear
 from .blocks import Blocks
-from .devices import all_blocks, over_blocks
+from .devices import over_blocks
 from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
@@ -239,7 +239,7 @@ def drawn_pass(
 
     # splitting is folding in 0, 1, ...: a number that no block has
     hidden_key = random.fold_in(rng_key, count)
-    told = all_blocks(of_block, random.split(rng_key, count), blocks.mesh)
+    told = jax.vmap(of_block)(random.split(rng_key, count))
     return passes(graph, families, evaluation, blocks, part, told, hidden_key)
 
 
