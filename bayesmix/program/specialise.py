@@ -5,13 +5,13 @@ anew in every step, and XLA compile them into every function. The factors are tr
 parameter is computed once for a call's arrays, and only the rest is left to the engines.
 
 Source: partial evaluation of programs, Jones, Gomard & Sestoft (1993), *Partial Evaluation and Automatic
-Program Generation*, chapter 1; the interpreter is the one that JAX documents for its jaxprs.
+Program Generation*, chapter 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +20,12 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from .arguments import compile_lightly
+from .equations import Taken, indexes, live, run, variables
+from .factorise import factorised_once
 
 # what is larger than this and costs nothing to make again is not kept
 _KEPT_ENTRIES = 1 << 12
 _MOVING = ("gather", "broadcast_in_dim", "reshape", "squeeze", "transpose")
-_CALLS = ("jit", "pjit")
 _CHEAP = ("broadcast_in_dim", "iota", "reshape", "squeeze", "convert_element_type")
 
 
@@ -73,22 +74,23 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
     inputs, unknown = jaxpr.invars[:count], set(jaxpr.invars[count:])
     constants = dict(zip(jaxpr.constvars, traced.consts, strict=True))
     early, late = [], []
-    for equation in _live(jaxpr.eqns, jaxpr.outvars):
-        if equation.effects or unknown & set(_variables(equation.invars)):
+    for equation in live(jaxpr.eqns, jaxpr.outvars):
+        if equation.effects or unknown & set(variables(equation.invars)):
             late.append(equation)
             unknown.update(equation.outvars)
         else:
             early.append(equation)
-    late = _with_cheap(early, _without_indexing(early, late, constants), jaxpr.outvars)
+    late = factorised_once(_without_indexing(early, late, constants))
+    late = _with_cheap(early, live(late, jaxpr.outvars), jaxpr.outvars)
     made = {variable for equation in late for variable in equation.outvars}
-    wanted = {v for equation in late for v in _variables(equation.invars)}
-    wanted |= set(_variables(jaxpr.outvars))
+    wanted = {v for equation in late for v in variables(equation.invars)}
+    wanted |= set(variables(jaxpr.outvars))
     defined = [*jaxpr.constvars, *(v for equation in early for v in equation.outvars)]
     kept = [variable for variable in defined if variable in wanted - made]
 
     def known(arrays: Any) -> tuple[jax.Array, ...]:
         found = constants | dict(zip(inputs, jax.tree.leaves(arrays), strict=True))
-        return tuple(_run(early, found, kept))
+        return tuple(run(early, found, kept))
 
     needed = [i for i, variable in enumerate(inputs) if variable in wanted]
 
@@ -97,7 +99,7 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
         found = dict(zip((inputs[i] for i in needed), arrays, strict=True))
         found |= dict(zip(jaxpr.invars[count:], jax.tree.leaves(values), strict=True))
         found |= dict(zip(kept, known, strict=True))
-        return jax.tree.unflatten(structure, _run(late, found, jaxpr.outvars))
+        return jax.tree.unflatten(structure, run(late, found, jaxpr.outvars))
 
     def rest(arrays: Any, known: tuple[jax.Array, ...], values: Any) -> Any:
         # loops would carry along what is not looked at
@@ -106,42 +108,6 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
 
     like = jax.tree.map(jax.typeof, values)
     return Specialised(known, rest, like, frozenset(needed))
-
-
-def _variables(atoms: Iterable[Any]) -> list[Var]:
-    return [atom for atom in atoms if not isinstance(atom, Literal)]
-
-
-def _live(equations: Sequence[JaxprEqn], outputs: Sequence[Any]) -> list[JaxprEqn]:
-    """The equations that the outputs need, in order."""
-    wanted, kept = set(_variables(outputs)), []
-    for equation in reversed(equations):
-        if equation.effects or wanted & set(equation.outvars):
-            kept.append(equation)
-            wanted.update(_variables(equation.invars))
-    return kept[::-1]
-
-
-class _Taken(NamedTuple):
-    """In the place of an equation that indexes at constants: its result has all entries of `root` in
-    their order or, where there is a `pick`, that one of each row along the last axis."""
-
-    root: Var
-    pick: np.ndarray | None
-    outvars: list[Var]
-    effects: frozenset[Any] = frozenset()
-
-    @property
-    def invars(self) -> list[Var]:
-        """What it needs."""
-        return [self.root]
-
-    def of(self, root: jax.Array) -> jax.Array:
-        """The result."""
-        if self.pick is not None:
-            chosen = np.arange(root.shape[-1]) == self.pick.reshape(*root.shape[:-1], 1)
-            root = jnp.sum(jax.lax.select(chosen, root, jnp.zeros_like(root)), axis=-1)
-        return jnp.reshape(root, self.outvars[0].aval.shape)
 
 
 def _without_indexing(
@@ -154,27 +120,27 @@ def _without_indexing(
     """
     fixed = set(constants)
     for equation in early:
-        if not equation.effects and fixed.issuperset(_variables(equation.invars)):
+        if not equation.effects and fixed.issuperset(variables(equation.invars)):
             fixed.update(equation.outvars)
     roots: dict[Var, Var] = {}
     moving = []
     for equation in late:
         if equation.primitive.name in _MOVING:
             operand, *indices = equation.invars
-            if fixed.issuperset(_variables(indices)) and not isinstance(operand, Literal):
+            if fixed.issuperset(variables(indices)) and not isinstance(operand, Literal):
                 roots[equation.outvars[0]] = roots.get(operand, operand)
                 moving.append(equation)
     indexing = [equation for equation in moving if equation.primitive.name == "gather"]
     if not indexing:
         return list(late)
-    needed = list({v for equation in indexing for v in _variables(equation.invars[1:])})
+    needed = list({v for equation in indexing for v in variables(equation.invars[1:])})
 
     def find_places() -> list[jax.Array]:
-        found = dict(zip(needed, _run(_live(early, needed), constants, needed), strict=True))
+        found = dict(zip(needed, run(live(early, needed), constants, needed), strict=True))
         for root in set(roots.values()):
             # in floating point, where an entry that is not there has no place: it is not a number
             found[root] = jnp.arange(root.aval.size, dtype=float).reshape(root.aval.shape)
-        return _run(moving, found, [equation.outvars[0] for equation in indexing])
+        return run(moving, found, [equation.outvars[0] for equation in indexing])
 
     with jax.core.eval_context():
         places = compile_lightly(find_places)()
@@ -187,79 +153,41 @@ def _without_indexing(
     return [taken.get(next(iter(equation.outvars), None), equation) for equation in late]
 
 
-def _taken(root: Var, places: np.ndarray, equation: JaxprEqn) -> _Taken | None:
+def _taken(root: Var, places: np.ndarray, equation: JaxprEqn) -> Taken | None:
     """What stands for an equation whose result has the entries of `root` at these places, or None."""
     shape, places = root.aval.shape, places.ravel()
     if np.array_equal(places, np.arange(math.prod(shape))):
-        return _Taken(root, None, equation.outvars)
+        return Taken(root, None, equation.outvars)
     numbers = jnp.issubdtype(root.aval.dtype, jnp.inexact)
     if not shape or not numbers or math.prod(shape) > _KEPT_ENTRIES:
         return None
     if np.array_equal(places // shape[-1], np.arange(math.prod(shape[:-1]))):
-        return _Taken(root, (places % shape[-1]).astype(int), equation.outvars)
+        return Taken(root, (places % shape[-1]).astype(int), equation.outvars)
     return None
 
 
 def _inlined(traced: ClosedJaxpr, arguments: Sequence[Any]) -> ClosedJaxpr:
     """The same with the bodies of functions that index in the place of their calls."""
     jaxpr = traced.jaxpr
-    if not any(map(_indexes, jaxpr.eqns)):
+    if not any(map(indexes, jaxpr.eqns)):
         return traced
 
-    def run(*arguments: Any) -> list[Any]:
+    def inlined(*arguments: Any) -> list[Any]:
         found = dict(zip(jaxpr.constvars, traced.consts, strict=True))
-        return _run(
+        return run(
             jaxpr.eqns, found | dict(zip(jaxpr.invars, arguments, strict=True)), jaxpr.outvars
         )
 
-    return jax.make_jaxpr(run)(*arguments)
-
-
-def _indexes(equation: JaxprEqn) -> bool:
-    """Is this a call of a function that indexes?"""
-    inner = equation.params.get("jaxpr") if equation.primitive.name in _CALLS else None
-    return inner is not None and any(
-        e.primitive.name == "gather" or _indexes(e) for e in inner.eqns
-    )
+    return jax.make_jaxpr(inlined)(*arguments)
 
 
 def _with_cheap(early: Sequence[JaxprEqn], late: list[Any], outputs: Sequence[Any]) -> list[Any]:
     """The late equations, and before them those whose large results are made again, not kept."""
-    wanted = set(_variables(outputs)).union(*(_variables(e.invars) for e in late))
+    wanted = set(variables(outputs)).union(*(variables(e.invars) for e in late))
     again = []
     for equation in reversed(early):
         large = equation.outvars[0].aval.size > _KEPT_ENTRIES
         if large and equation.primitive.name in _CHEAP and wanted & set(equation.outvars):
             again.append(equation)
-            wanted.update(_variables(equation.invars))
+            wanted.update(variables(equation.invars))
     return again[::-1] + late
-
-
-def _run(equations: Sequence[Any], found: dict[Var, Any], outputs: Sequence[Any]) -> list[Any]:
-    """Evaluate equations one after another; functions that index are inlined."""
-    found = dict(found)
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else found[atom]
-
-    for equation in equations:
-        result: Any
-        if isinstance(equation, _Taken):
-            result = [equation.of(read(equation.root))]
-        elif _indexes(equation):
-            inner = equation.params["jaxpr"]
-            told = zip(inner.jaxpr.constvars, inner.consts, strict=True)
-            given = zip(inner.jaxpr.invars, map(read, equation.invars), strict=True)
-            result = _run(inner.jaxpr.eqns, dict((*told, *given)), inner.jaxpr.outvars)
-        else:
-            result = _bind(equation, [read(atom) for atom in equation.invars])
-        found |= dict(zip(equation.outvars, result, strict=True))
-    return [read(atom) for atom in outputs]
-
-
-def _bind(equation: JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-    # older versions of JAX name functions apart
-    given = equation.primitive.get_bind_params(equation.params)
-    functions, parameters = given if isinstance(given, tuple) else ((), given)
-    result = equation.primitive.bind(*functions, *operands, **parameters)
-    return result if equation.primitive.multiple_results else [result]
