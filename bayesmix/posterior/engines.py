@@ -10,22 +10,23 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import random
-from numpyro.distributions import biject_to
 from numpyro.infer import MCMC, NUTS
 
 from ..infer.em import EM
 from ..infer.gibbs import ConjugateGibbs
 from ..infer.laplace import laplace
+from ..infer.mixed import constrained, potential_energy, unconstrained
 from ..infer.modes import align
 from ..infer.result import EMResult
 from ..infer.smc import TemperedSMC
 from ..infer.starts import seeding_rows, starting_values
+from ..infer.steps import log_posterior
 from ..infer.variational import VariationalBayes
 from ..program.arguments import Arguments, compile_lightly
 from ..program.errors import ProgramError
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
-from ..program.transforms import marginalize, without_priors
+from ..program.transforms import without_priors
 from . import arviz_compat
 from .convert import gather, to_arviz
 from .draws import at_draws, average_log_density, component_moments, flatten
@@ -134,7 +135,11 @@ def maximum_a_posteriori(plan: Plan, arguments: Arguments, settings: Settings) -
 
 def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """Conjugate Gibbs."""
-    return _sampled("Gibbs", ConjugateGibbs(plan), plan, arguments, settings, None)
+    mcmc = _mcmc(ConjugateGibbs(plan), settings)
+    args, kwargs = arguments.call()
+    mcmc.run(random.key(settings.seed + 2), *args, **kwargs)
+    raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
+    return _diagnosed(_relabelled("Gibbs", plan, arguments, raw))
 
 
 def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
@@ -145,13 +150,20 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     values = compile_lightly(
         lambda arrays, rows: starting_values(plan, arguments._replace(arrays=arrays), rows, keys)
     )(arguments.arrays, rows)
-    free = {
-        site.name: jax.vmap(biject_to(site.support).inv)(values[site.name])
-        for site in plan.reading.parameters
-    }
+    sites = plan.reading.parameters
+    free = compile_lightly(jax.vmap(partial(unconstrained, sites)))(values)
     if settings.num_chains == 1:
         free = {name: value[0] for name, value in free.items()}
-    return _sampled("NUTS", NUTS(marginalize(plan)), plan, arguments, settings, free)
+    # the same density as that of `marginalize(plan)`, which NumPyro would run outside jit as well
+    density = log_posterior(plan, plan.specialise(arguments), plan.arrange(observed))
+    potential = jax.jit(potential_energy(sites, density, {}))
+    mcmc = _mcmc(NUTS(potential_fn=potential), settings)
+    key = random.key(settings.seed + 2)
+    mcmc.run(key, init_params=free, extra_fields=("num_steps", "accept_prob", "energy"))
+    drawn = mcmc.get_samples(group_by_chain=True)
+    chains = compile_lightly(jax.vmap(jax.vmap(partial(constrained, sites))))(drawn)
+    raw = _gathered(plan, arguments, chains, mcmc.get_extra_fields(group_by_chain=True), settings)
+    return _diagnosed(_relabelled("NUTS", plan, arguments, raw))
 
 
 def laplace_approximation(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
@@ -266,15 +278,8 @@ def _moments(
     return means.mean(axis=0), covariances.mean(axis=0)
 
 
-def _sampled(
-    name: str,
-    kernel: Any,
-    plan: Plan,
-    arguments: Arguments,
-    settings: Settings,
-    init_params: dict[str, Any] | None,
-) -> EngineResult:
-    mcmc = MCMC(
+def _mcmc(kernel: Any, settings: Settings) -> MCMC:
+    return MCMC(
         kernel,
         num_warmup=settings.num_warmup,
         num_samples=settings.num_samples,
@@ -282,12 +287,6 @@ def _sampled(
         chain_method="vectorized",
         progress_bar=settings.progress_bar,
     )
-    args, kwargs = arguments.call()
-    fields = ("num_steps", "accept_prob", "energy") if isinstance(kernel, NUTS) else ()
-    key = random.key(settings.seed + 2)
-    mcmc.run(key, *args, init_params=init_params, extra_fields=fields, **kwargs)
-    raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
-    return _diagnosed(_relabelled(name, plan, arguments, raw))
 
 
 def _drawn(
@@ -301,18 +300,24 @@ def _drawn(
     lead = (settings.num_chains, settings.num_samples)
     flat = sample(random.key(settings.seed + 2), lead[0] * lead[1])
     chains = {n: np.reshape(value, (*lead, *value.shape[1:])) for n, value in flat.items()}
-    raw = gather(
+    return _relabelled(name, plan, arguments, _gathered(plan, arguments, chains, {}, settings))
+
+
+def _gathered(
+    plan: Plan, arguments: Arguments, chains: Any, extra: Mapping[str, Any], settings: Settings
+) -> Any:
+    """Draws of the parameters (chain, draw, ...) and what follows from them, for ArviZ."""
+    return gather(
         plan,
         arguments,
         chains,
-        {},
+        extra,
         coords={},
         dims={},
         latents=None,
         posterior_predictive=None,
         rng_key=random.key(settings.seed + 3),
     )
-    return _relabelled(name, plan, arguments, raw)
 
 
 def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> EngineResult:
