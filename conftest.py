@@ -22,6 +22,12 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported is here to stay: Python's garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Between files: let compiled programs go before there are too many of them.
 
