@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
 
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from .coordinates import constrained, unconstrained
 
 
 class Accelerator(Protocol):
@@ -186,8 +186,7 @@ class Proposal(NamedTuple):
 
 def free_coordinates(plan: Plan, values: Values) -> Array:
     """All parameters in unconstrained coordinates, flat (P,)."""
-    sites = plan.reading.parameters
-    return ravel_pytree({s.name: biject_to(s.support).inv(values[s.name]) for s in sites})[0]
+    return ravel_pytree(unconstrained(plan.reading.parameters, values))[0]
 
 
 def propose(
@@ -197,16 +196,16 @@ def propose(
 
     Where a coordinate is infinite (a weight of zero) it is the plain step, and nothing is remembered.
     """
-    bijections = {site.name: biject_to(site.support) for site in plan.reading.parameters}
+    sites = plan.reading.parameters
     start = free_coordinates(plan, before)
-    goal, unravel = ravel_pytree({n: b.inv(mapped[n]) for n, b in bijections.items()})
+    goal, unravel = ravel_pytree(unconstrained(sites, mapped))
     candidate, moved = accelerator.propose(start, goal, pace)
     usable = jnp.all(jnp.isfinite(candidate) & jnp.isfinite(goal) & jnp.isfinite(start))
     extrapolated = usable & jnp.any(candidate != goal)
     free = unravel(jnp.where(extrapolated, candidate, jnp.nan_to_num(goal)))
     values = {
-        name: jnp.where(extrapolated, bijection(free[name]), mapped[name])
-        for name, bijection in bijections.items()
+        name: jnp.where(extrapolated, value, mapped[name])
+        for name, value in constrained(sites, free).items()
     }
     afresh = accelerator.begin(jnp.nan_to_num(goal))
     pace = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, afresh)

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
 
 from ..program.reading import Site
+from .coordinates import constrained, unconstrained
 
 if TYPE_CHECKING:
     import optax
@@ -44,20 +44,15 @@ def climb(
     climber: Climber = usual_climber,
 ) -> Values:
     """Raise `log_joint` over `sites`, all else held fixed; returns values that are no worse."""
-    bijections = {site.name: biject_to(site.support) for site in sites}
-    start, unravel = ravel_pytree({n: b.inv(values[n]) for n, b in bijections.items()})
-
-    def constrained(flat: Array) -> Values:
-        free = unravel(flat)
-        return {**values, **{n: b(free[n]) for n, b in bijections.items()}}
+    start, unravel = ravel_pytree(unconstrained(sites, values))
 
     def loss(flat: Array) -> Array:
-        return -log_joint(constrained(flat))
+        return -log_joint({**values, **constrained(sites, unravel(flat))})
 
     flat = climber(loss, start)
     better = (loss(flat) < loss(start)) & jnp.all(jnp.isfinite(flat))
-    found = constrained(jnp.where(better, flat, start))
-    return {n: jnp.where(better, v, values[n]) if n in bijections else v for n, v in found.items()}
+    found = constrained(sites, unravel(jnp.where(better, flat, start)))
+    return {**values, **{n: jnp.where(better, v, values[n]) for n, v in found.items()}}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.labels import permute_labels
 from ..program.plan import Plan
-from .mixed import constrained, potential_energy, unconstrained
+from .coordinates import constrained, potential_energy, unconstrained
 from .steps import log_posterior
 
 _MOST_COORDINATES = 2000

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, random
-from numpyro.distributions import biject_to
 from numpyro.infer.hmc import HMCState, hmc
 from numpyro.infer.util import ParamInfo
 from numpyro.util import is_prng_key
@@ -24,11 +23,10 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.reading import Site
+from .coordinates import LogDensity, Potential, constrained, potential_energy, unconstrained
 from .gibbs import ConjugateGibbs, GibbsState
 from .steps import log_posterior
 
-Potential = Callable[[Values], Array]
-LogDensity = Callable[[Values], Array]
 _NUTS_STREAM = 0x6E757473  # keeps the keys of NUTS apart from those of the sweeps
 
 
@@ -196,31 +194,6 @@ def open_sites(found: Plan) -> tuple[Site, ...]:
     """Parameters whose conditional has no closed form."""
     names = {block.site for block in found.blocks if block.form is None}
     return tuple(site for site in found.reading.parameters if site.name in names)
-
-
-def unconstrained(sites: tuple[Site, ...], values: Values) -> Values:
-    """The sites' values in unconstrained coordinates."""
-    return {site.name: biject_to(site.support).inv(values[site.name]) for site in sites}
-
-
-def constrained(sites: tuple[Site, ...], free: Values) -> Values:
-    """The sites' values in their supports."""
-    return {site.name: biject_to(site.support)(free[site.name]) for site in sites}
-
-
-def potential_energy(sites: tuple[Site, ...], log_density: LogDensity, values: Values) -> Potential:
-    """Minus `log_density` of the sites given all other `values`, as a function of the sites'
-    unconstrained coordinates, with the Jacobian."""
-
-    def potential(free: Values) -> Array:
-        told = constrained(sites, free)
-        jacobian = sum(
-            jnp.sum(biject_to(s.support).log_abs_det_jacobian(free[s.name], told[s.name]))
-            for s in sites
-        )
-        return -(log_density({**values, **told}) + jacobian)
-
-    return potential
 
 
 Trajectory = Callable[[HMCState, Potential], HMCState]

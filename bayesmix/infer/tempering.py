@@ -34,8 +34,8 @@ from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
 from .accelerators import free_coordinates
+from .coordinates import constrained, potential_energy, unconstrained
 from .gibbs import draw_blocks
-from .mixed import constrained, potential_energy, unconstrained
 from .variational_checks import check_program as check_complete_data
 
 

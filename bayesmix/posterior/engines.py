@@ -12,10 +12,10 @@ import numpy as np
 from jax import random
 from numpyro.infer import MCMC, NUTS
 
+from ..infer.coordinates import constrained, potential_energy, unconstrained
 from ..infer.em import EM
 from ..infer.gibbs import ConjugateGibbs
 from ..infer.laplace import laplace
-from ..infer.mixed import constrained, potential_energy, unconstrained
 from ..infer.modes import align
 from ..infer.result import EMResult
 from ..infer.smc import TemperedSMC
@@ -146,7 +146,8 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
     observed = plan.observe(arguments, fitting=True)
-    rows = seeding_rows(plan, arguments, plan.arrange(observed), observed)
+    blocks = plan.arrange(observed)
+    rows = seeding_rows(plan, arguments, blocks, observed)
     values = compile_lightly(
         lambda arrays, rows: starting_values(plan, arguments._replace(arrays=arrays), rows, keys)
     )(arguments.arrays, rows)
@@ -155,7 +156,7 @@ def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
     if settings.num_chains == 1:
         free = {name: value[0] for name, value in free.items()}
     # the same density as that of `marginalize(plan)`, which NumPyro would run outside jit as well
-    density = log_posterior(plan, plan.specialise(arguments), plan.arrange(observed))
+    density = log_posterior(plan, plan.specialise(arguments), blocks)
     potential = jax.jit(potential_energy(sites, density, {}))
     mcmc = _mcmc(NUTS(potential_fn=potential), settings)
     key = random.key(settings.seed + 2)

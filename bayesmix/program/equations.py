@@ -24,6 +24,11 @@ def variables(atoms: Iterable[Any]) -> list[Var]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
+def name_of(equation: Any) -> str:
+    """The name of its primitive; none of what stands in the place of an equation."""
+    return "" if hasattr(equation, "of") else equation.primitive.name
+
+
 def live(equations: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
     """The equations that the outputs need, in order."""
     wanted, kept = set(variables(outputs)), []

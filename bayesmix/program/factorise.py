@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal, Var
 
-from .equations import CALLS, Taken, bind
+from .equations import CALLS, Taken, bind, name_of
 
 
 class _Factor(NamedTuple):
@@ -115,7 +115,7 @@ def _keeps_order(equation: Any, before: int, after: int) -> bool:
 
 def _scale(equation: Any) -> float | None:
     """The positive number that an equation multiplies by; None where it does something else."""
-    name = None if hasattr(equation, "of") else equation.primitive.name
+    name = name_of(equation)
     if name not in ("mul", "div"):
         return None
     left, right = equation.invars
@@ -130,9 +130,9 @@ def _scale(equation: Any) -> float | None:
 
 
 def _is_cholesky(equation: Any) -> bool:
-    if hasattr(equation, "of") or equation.primitive.name not in CALLS:
+    if name_of(equation) not in CALLS or equation.params["name"] != "cholesky":
         return False
-    if equation.params["name"] != "cholesky" or len(equation.invars) != 1:
+    if len(equation.invars) != 1:
         return False
     operand = equation.invars[0].aval
     return str(equation.params["jaxpr"]) == _usual_cholesky(operand.shape, operand.dtype)

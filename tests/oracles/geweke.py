@@ -24,7 +24,7 @@ from jax import random
 from jax.flatten_util import ravel_pytree
 from scipy.stats import norm
 
-from bayesmix.infer.mixed import unconstrained
+from bayesmix.infer.coordinates import unconstrained
 from bayesmix.program.arguments import Arguments, compile_lightly
 from tests.oracles.families import Family
 from tests.oracles.samplers import MOVES, SAMPLERS, TWO_RUNGS, Running, Sampler, Values, running

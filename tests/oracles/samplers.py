@@ -20,7 +20,8 @@ from numpyro.infer.util import potential_energy
 
 import bayesmix
 from bayesmix import CollapsedGibbs, ConjugateGibbs, MixedGibbs, ParallelTempering, Plan
-from bayesmix.infer.mixed import constrained, open_sites, unconstrained
+from bayesmix.infer.coordinates import constrained, unconstrained
+from bayesmix.infer.mixed import open_sites
 from bayesmix.infer.smc import _compiled
 from bayesmix.infer.tempering import (
     Call,

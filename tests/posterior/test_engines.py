@@ -7,7 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 import bayesmix
 from bayesmix import ProgramError
@@ -176,3 +176,21 @@ def test_counts_have_densities_at_whole_numbers_that_are_there():
     exact = stats.poisson.logpmf(grid, rate)
     np.testing.assert_allclose(found.density["log_density"]["MAP-EM"], exact, rtol=1e-10)
     assert "<img" in render_report(found)
+
+
+@pytest.mark.parametrize("num_chains", [1, 2])
+def test_nuts_draws_param_sites_under_a_flat_density_on_their_support(num_chains):
+    def scaled(x):
+        scale = numpyro.param("scale", jnp.array(1.0), constraint=dist.constraints.positive)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", dist.Normal(0.0, scale), obs=x)
+
+    settings = SHORT | {"num_chains": num_chains, "num_samples": 1000}
+    found = bayesmix.compare(
+        scaled, X, engines=("MAP-EM", "NUTS"), held_out=0.2, progress_bar=False, **settings
+    )
+    # then scale^-2 is gamma with shape (N - 1) / 2 and rate sum x^2 / 2
+    exact = np.sqrt(np.sum(X**2) / 2) * np.exp(
+        special.gammaln(len(X) / 2 - 1) - special.gammaln((len(X) - 1) / 2)
+    )
+    np.testing.assert_allclose(found.engines["NUTS"].estimate["scale"], exact, atol=0.06)
