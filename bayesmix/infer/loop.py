@@ -24,7 +24,7 @@ from ..program.plan import Plan
 from .accelerators import Accelerator, Proposal, free_coordinates, propose
 from .convergence import judge
 from .e_steps import EStep, Expected
-from .lanes import run_in_lanes
+from .lanes import over_lanes, run_in_lanes
 from .m_steps import MPart, make_m_step
 from .status import Status
 
@@ -141,6 +141,7 @@ def advance(
     """M and E steps in turn, `lanes` starts at a time, until each has stopped or has made
     `settings.until` steps."""
     m_step = make_m_step(found, parts.m_step)
+    each = over_lanes(lanes)
     last = states.trace.shape[1] - 1
 
     def running(states: EMState) -> Array:
@@ -153,12 +154,10 @@ def advance(
         fits: tuple[EMState, Fixed], record: _Record, place: Array
     ) -> tuple[tuple[EMState, Fixed], _Record]:
         before, fixed = fits
-        values, proper = jax.vmap(partial(m_step, arguments, blocks))(
-            before.statistics, before.values
-        )
+        values, proper = each(partial(m_step, arguments, blocks))(before.statistics, before.values)
         moved = before._replace(values=values, proper=proper)
         starting = before.alike[0] > 0  # as in all lanes
-        after = jax.lax.cond(starting, once_more, jax.vmap(expected), before, moved, fixed)
+        after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
         return (after, fixed), _recorded(record, before, after, place)
 
     def once_more(before: EMState, moved: EMState, fixed: Fixed) -> EMState:

@@ -25,6 +25,7 @@ from ..families.designs import Design, designs
 from ..families.forms import Form, NormalForm, PowerForm, WishartForm, candidates
 from .arguments import compile_lightly
 from .reading import Site
+from .slices import along
 
 Values = dict[str, Array]
 Factors = Callable[[Values, Any], dict[str, Array]]
@@ -200,10 +201,10 @@ def _pair(
     """The power p with |precision of the normal|^(-1/2) = |scale|^p, where the two may be one block."""
 
     def look(start: Values, stats: Any, value: Array) -> tuple[Array, Array]:
-        def total(v: Array) -> Array:
-            return sum(factors({**start, normal: v, scale: value}, stats).values(), jnp.zeros(()))
+        def total(values: Values) -> Array:
+            return sum(factors(values, stats).values(), jnp.zeros(()))
 
-        found = inner.read(total, start[normal])
+        found = inner.read(along(total, {**start, scale: value}, normal), start[normal])
         return inner.mode(found, start[normal])[0], inner.half_log_precision(found)
 
     def log_size(value: np.ndarray) -> float:
@@ -238,10 +239,10 @@ def maximise(block: Conditional, log_joint: LogJoint, values: Values) -> tuple[V
     if block.integrated is not None:
         assert block.integrated_form is not None
         inner = block.integrated_form
-        found = inner.read(_slice(log_joint, values, block.integrated), values[block.integrated])
+        found = inner.read(along(log_joint, values, block.integrated), values[block.integrated])
         mode, proper = inner.mode(found, values[block.integrated])
         values = {**values, block.integrated: mode}
-    coefficients = block.form.read(_slice(log_joint, values, block.site), values[block.site])
+    coefficients = block.form.read(along(log_joint, values, block.site), values[block.site])
     mode, also = block.form.mode(coefficients, values[block.site])
     return {**values, block.site: mode}, proper & also
 
@@ -251,25 +252,19 @@ def sample(block: Conditional, log_joint: LogJoint, values: Values, rng_key: Arr
     assert block.form is not None
     first, second = random.split(rng_key)
     if block.integrated is None:
-        coefficients = block.form.read(_slice(log_joint, values, block.site), values[block.site])
+        coefficients = block.form.read(along(log_joint, values, block.site), values[block.site])
         return {**values, block.site: block.form.sample(first, coefficients)}
     inner, name = block.integrated_form, block.integrated
     assert inner is not None
     at_mode = {
         **values,
-        name: inner.mode(inner.read(_slice(log_joint, values, name), values[name]), values[name])[
-            0
-        ],
+        name: inner.mode(inner.read(along(log_joint, values, name), values[name]), values[name])[0],
     }
-    coefficients = block.form.read(_slice(log_joint, at_mode, block.site), values[block.site])
+    coefficients = block.form.read(along(log_joint, at_mode, block.site), values[block.site])
     coefficients = block.form.shift(coefficients, block.powers)
     drawn = {**at_mode, block.site: block.form.sample(first, coefficients)}
-    conditional = inner.read(_slice(log_joint, drawn, name), drawn[name])
+    conditional = inner.read(along(log_joint, drawn, name), drawn[name])
     return {**drawn, name: inner.sample(second, conditional)}
-
-
-def _slice(log_joint: LogJoint, values: Values, name: str) -> Callable[[Array], Array]:
-    return lambda value: log_joint({**values, name: value})
 
 
 def random_noise(sites: tuple[Site, ...], rng: np.random.Generator) -> Values:

@@ -94,17 +94,12 @@ def specialise(function: Callable[[Any, Any], Any], arrays: Any, values: Any) ->
 
     needed = [i for i, variable in enumerate(inputs) if variable in wanted]
 
-    @jax.jit
-    def late_part(arrays: list[Any], known: tuple[jax.Array, ...], values: Any) -> Any:
-        found = dict(zip((inputs[i] for i in needed), arrays, strict=True))
+    def rest(arrays: Any, known: tuple[jax.Array, ...], values: Any) -> Any:
+        leaves = jax.tree.leaves(arrays)
+        found = {inputs[i]: leaves[i] for i in needed}
         found |= dict(zip(jaxpr.invars[count:], jax.tree.leaves(values), strict=True))
         found |= dict(zip(kept, known, strict=True))
         return jax.tree.unflatten(structure, run(late, found, jaxpr.outvars))
-
-    def rest(arrays: Any, known: tuple[jax.Array, ...], values: Any) -> Any:
-        # loops would carry along what is not looked at
-        leaves = jax.tree.leaves(arrays)
-        return late_part([leaves[i] for i in needed], known, values)
 
     like = jax.tree.map(jax.typeof, values)
     return Specialised(known, rest, like, frozenset(needed))
