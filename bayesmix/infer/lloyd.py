@@ -239,7 +239,9 @@ def _sums(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:
         return (total[0] + _sums_by_label(labels, block, plane), total[1] + jnp.sum(best)), None
 
     nothing = (jnp.zeros_like(plane), jnp.zeros((), plane.dtype))
-    return jax.lax.psum(jax.lax.scan(add, nothing, blocks)[0], _AXIS)
+    sums, best = jax.lax.scan(add, nothing, blocks)[0]
+    both = jax.lax.psum(jnp.append(sums.ravel(), best), _AXIS)
+    return both[:-1].reshape(sums.shape), both[-1]
 
 
 def _encode(blocks: Array, centroids: Array, use: Array) -> tuple[Array, Array]:

@@ -190,7 +190,10 @@ def _softmax(table: Array) -> tuple[Array, Tables]:
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     terms = jnp.exp(table - top)
     total = jnp.sum(terms, axis=0)
-    return jnp.log(total) + top, (terms * (1 / total),)
+    # the table is read once more at the end: XLA would write the terms in its place otherwise, by a loop
+    # that takes one number at a time
+    evidence = jnp.where(total == 0, table[0], jnp.log(total) + top)
+    return evidence, (terms * (1 / total),)
 
 
 def product_form(
