@@ -43,9 +43,8 @@ from .forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
-    inverse_lower,
-    solve_lower,
 )
+from .triangles import inverse_lower, solve_lower
 
 
 class Averages(NamedTuple):

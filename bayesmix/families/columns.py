@@ -18,7 +18,7 @@ from jax import Array
 
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
-from .quadratic import Quadratic, all_of_batch, centre_of, few_lost, worth_features
+from .quadratic import Quadratic, centre_of, few_lost, worth_features
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
@@ -95,7 +95,7 @@ def _columns_log_prob(prepared: PreparedColumns, rows: ColumnRows) -> Array:
         return jnp.sum(constant, axis=1, keepdims=True) + rest @ phi
 
     return jax.lax.cond(
-        all_of_batch(form.accurate),
+        form.accurate,
         by_features,
         lambda rows, phi: _by_whitening(prepared, rows),
         rows,
@@ -140,7 +140,7 @@ def _columns_accumulate(
         return count, first / prepared.scale, second / prepared.scale**2
 
     return jax.lax.cond(
-        all_of_batch(form.accurate),
+        form.accurate,
         by_features,
         lambda rows, weights, phi: _sums_by_whitening(prepared, rows, weights),
         rows,

@@ -33,8 +33,8 @@ from .forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
-    solve_lower,
 )
+from .triangles import solve_lower
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 

@@ -24,12 +24,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
 
-from .forms import inverse_lower
 from .likelihoods import Family, Lead, by_cell, linear, register
 from .peel import Peeled
 from .quadratic import (
     Quadratic,
-    all_of_batch,
     features,
     num_features,
     pack,
@@ -37,6 +35,7 @@ from .quadratic import (
     unpack,
     worth_features,
 )
+from .triangles import inverse_lower
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
@@ -122,7 +121,7 @@ def squared_length(whitened: list[Array] | Array) -> Array:
 
 def _prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
     prepared = prepare(parameters, pattern)
-    if pattern is None and _enough(*parameters.mean.shape):
+    if _enough(*parameters.mean.shape):
         return prepared._replace(quadratic=quadratic(*prepared[:4]))
     return prepared
 
@@ -145,6 +144,18 @@ class FeatureSums(NamedTuple):
     packed: Array
 
 
+class Completed(NamedTuple):
+    """Weighted sums (K,), (K, D), (K, D, D) of whole whitened residuals, missing cells drawn."""
+
+    count: Array
+    first: Array
+    second: Array
+
+
+# sums of a block, or of all rows; of whitened residuals of the cells that are there, if nothing else
+Sums = FeatureSums | Completed | tuple[Array, ...]
+
+
 def _feature_form(prepared: PreparedGaussian, rows: Array) -> Quadratic | None:
     """The form in features, where it is there and rows are so many that it is worth compiling."""
     return prepared.quadratic if worth_features(prepared.mean, rows) else None
@@ -158,7 +169,7 @@ def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
     if form is None:
         return by_whitening(rows)
     return jax.lax.cond(
-        all_of_batch(form.accurate),
+        form.accurate,
         lambda rows, phi: form.coefficients @ phi,
         lambda rows, phi: by_whitening(rows),
         rows,
@@ -168,17 +179,19 @@ def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
 
 def _accumulate(
     prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
-) -> FeatureSums | tuple[Array, ...]:
+) -> Sums:
     def by_whitening(rows: Array, weights: Array) -> tuple[Array, ...]:
-        noise = hidden_noise(prepared, rows, weights, rng_key)
-        moments = moments_of(prepared, whiten(prepared, rows), weights, weights, noise)
-        return jnp.sum(weights, axis=-1), *moments
+        return jnp.sum(weights, axis=-1), *_moments_complete(whiten(prepared, rows), weights)
 
+    noise = hidden_noise(prepared, rows, weights, rng_key)
+    if noise is not None:
+        drawn = moments_of(prepared, whiten(prepared, rows), weights, weights, noise)
+        return Completed(jnp.sum(weights, axis=-1), *drawn)
     form = _feature_form(prepared, rows)
     if form is None:
         return by_whitening(rows, weights)
     packed = jax.lax.cond(
-        all_of_batch(form.accurate),
+        form.accurate,
         lambda rows, weights, phi: weights @ phi.T,
         lambda rows, weights, phi: pack(*by_whitening(rows, weights)),
         rows,
@@ -214,10 +227,25 @@ def moments_of(
     completion, residual = prepared.completion, prepared.residual
     if noise is not None:
         return _moments_complete(completion @ whitened + residual @ noise, weights)
-    first, second = _moments_complete(whitened, weights)
+    return _completed(prepared, jnp.sum(counts, axis=-1), *_moments_complete(whitened, weights))
+
+
+def _completed(
+    prepared: PreparedGaussian, count: Array, first: Array, second: Array
+) -> tuple[Array, Array]:
+    """Sums of whole whitened residuals, missing cells expected, from those of the others."""
+    completion, residual = prepared.completion, prepared.residual
+    assert completion is not None and residual is not None
     second = completion @ second @ jnp.swapaxes(completion, -1, -2)
-    spread = jnp.sum(counts, axis=-1)[:, None, None] * residual
-    return jnp.einsum("kij,kj->ki", completion, first), second + spread
+    second = second + count[:, None, None] * residual
+    return jnp.einsum("kij,kj->ki", completion, first), second
+
+
+def _complete(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
+    if isinstance(sums, Completed):
+        return tuple(sums)
+    count, first, second = _whitened_sums(prepared, sums)
+    return count, *_completed(prepared, count, first, second)
 
 
 def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Array, Array]:
@@ -243,15 +271,13 @@ def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Ar
     return first, second
 
 
-def _finish(
-    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
-) -> GaussianStatistics:
+def _finish(prepared: PreparedGaussian, sums: Sums) -> GaussianStatistics:
     form = prepared.quadratic
     if form is None or not isinstance(sums, FeatureSums):
         return _turned_back(prepared, *sums)
     found = unpack(sums.packed, prepared.mean.shape[-1])
     by_features, by_whitening = _about_mean(prepared, form, found), _turned_back(prepared, *found)
-    return jax.tree.map(partial(jnp.where, all_of_batch(form.accurate)), by_features, by_whitening)
+    return jax.tree.map(partial(jnp.where, form.accurate), by_features, by_whitening)
 
 
 def _about_mean(
@@ -310,7 +336,7 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
     return -normaliser - expected_square(mean, lower, statistics) / 2
 
 
-def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> Gaussian:
+def score(prepared: PreparedGaussian, sums: Sums) -> Gaussian:
     """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
     n, s and S of weights, whitened residuals and their outer products."""
     count, first, second = _whitened_sums(prepared, sums)
@@ -319,9 +345,7 @@ def score(prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]) -> 
     return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
 
 
-def _whitened_sums(
-    prepared: PreparedGaussian, sums: FeatureSums | tuple[Array, ...]
-) -> tuple[Array, ...]:
+def _whitened_sums(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
     form = prepared.quadratic
     if form is None or not isinstance(sums, FeatureSums):
         return sums
@@ -330,7 +354,7 @@ def _whitened_sums(
     whitener = prepared.whitener
     first = jnp.einsum("kij,kj->ki", whitener, first)
     second = whitener @ second @ jnp.swapaxes(whitener, -1, -2)
-    accurate = all_of_batch(form.accurate)
+    accurate = form.accurate
     return jax.tree.map(partial(jnp.where, accurate), (count, first, second), found)
 
 
@@ -354,6 +378,7 @@ FULL = Family(
     entries=_entries,
     combine=_combine,
     score=score,
+    complete=_complete,
 )
 
 

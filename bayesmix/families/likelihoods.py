@@ -30,9 +30,12 @@ to be about the same one first, and `combine` takes that of `other`.
 
 How long blocks are is told by what a row takes of memory while kernels run for so many fits at a time:
 `entries(components, cells, fits)` numbers, one for each (:func:`by_cell`) unless the kernels are matrix
-products. Where `grouped`, the kernels need all rows
-of a block to have the same cells missing: `pattern` (D,) is True where a cell is there. Other families
-get None for it, and find missing cells in their rows.
+products. Where `grouped`, the kernels need all rows of a block to have the same cells missing: `pattern`
+(D,) is True where a cell is there. Other families get None for it, and find missing cells in their rows.
+A grouped family may leave it to the end of a pass to fill them in, once for each pattern:
+
+    complete(prepared, sums)             -> sums of whole rows, from those of rows with one pattern
+
 A user registers a family from outside with :func:`register`; nothing above this floor changes.
 """
 
@@ -83,6 +86,7 @@ class Family(NamedTuple):
     entries: Callable[[int, int, int], int] = by_cell
     combine: Callable[[Any, Any, Any, Any], Any] = linear
     score: Callable[[Any, Any], Any] | None = None
+    complete: Callable[[Any, Any], Any] | None = None
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}

@@ -77,10 +77,11 @@ def centre_of(mean: Array) -> Array:
 
 
 def few_lost(lost: Array) -> Array:
-    """Are the digits few that features lose of whitened residuals of these lengths, (K, D)?"""
+    """Are the digits few that features lose of whitened residuals of these lengths, (K, D)? The same
+    for all that are batched, starts or patterns of missing cells, so that a batch takes one branch."""
     square = jax.lax.stop_gradient(jnp.mean(lost**2, axis=-1))
     epsilon = float(jnp.finfo(lost.dtype).eps)
-    return jnp.all(square * epsilon < _MOST_LOST * epsilon**0.5)
+    return all_of_batch(jnp.all(square * epsilon < _MOST_LOST * epsilon**0.5))
 
 
 @jax.custom_batching.custom_vmap

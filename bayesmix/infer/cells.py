@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import Array
 
-from ..families.forms import inverse_lower
+from ..families.triangles import inverse_lower
 
 
 class ByCell(NamedTuple):

@@ -25,6 +25,7 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.statistics import combine
 from .steps import objective_and_statistics, pass_with
 
 Schedule = Callable[[Array], Array]
@@ -298,7 +299,7 @@ class MonteCarlo:
         if self.gain != 1.0:
             gain = self.gain(memory.step) if callable(self.gain) else self.gain
             gain = jnp.where(memory.step == 0, 1.0, gain)
-            kept = statistics = row_pass.combine(
+            kept = statistics = combine(
                 plan.families, memory.statistics, statistics, 1 - gain, gain
             )
         memory = _Draws(next_key, memory.step + 1, kept)

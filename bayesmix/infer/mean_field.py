@@ -31,6 +31,7 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.parts import expect
 from ..program.plan import Plan
+from ..program.statistics import expected_factors
 
 _MOST_POINTS = 4096
 
@@ -141,11 +142,15 @@ def averaged(family: Family) -> Family:
     def log_prob(prepared: _Averaged, rows: Any) -> Array:
         return jnp.mean(jax.vmap(family.log_prob, (0, None))(prepared.points, rows), axis=0)
 
+    def at_centre(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda prepared, *rest: function(prepared.centre, *rest)
+
     return family._replace(
         prepare=prepare,
         log_prob=log_prob,
-        accumulate=lambda prepared, *rest: family.accumulate(prepared.centre, *rest),
-        finish=lambda prepared, sums: family.finish(prepared.centre, sums),
+        accumulate=at_centre(family.accumulate),
+        finish=at_centre(family.finish),
+        complete=family.complete and at_centre(family.complete),
     )
 
 
@@ -215,7 +220,7 @@ def log_joint_of(
 
             def at(values: Values, scope=scope, families=families) -> Array:
                 evaluation = _only(plan.evaluate(arguments, {**values, **own}), scope.factors)
-                factors = row_pass.expected_factors(families, evaluation, statistics)
+                factors = expected_factors(families, evaluation, statistics)
                 return sum(factors.values(), plan.log_prior(evaluation))
 
             others = tuple(block for block in scope.blocks if block != number)

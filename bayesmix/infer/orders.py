@@ -29,14 +29,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..program import rows as row_pass
 from ..program.arguments import Arguments
 from ..program.batches import Batches
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
-from ..program.rows import Statistics
+from ..program.statistics import Statistics, combine, scaled
 from .m_steps import maximise_blocks
 from .steps import objective_and_statistics
 
@@ -69,11 +68,11 @@ class Posterior(NamedTuple):
         self, one: Statistics, other: Statistics, first: Any = 1.0, second: Any = 1.0
     ) -> Statistics:
         """first * one + second * other."""
-        return row_pass.combine(self.plan.families, one, other, first, second)
+        return combine(self.plan.families, one, other, first, second)
 
     def scaled(self, statistics: Statistics, factor: Array) -> Statistics:
         """The statistics of so many times the rows."""
-        return row_pass.scaled(self.plan.families, statistics, factor)
+        return scaled(self.plan.families, statistics, factor)
 
 
 class Fitted(NamedTuple):

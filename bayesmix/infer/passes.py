@@ -17,7 +17,7 @@ from ..program.batches import Batches
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
-from ..program.rows import Statistics
+from ..program.statistics import Statistics
 from .loop import last_look
 from .modes import gather_modes
 from .orders import Fitted, Incremental, Posterior, Stepwise, described

@@ -20,7 +20,7 @@ from ..program.evaluate import Values
 from ..program.modules import array_names
 from ..program.plan import Plan
 from ..program.reading import Site
-from ..program.rows import Statistics
+from ..program.statistics import Statistics
 from .climb import LARGEST_HESSIAN
 
 # information (nats) about one unit of log odds; at 1e-3 a standard error is 30 units of log odds

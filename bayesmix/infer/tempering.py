@@ -33,6 +33,7 @@ from ..program.evaluate import Values
 from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
+from ..program.statistics import scaled
 from .accelerators import free_coordinates
 from .coordinates import constrained, potential_energy, unconstrained
 from .gibbs import draw_blocks
@@ -147,7 +148,7 @@ class GibbsMoves:
             found = row_pass.drawn_pass(
                 plan.graph, plan.families, evaluation, call.blocks, label_key, drawn
             ).statistics
-            counted = row_pass.scaled(plan.families, found, beta)
+            counted = scaled(plan.families, found, beta)
             return draw_blocks(plan, call.arguments, counted, values, block_key), None
 
         keys = random.split(rng_key, self.sweeps)

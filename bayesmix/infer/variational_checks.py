@@ -19,6 +19,7 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
 from ..program.plan import Plan
 from ..program.probe import few_rows
+from ..program.statistics import expected_factors
 
 _CURE = "use bayesmix.EM, or numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
 
@@ -89,7 +90,7 @@ def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
             )
 
             def both(evaluation: Any) -> Any:
-                expected = row_pass.expected_factors(plan.families, evaluation, statistics)
+                expected = expected_factors(plan.families, evaluation, statistics)
                 tables = row_pass.each_factor(plan.families, evaluation, blocks)
                 return {n: (expected[n], jnp.sum(tables[n])) for n in plan.families}
 

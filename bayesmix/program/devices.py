@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import ProgramError
@@ -112,15 +111,19 @@ def place(by_block: Any, everywhere: Any, mesh: Mesh | None) -> Any:
 
 
 def over_blocks(
-    visit: Callable[..., tuple[Any, Any]], every: Any, mesh: Mesh | None
+    visit: Callable[..., tuple[Any, Any]],
+    nothing: Callable[[], Any],
+    every: Any,
+    mesh: Mesh | None,
 ) -> tuple[Any, Any]:
-    """`visit(*block)` for each block of `every`, whose arrays lead with blocks, gives sums and what is
-    to be kept of the block; returns sums over all blocks, and what was kept, leading with blocks."""
+    """`visit(sums, *block)`, for each block of `every`, whose arrays lead with blocks, adds to the sums
+    and gives what is to be kept of the block; returns sums over all blocks, from `nothing()` on, and
+    what was kept, leading with blocks."""
     if mesh is None:
-        return _one_by_one(visit, every)
+        return _one_by_one(visit, nothing, every)
 
     def local(every: Any) -> tuple[Any, Any]:
-        sums, kept = _one_by_one(visit, every)
+        sums, kept = _one_by_one(visit, nothing, every)
         return jax.lax.psum(sums, _AXIS), kept
 
     # unchecked: loops inside `visit` need not say of their first values that they differ by device
@@ -130,16 +133,10 @@ def over_blocks(
     return spread(every)
 
 
-def _one_by_one(visit: Callable[..., tuple[Any, Any]], every: Any) -> tuple[Any, Any]:
-    first = jax.tree.map(lambda x: x[0], every)
+def _one_by_one(
+    visit: Callable[..., tuple[Any, Any]], nothing: Callable[[], Any], every: Any
+) -> tuple[Any, Any]:
     if jax.tree.leaves(every)[0].shape[0] == 1:
-        sums, kept = visit(*first)
+        sums, kept = visit(nothing(), *jax.tree.map(lambda x: x[0], every))
         return sums, jax.tree.map(lambda x: x[None], kept)
-
-    def step(total: Any, block: Any) -> tuple[Any, Any]:
-        sums, kept = visit(*block)
-        return jax.tree.map(jnp.add, total, sums), kept
-
-    shapes = jax.eval_shape(visit, *first)[0]
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(step, zeros, every)
+    return jax.lax.scan(lambda sums, block: visit(sums, *block), nothing(), every)

@@ -28,6 +28,7 @@ from .observed import check_cells, check_enough, check_numbers, tidy
 from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, structure_of
 from .specialise import Specialised, specialise
+from .statistics import expected_factors
 
 _PROBE_ROWS = 32
 
@@ -173,7 +174,7 @@ class Plan:
         @jax.jit
         def log_joint(values: Values) -> Array:
             evaluation = self.evaluate(arguments, values)
-            factors = row_pass.expected_factors(self.families, evaluation, statistics)
+            factors = expected_factors(self.families, evaluation, statistics)
             return sum(factors.values(), self.log_prior(evaluation))
 
         return log_joint

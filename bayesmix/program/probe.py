@@ -30,6 +30,7 @@ from .labels import Labels, Tested, find_labels
 from .links import describe_links
 from .reading import Program, Reading, resized
 from .specialise import specialise
+from .statistics import expected_factors
 
 _PROBE_ROWS = 32
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
@@ -59,7 +60,7 @@ class _Look(NamedTuple):
         """Every factor of the expected log joint, by a name for the reader of the plan."""
         evaluation = self.evaluate(values)
         found = {f"the prior of {name}": value for name, value in evaluation.prior.items()}
-        expected = row_pass.expected_factors(self.families, evaluation, statistics)
+        expected = expected_factors(self.families, evaluation, statistics)
         for name, value in expected.items():
             found[f"the likelihood of {name}"] = value
         return found

@@ -12,6 +12,7 @@ the complete likelihood (Fisher's identity; Dempster, Laird & Rubin 1977, *JRSS 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,70 +20,13 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from ..families.augmented import RowFamily, Statistic
-from ..families.likelihoods import Family, linear
+from ..families.likelihoods import Family
 from .blocks import Blocks
 from .devices import over_blocks
-from .errors import ProgramError
 from .evaluate import Evaluation
 from .graph import Graph, Tables
 from .parts import Lots, Part, Weighed, draw, expect, lots
-
-
-class Statistics(NamedTuple):
-    """Expected sufficient statistics: how often each latent and its parents have each joint value, (K,);
-    each family's sums; and, where a factor needs the rows themselves, the responsibilities of its joint
-    values (K, N) by its site, and its row family's hidden values."""
-
-    counts: dict[str, Array]
-    moments: dict[str, Any]
-    responsibilities: dict[str, Array]
-    hidden: dict[str, Any]
-
-
-def combine(
-    families: dict[str, Statistic],
-    one: Statistics,
-    other: Statistics,
-    first: Array | float = 1.0,
-    second: Array | float = 1.0,
-) -> Statistics:
-    """first * one + second * other: statistics of the rows of both, each weighted so many times.
-
-    The two may have been made at different parameter values: moments about a reference are brought to
-    that of `other`. With `second` zero, `one` alone is scaled. Numbers (), scalars.
-
-    Raises :class:`ProgramError` where a factor differs from row to row: its statistics are the rows'
-    responsibilities, which belong to these rows alone.
-    """
-    if one.responsibilities or other.responsibilities:
-        raise ProgramError(
-            "statistics of parts of the rows cannot be added where factors differ from row to row "
-            f"({', '.join(map(repr, sorted(one.responsibilities)))}); use bayesmix.EM, which keeps "
-            "the responsibilities of all rows"
-        )
-    counts = linear(one.counts, other.counts, first, second)
-    moments = {
-        name: family.combine(one.moments[name], other.moments[name], first, second)
-        for name, family in families.items()
-        if isinstance(family, Family)
-    }
-    return Statistics(counts, moments, {}, {})
-
-
-def scaled(
-    families: dict[str, Statistic], statistics: Statistics, factor: Array | float
-) -> Statistics:
-    """Statistics of the same rows, each counted `factor` times."""
-    counts, shares = (
-        jax.tree.map(lambda x: factor * x, part)
-        for part in (statistics.counts, statistics.responsibilities)
-    )
-    moments = {
-        name: family.combine(statistics.moments[name], statistics.moments[name], factor, 0.0)
-        for name, family in families.items()
-        if isinstance(family, Family)
-    }
-    return Statistics(counts, moments, shares, statistics.hidden)
+from .statistics import Statistics, expected_factors
 
 
 class Pass(NamedTuple):
@@ -181,12 +125,12 @@ def log_factors(
     """The sum of the log factors of each clique for every row, (K, N)."""
     tables = _tables(families, evaluation, blocks)
 
-    def visit(block: _Block) -> tuple[tuple[()], Tables]:
+    def visit(sums: tuple[()], block: _Block) -> tuple[tuple[()], Tables]:
         found = _of_block(graph, families, _at_pattern(tables, block, blocks), tables, block)
         size = blocks.weight.shape[1]
-        return (), tuple(jnp.broadcast_to(x, (x.shape[0], size)) for x in found)
+        return sums, tuple(jnp.broadcast_to(x, (x.shape[0], size)) for x in found)
 
-    _, kept = over_blocks(visit, (_every_block(tables, blocks),), blocks.mesh)
+    _, kept = over_blocks(visit, tuple, (_every_block(tables, blocks),), blocks.mesh)
     return jax.tree.map(blocks.restore, kept)
 
 
@@ -297,34 +241,82 @@ def _accumulate(
     tables = _tables(families, evaluation, blocks)
     kept_cliques = sorted({graph.clique_of[name] for name in tables.by_row})
 
-    def visit(block: _Block, row_weight: Array, told: Any) -> Any:
+    def of_block(block: _Block, row_weight: Array, told: Any) -> tuple[_Sums, Any]:
         prepared = _at_pattern(tables, block, blocks)
         found = weigh(lambda: _of_block(graph, families, prepared, tables, block), told)
         weights = [each * row_weight for each in found.weights]
         keys = _keys(found.hidden_key, len(families))
-        moments = {
-            name: family.accumulate(
-                prepared[name], block.rows[name], weights[graph.clique_of[name]], key
-            )
-            for (name, family), key in zip(families.items(), keys, strict=True)
-            if isinstance(family, Family)
-        }
+        moments: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        for (name, family), key in zip(families.items(), keys, strict=True):
+            if isinstance(family, Family):
+                own = weights[graph.clique_of[name]]
+                sums = family.accumulate(prepared[name], block.rows[name], own, key)
+                moments[_apart(family, name, blocks)][name] = sums
         counts = {name: jnp.sum(weights[graph.clique_of[name]], axis=1) for name in tables.latent}
         # padding and rows of no weight may hold anything
         evidence = jnp.sum(jnp.where(row_weight > 0, found.log_evidence, 0.0) * row_weight)
-        return (evidence, counts, moments), ({i: weights[i] for i in kept_cliques}, found.said)
+        kept = {i: weights[i] for i in kept_cliques}
+        return _Sums(evidence, counts, *moments), (kept, found.said)
+
+    def visit(sums: _Sums, block: _Block, *rest: Any) -> tuple[_Sums, Any]:
+        found, kept = of_block(block, *rest)
+        apart = jax.tree.map(
+            lambda total, new: total.at[block.pattern].add(new), sums.by_pattern, found.by_pattern
+        )
+        total = jax.tree.map(jnp.add, sums._replace(by_pattern={}), found._replace(by_pattern={}))
+        return total._replace(by_pattern=apart), kept
 
     every = (_every_block(tables, blocks), blocks.weight, given)
-    sums, kept = over_blocks(visit, every, blocks.mesh)
+
+    def nothing() -> _Sums:
+        found = jax.eval_shape(of_block, *jax.tree.map(lambda x: x[0], every))[0]
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+        apart = {
+            name: jax.tree.map(partial(_for_each, blocks.patterns[name].shape[0]), zeros)
+            for name, zeros in total.by_pattern.items()
+        }
+        return total._replace(by_pattern=apart)
+
+    sums, kept = over_blocks(visit, nothing, every, blocks.mesh)
     weights, said = jax.tree.map(blocks.restore, kept)
-    log_likelihood, counts, raw = sums
-    moments = {
-        name: family.finish(_any_pattern(tables, name, blocks), raw[name])
-        for name, family in families.items()
-        if isinstance(family, Family)
-    }
+    moments = _finished(families, tables, sums, blocks)
     by_row = {name: weights[graph.clique_of[name]] for name in tables.by_row}
-    return Pass(log_likelihood, Statistics(counts, moments, by_row, {}), said)
+    return Pass(sums.log_likelihood, Statistics(sums.counts, moments, by_row, {}), said)
+
+
+def _for_each(count: int, array: Array) -> Array:
+    return jnp.broadcast_to(array, (count, *array.shape))
+
+
+class _Sums(NamedTuple):
+    """What a pass adds up: log likelihood, counts of latents, and families' sums over all rows, or apart
+    for each pattern of missing cells."""
+
+    log_likelihood: Array
+    counts: dict[str, Array]
+    moments: dict[str, Any]
+    by_pattern: dict[str, Any]
+
+
+def _apart(family: Family, name: str, blocks: Blocks) -> bool:
+    """Are sums of rows with different cells missing to be kept apart until they are completed?"""
+    return family.complete is not None and name in blocks.patterns
+
+
+def _finished(
+    families: dict[str, Statistic], tables: _Tables, sums: _Sums, blocks: Blocks
+) -> dict[str, Any]:
+    """Statistics of each family from its sums."""
+    found = {}
+    for name, family in families.items():
+        if isinstance(family, Family):
+            if family.complete is not None and name in sums.by_pattern:
+                several = jax.vmap(family.complete)(tables.prepared[name], sums.by_pattern[name])
+                total = jax.tree.map(lambda x: jnp.sum(x, axis=0), several)
+            else:
+                total = sums.moments[name]
+            found[name] = family.finish(_any_pattern(tables, name, blocks), total)
+    return found
 
 
 def _keys(rng_key: Array | None, count: int) -> list[Array | None]:
@@ -335,36 +327,6 @@ def _any_pattern(tables: _Tables, name: str, blocks: Blocks) -> Any:
     """A prepared family as far as it is the same for all patterns."""
     prepared = tables.prepared[name]
     return jax.tree.map(lambda x: x[0], prepared) if name in blocks.patterns else prepared
-
-
-def _weighted(counts: Array, log_density: Array) -> Array:
-    """sum counts * log_density with 0 * (-inf) = 0."""
-    return jnp.sum(jnp.where(counts > 0, counts * log_density, 0.0))
-
-
-def expected_factors(
-    families: dict[str, Statistic], evaluation: Evaluation, statistics: Statistics
-) -> dict[str, Array]:
-    """Every factor of the expected complete log likelihood, by site: the parts of Q(theta)."""
-    factors = {
-        name: _weighted(
-            statistics.counts[name] if table.ndim == 1 else statistics.responsibilities[name], table
-        )
-        for name, table in evaluation.latent.items()
-    }
-    for name, family in families.items():
-        parameters = evaluation.components[name]
-        if family is None:
-            factors[name] = _weighted(statistics.responsibilities[name], parameters)
-        elif isinstance(family, RowFamily):
-            hidden = statistics.hidden[name]
-            expected = family.expected_log_prob(parameters.parameters, hidden, parameters.value)
-            weights = statistics.responsibilities[name] * parameters.present
-            factors[name] = _weighted(weights, expected)
-        else:
-            expected = family.expected_log_prob(parameters, statistics.moments[name])
-            factors[name] = jnp.sum(expected)
-    return factors
 
 
 def log_likelihood(

@@ -7,8 +7,8 @@ import pytest
 
 from bayesmix.families import columns, gaussian, student
 from bayesmix.families.exponential import BERNOULLI
-from bayesmix.program import rows as row_pass
 from bayesmix.program.errors import ProgramError
+from bayesmix.program.statistics import Statistics, combine
 
 K, D, N = 2, 3, 30
 RNG = np.random.default_rng(0)
@@ -96,7 +96,7 @@ def test_statistics_of_a_program_are_combined_by_family_and_latent():
     sums = jnp.ones((K, 4))
     families = {"x": columns.COLUMNS, "y": BERNOULLI}
     one, other = (
-        row_pass.Statistics(
+        Statistics(
             {"z": jnp.full(K, float(i))},
             {"x": accumulated(columns.COLUMNS, FAMILIES["columns"][1](i), WEIGHTS), "y": i * sums},
             {},
@@ -104,15 +104,15 @@ def test_statistics_of_a_program_are_combined_by_family_and_latent():
         )
         for i in range(2)
     )
-    found = row_pass.combine(families, one, other, 2.0, 0.5)
+    found = combine(families, one, other, 2.0, 0.5)
     assert found.counts["z"].tolist() == [0.5, 0.5]
     assert found.moments["y"].tolist() == (0.5 * sums).tolist()
     assert found.moments["x"].reference.tolist() == MEAN[1].tolist()
-    scaled = row_pass.combine(families, other, other, 3.0, 0.0)
+    scaled = combine(families, other, other, 3.0, 0.0)
     np.testing.assert_allclose(scaled.moments["x"].second, 3.0 * other.moments["x"].second)
 
 
 def test_responsibilities_are_refused():
-    by_row = row_pass.Statistics({}, {}, {"y": jnp.ones((K, N))}, {})
+    by_row = Statistics({}, {}, {"y": jnp.ones((K, N))}, {})
     with pytest.raises(ProgramError, match="differ from row to row \\('y'\\)"):
-        row_pass.combine({"y": None}, by_row, by_row)
+        combine({"y": None}, by_row, by_row)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import bayesmix
+from bayesmix.families import quadratic
 from bayesmix.families.gaussian import FULL, FeatureSums, Gaussian
+from bayesmix.infer.steps import objective_and_statistics
+from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
 
 
@@ -21,13 +24,14 @@ def components(K: int, D: int, spread: float = 3.0, seed: int = 0) -> Gaussian:
 
 
 @partial(jax.jit, static_argnums=3)
-def both(parameters, rows, weights, with_features):
+def both(parameters, rows, weights, with_features, pattern=None):
     """Densities, the form of the sums, statistics."""
-    prepared = FULL.prepare(parameters, None)
+    prepared = FULL.prepare(parameters, pattern)
     if not with_features:
         prepared = prepared._replace(quadratic=None)
     sums = FULL.accumulate(prepared, rows, weights, None)
-    return FULL.log_prob(prepared, rows), sums, FULL.finish(prepared, sums)
+    whole = sums if pattern is None else FULL.complete(prepared, sums)
+    return FULL.log_prob(prepared, rows), sums, FULL.finish(prepared, whole)
 
 
 def near(one, other, rtol):
@@ -49,6 +53,32 @@ def test_features_give_what_whitening_gives(K, D, n, spread):
     assert isinstance(sums, FeatureSums)
     near(density, exact_density, 1e-12)
     near(found, exact, 1e-12)
+
+
+@pytest.mark.parametrize("spread", [3.0, 1e9])
+def test_missing_cells_are_completed_from_the_sums_of_features(spread):
+    """By features, by whitening, and by the conditional normal of each row and component."""
+    K, D, n = 5, 4, 400
+    rng = np.random.default_rng(4)
+    parameters, pattern = components(K, D, spread), np.array([True, False, True, False])
+    mean = np.asarray(parameters.mean)
+    rows = mean[rng.integers(K, size=n)].T + rng.normal(size=(D, n))
+    rows[~pattern] = 0.0  # whatever stands there
+    weights = rng.uniform(size=(K, n))
+    density, sums, found = both(parameters, rows, weights, True, pattern)
+    exact_density, _, exact = both(parameters, rows, weights, False, pattern)
+    assert isinstance(sums, FeatureSums)
+    near(density, exact_density, 1e-12)
+    near(found, exact, 1e-12)
+    lower = np.asarray(parameters.scale_tril)
+    for k in range(K):
+        covariance = lower[k] @ lower[k].T
+        gain = covariance[:, pattern] @ np.linalg.inv(covariance[np.ix_(pattern, pattern)])
+        residual = gain @ (rows[pattern] - mean[k, pattern, None])
+        spare = covariance - gain @ covariance[pattern]
+        second = (weights[k] * residual) @ residual.T + weights[k].sum() * spare
+        near(found.first[k], (weights[k] * residual).sum(1), 1e-7)
+        near(found.second[k], second, 1e-7)
 
 
 def test_few_rows_or_many_columns_are_whitened():
@@ -99,6 +129,33 @@ def fitting(double):
     """EM, compiled once in either precision."""
     program = bayesmix.without_priors(gaussian_mixture)
     return bayesmix.EM(program, progress_bar=False, max_steps=40, tolerance=1e-9)
+
+
+def test_patterns_of_missing_cells_take_one_form_that_suits_all(monkeypatch):
+    """Columns that nearly repeat one another lose digits as features together, and none apart."""
+    N, far = 3000, jnp.array([[0.0, 0.0], [6.0, 6.0]])
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(N, 1)) + 6.0 * (np.arange(N) % 2)[:, None]
+    x = np.concatenate([x, x + 1e-6 * rng.normal(size=(N, 1))], axis=1)
+    x[: N // 3, 1], x[-(N // 3) :, 0] = np.nan, np.nan
+    lower = jnp.tile(jnp.array([[1.0, 0.0], [1.0, 1e-6]]), (2, 1, 1))
+    accurate = {
+        each: bool(FULL.prepare(Gaussian(far, lower), jnp.array(each)).quadratic.accurate)
+        for each in ((True, False), (False, True), (True, True))
+    }
+    assert accurate == {(True, False): True, (False, True): True, (True, True): False}
+    values = {
+        "weights": jnp.array([0.4, 0.6]),
+        "mean": far,
+        "covariance": lower @ jnp.swapaxes(lower, 1, 2),
+    }
+    plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, 2)
+    arguments = split((x, 2), {})
+    blocks = plan.blocks_of_rows(arguments)
+
+    mixed = objective_and_statistics(plan, arguments, blocks, values)
+    monkeypatch.setattr(quadratic, "_SMALL_BLOCK", np.inf)  # no features at all
+    near(mixed, objective_and_statistics(plan, arguments, blocks, values), 1e-9)
 
 
 GRID = [

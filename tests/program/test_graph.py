@@ -227,7 +227,7 @@ def _expected_counts(program: Any, arguments: Any, tables: Any) -> tuple[dict[st
         result = gathered(values)
 
         def expected(values: Any) -> Any:
-            from bayesmix.program.rows import expected_factors
+            from bayesmix.program.statistics import expected_factors
 
             evaluation = evaluate(program, reading, found, arguments, values)
             factors = expected_factors(found, evaluation, result.statistics)
