@@ -39,6 +39,8 @@ from .triangles import inverse_lower
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
+# from here on, to make a feature takes as long as six components take to whiten a row by its share
+_MANY_COLUMNS = 12
 
 
 class Gaussian(NamedTuple):
@@ -128,7 +130,7 @@ def _prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
 
 def _enough(components: int, columns: int) -> bool:
     """Are there so many components that features of a row are cheaper than whitening it for each?"""
-    return 2 * components >= columns
+    return 2 * components >= min(columns, _MANY_COLUMNS)
 
 
 def _entries(components: int, columns: int, fits: int) -> int:

@@ -33,6 +33,7 @@ from .starts import (
     Seeding,
     SeedingRows,
     given_values,
+    has_own_starts,
     kmeans_plus_plus,
     leaving_values,
     own_starts,
@@ -176,15 +177,16 @@ class EM:
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
         given = given_values(found, array_values(found.program, init or {}), restarts)
-        keys = random.split(rng_key, restarts)
-        given = {**own_starts(found, arguments, keys), **given}
+        if has_own_starts(found):
+            keys = random.split(rng_key, restarts)
+            given = {**own_starts(found, arguments, keys), **given}
         at_data = found.specialise(arguments)
         if set(given) == set(found.reading.parameter_names):
             state, partitioned = compiled.given(at_data.arrays, blocks, given)
         else:
             rows = seeding_rows(found, arguments, blocks, observed)
-            state, partitioned = compiled.start(at_data.arrays, rows, keys)
-        state = compiled.begin(at_data.arrays, blocks, state, keys)
+            state, partitioned = compiled.start(at_data.arrays, rows, rng_key, restarts)
+        state = compiled.begin(at_data.arrays, blocks, state, rng_key)
         told, kind = (arguments.arrays, given, rng_key), f"EM {_names(compiled.parts)}"
         state = run_in_chunks(
             state,
@@ -261,7 +263,10 @@ class _Compiled:
         def call(arrays: tuple[Array, ...]) -> Arguments:
             return Arguments(arrays, layout._replace(specialised=True))
 
-        def start(arrays: Any, rows: SeedingRows, keys: Array) -> tuple[EMState, Any]:
+        def start(
+            arrays: Any, rows: SeedingRows, rng_key: Array, restarts: int
+        ) -> tuple[EMState, Any]:
+            keys = random.split(rng_key, restarts)
             rough = rough_values(found)
             made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
             values = leaving_values(found, call(arrays), rough, keys)
@@ -276,7 +281,7 @@ class _Compiled:
             nothing = jax.tree.map(lambda s: jnp.ones((restarts, *s.shape), s.dtype), shapes)
             return new_state(found, values, nothing, max_steps, 0), nothing
 
-        self.start = compile_lightly(start)
+        self.start = compile_lightly(start, static_argnums=(3,))
         self.given = compile_lightly(given)
         self.advance = compile_fully(
             lambda arrays, blocks, states, fixed, settings, lanes: advance(
@@ -285,7 +290,8 @@ class _Compiled:
             static_argnums=(5,),
         )
 
-        def begin(arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
+        def begin(arrays: Any, blocks: Blocks, states: EMState, rng_key: Array) -> EMState:
+            keys = random.split(rng_key, states.status.shape[0])
             # keys of their own, so that starts are the same whatever the parts
             streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
             return begin_parts(found, call(arrays), blocks, parts, states, streams, keep_path)
@@ -313,12 +319,12 @@ class _Compiled:
 
         return advance
 
-    def begin(self, arrays: Any, blocks: Blocks, states: EMState, keys: Array) -> EMState:
+    def begin(self, arrays: Any, blocks: Blocks, states: EMState, rng_key: Array) -> EMState:
         """The fits with what their parts carry; nothing is compiled where that is nothing."""
         if self._nothing is None:
-            like = jax.eval_shape(self._begin, arrays, blocks, states, keys)
+            like = jax.eval_shape(self._begin, arrays, blocks, states, rng_key)
             if jax.tree.leaves((like.memory, like.pace, like.path)):
-                return self._begin(arrays, blocks, states, keys)
+                return self._begin(arrays, blocks, states, rng_key)
             self._nothing = like
         like = self._nothing
         return states._replace(memory=like.memory, pace=like.pace, path=like.path)

@@ -188,6 +188,11 @@ def leaving_values(plan: Plan, arguments: Arguments, rough: Values, rng_keys: Ar
     return {**wide, **jax.vmap(own)(rng_keys)}
 
 
+def has_own_starts(plan: Plan) -> bool:
+    """Does the program give initial values of its own, to `numpyro.param` sites?"""
+    return any(site.family == "param" for site in plan.reading.parameters)
+
+
 def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
     """Initial values that the program itself gives `numpyro.param` sites, leading with starts.
 

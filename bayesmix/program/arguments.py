@@ -65,11 +65,12 @@ def _as_array(leaf: Any) -> Any:
     return leaf
 
 
-def compile_lightly(function: Callable[..., Any]) -> Callable[..., Any]:
+def compile_lightly(
+    function: Callable[..., Any], static_argnums: tuple[int, ...] = ()
+) -> Callable[..., Any]:
     """`jax.jit` for what runs a few times only: less optimisation, a shorter wait."""
-    return jax.jit(
-        function, compiler_options={"xla_backend_optimization_level": 0, **_shorter_compiling()}
-    )
+    options = {"xla_backend_optimization_level": 0, **_shorter_compiling()}
+    return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
 
 
 def compile_fully(

@@ -22,7 +22,7 @@ from .arguments import Arguments
 from .blocks import Observed
 from .errors import ProgramError, PytreeParameter
 from .evaluate import Values, enumerated_trace
-from .reading import Program, Reading, read
+from .reading import Look, Program, Reading, read
 
 
 class ArrayParameters:
@@ -90,18 +90,18 @@ def _is_real(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def read_arrays(program: Program, arguments: Arguments) -> tuple[Program, Reading, Observed]:
+def read_arrays(program: Program, arguments: Arguments) -> tuple[Program, Reading, Observed, Look]:
     """As :func:`read`, of the program itself, or of one whose pytree parameters are taken apart."""
     try:
         return program, *read(program, arguments)
     except PytreeParameter:
         arrays = ArrayParameters(program)
-        reading, observed = read(arrays, arguments)
+        reading, observed, looking = read(arrays, arguments)
         # a network with priors still registers the initial weights that its draws replace
         arrays.idle = _idle(arrays, reading, arguments)
         if arrays.idle:
-            reading, observed = read(arrays, arguments)
-        return arrays, reading, observed
+            reading, observed, looking = read(arrays, arguments)
+        return arrays, reading, observed, looking
 
 
 def _idle(program: ArrayParameters, reading: Reading, arguments: Arguments) -> frozenset[str]:

@@ -284,7 +284,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         )
     program = Unrolled(program)
     with jax.core.eval_context():
-        program, reading, observed = read_arrays(program, arguments)
+        program, reading, observed, looking = read_arrays(program, arguments)
         check_enough(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), validation_enabled(False):
@@ -302,4 +302,6 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         check_cells(reading, found.families, observed)
         present = observed.present.values()
         gaps = observed.labels is not None or any(there is not None for there in present)
-        return Plan(program, reading, *found, gaps=gaps)
+        made = Plan(program, reading, *found, gaps=gaps)
+        made.remember(("look", arguments.layout), lambda: looking)
+        return made

@@ -34,16 +34,17 @@ Found = TypeVar("Found")
 _LARGEST_KNOWN = 64
 
 
-def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed]:
+def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed, Look]:
     """Trace the program once and assign a role to every site.
 
-    Returns the reading and what the call says of its rows. Raises :class:`ProgramError` with the cure
-    where the program has no plate of rows, a latent that cannot be summed out, and where its data
-    cannot be taken.
+    Returns the reading, what the call says of its rows, and what looks at such calls. Raises
+    :class:`ProgramError` with the cure where the program has no plate of rows, a latent that cannot be
+    summed out, and where its data cannot be taken.
     """
     structure = find_structure(program, arguments)
-    reading, found = look(program, arguments, structure)(arguments.arrays)
-    return reading, tidy(reading, found)
+    looking = look(program, arguments, structure)
+    reading, found = looking(arguments.arrays)
+    return reading, tidy(reading, found), looking
 
 
 def resized(program: Program, reading: Reading, arguments: Arguments) -> Reading:

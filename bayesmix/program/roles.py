@@ -237,7 +237,7 @@ def _support_of(fn: Any, name: str) -> np.ndarray:
     """The latent's values, in order."""
     try:
         with jax.core.eval_context():
-            return np.asarray(fn.enumerate_support(expand=False)).reshape(-1)
+            return np.asarray(jax.jit(lambda: fn.enumerate_support(expand=False))()).reshape(-1)
     except NotImplementedError as error:
         raise ProgramError(
             f"the values of latent '{name}' cannot be enumerated ({error}); "

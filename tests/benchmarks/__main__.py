@@ -19,6 +19,7 @@ from jax import random
 from sklearn.mixture import GaussianMixture
 
 import bayesmix
+from bayesmix import datasets
 from bayesmix.infer.gibbs import ConjugateGibbs
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
@@ -127,8 +128,8 @@ def gibbs_sweep(dtype: type) -> str:
 
 
 def small_fit(dtype: type) -> str:
-    """The first and the second fit of one shape, N=272, D=2, K=2."""
-    x = clusters(272, 2, 2, dtype)
+    """The first and the second fit of one shape: the Old Faithful data, N=272, D=2, K=2."""
+    x = datasets.load("faithful").values.astype(dtype)
     em = bayesmix.EM(gaussian_mixture, progress_bar=False)
     started = time.process_time()
     em.run(random.key(0), x, 2)

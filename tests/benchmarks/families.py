@@ -1,4 +1,4 @@
-"""Time EM of several families: `python -m tests.benchmarks.families [--float32]`.
+"""Time EM of several families: `python -m tests.benchmarks.families [--float32] [--cores n]`.
 
 The peer is EM as one would write it by hand for each family: a table of log densities (N, K) by
 `numpyro.distributions`, softmax, closed-form updates, all steps in one jitted loop. Same data, same
@@ -21,7 +21,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 
 import bayesmix
-from tests.benchmarks.timing import STEPS, interleaved, line, steps_of
+from tests.benchmarks.timing import STEPS, interleaved, line, settings, steps_of
 
 K = 10
 Parameters = dict[str, jax.Array]
@@ -269,9 +269,10 @@ def main() -> None:
     """Print the table in the precision asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
+    parser.add_argument("--cores", type=int, default=1, help="rows are spread over so many devices")
     asked = parser.parse_args()
-    jax.config.update("jax_enable_x64", not asked.float32)
-    table(np.float32 if asked.float32 else np.float64)
+    with settings(asked.float32, asked.cores) as dtype:
+        table(dtype)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Time EM of Gaussian mixtures: `python -m tests.benchmarks.gaussian [--all] [--float32] [--rows 1e5]`.
+"""Time EM of Gaussian mixtures: `python -m tests.benchmarks.gaussian [--all] [--float32] [--rows 1e5]
+[--cores n]`.
 
 One EM iteration of a program without priors, full and diagonal covariances, against scikit-learn's
 `GaussianMixture`, and against the fastest kernel that we could write by hand for this one model: blocks
@@ -24,7 +25,7 @@ from sklearn.mixture import GaussianMixture
 
 import bayesmix
 from bayesmix.zoo import gaussian_mixture
-from tests.benchmarks.timing import interleaved, steps_of
+from tests.benchmarks.timing import REPEATS, STEPS, interleaved, settings, steps_of
 
 CELLS = ((10_000, 2, 3), (10_000, 10, 10), (100_000, 2, 3), (100_000, 10, 10), (100_000, 10, 50))
 GRID = tuple(product((10_000, 100_000, 1_000_000), (2, 10, 50), (3, 10, 50)))
@@ -44,6 +45,12 @@ def centres(columns: int, components: int) -> np.ndarray:
     clusters overlap, and EM has steps to make."""
     scale = 2 * np.sqrt(2 / columns)
     return np.random.default_rng(0).normal(scale=scale, size=(components, columns))
+
+
+def effort(rows: int, columns: int, components: int) -> tuple[int, int]:
+    """Steps and turns: fewer where an iteration takes seconds."""
+    work = rows * components * columns * max(columns, 4)
+    return max(2, min(STEPS, int(4e10 / work))), REPEATS if work < 5e9 else 2
 
 
 def true_start(columns: int, components: int) -> dict[str, np.ndarray]:
@@ -114,7 +121,8 @@ def full(rows: int, columns: int, components: int, dtype: type) -> str:
     plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, components)
     covariance = np.tile(np.eye(columns), (components, 1, 1))
     start = true_start(columns, components) | {"covariance": covariance}
-    *mine, more = steps_of(plan, start, x, components)
+    most, turns = effort(rows, columns, components)
+    *mine, more = steps_of(plan, start, x, components, most=most)
     own = [by_hand(x, start, size) for size in BLOCKS]
     hand = [
         lambda run=run, steps=steps: jax.block_until_ready(run(steps))
@@ -123,7 +131,7 @@ def full(rows: int, columns: int, components: int, dtype: type) -> str:
     ]
     precisions = np.linalg.inv(start["covariance"])
     peer = sklearn("full", x, start, (precisions + np.swapaxes(precisions, 1, 2)) / 2, more)
-    times = interleaved(*mine, *peer, *hand)
+    times = interleaved(*mine, *peer, *hand, repeats=turns)
     return line(f"full     N={rows:.0e} D={columns:2d} K={components:2d}", times, more)
 
 
@@ -132,9 +140,10 @@ def diagonal(rows: int, columns: int, components: int, dtype: type) -> str:
     x = clusters(rows, columns, components, dtype)
     plan = bayesmix.plan(bayesmix.without_priors(diagonal_mixture), x, components)
     start = true_start(columns, components) | {"variance": np.ones((components, columns))}
-    *mine, more = steps_of(plan, start, x, components)
+    most, turns = effort(rows, columns, components)
+    *mine, more = steps_of(plan, start, x, components, most=most)
     peer = sklearn("diag", x, start, 1 / start["variance"], more)
-    times = interleaved(*mine, *peer)
+    times = interleaved(*mine, *peer, repeats=turns)
     return line(f"diagonal N={rows:.0e} D={columns:2d} K={components:2d}", times, more)
 
 
@@ -180,12 +189,12 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="every N, D and K: takes an hour")
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     parser.add_argument("--rows", type=float, help="with --all: this N alone")
+    parser.add_argument("--cores", type=int, default=1, help="rows are spread over so many devices")
     asked = parser.parse_args()
-    numpyro.enable_x64(not asked.float32)
-    dtype = np.float32 if asked.float32 else np.float64
     warnings.simplefilter("ignore")
     cells = GRID if asked.all else CELLS
-    table(dtype, [cell for cell in cells if asked.rows in (None, cell[0])])
+    with settings(asked.float32, asked.cores) as dtype:
+        table(dtype, [cell for cell in cells if asked.rows in (None, cell[0])])
 
 
 if __name__ == "__main__":

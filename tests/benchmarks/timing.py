@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import jax
 import numpy as np
+import numpyro
+from threadpoolctl import threadpool_limits
 
 import bayesmix
 
 STEPS, REPEATS = 20, 5
 
 
-def interleaved(*runs: Callable[[], Any]) -> list[np.ndarray]:
-    """Seconds of each run, REPEATS times, taken in turn after one warm-up of each."""
+@contextmanager
+def settings(float32: bool, cores: int = 1) -> Iterator[type]:
+    """A precision for all, and cores of the machine as devices that rows are spread over; peers have so
+    many threads where there is more than one. Gives the type of the numbers."""
+    if cores > 1:
+        numpyro.set_host_device_count(cores)
+    jax.config.update("jax_enable_x64", not float32)
+    dtype = np.float32 if float32 else np.float64
+    if cores == 1:
+        yield dtype
+        return
+    with bayesmix.rows_on(), threadpool_limits(cores):
+        yield dtype
+
+
+def interleaved(*runs: Callable[[], Any], repeats: int = REPEATS) -> list[np.ndarray]:
+    """Seconds of each run, so many times, taken in turn after one warm-up of each."""
     for run in runs:
         run()
-    seconds = np.zeros((len(runs), REPEATS))
-    for repeat in range(REPEATS):
+    seconds = np.zeros((len(runs), repeats))
+    for repeat in range(repeats):
         for i, run in enumerate(runs):
             started = time.perf_counter()
             run()
@@ -27,16 +46,16 @@ def interleaved(*runs: Callable[[], Any]) -> list[np.ndarray]:
 
 
 def steps_of(
-    plan: bayesmix.Plan, init: dict, *arguments
+    plan: bayesmix.Plan, init: dict, *arguments, most: int = STEPS
 ) -> tuple[Callable[[], bayesmix.EMResult], Callable[[], bayesmix.EMResult], int]:
-    """Runs of one EM step and of several more, from the same values, and how many more: STEPS, or as
+    """Runs of one EM step and of several more, from the same values, and how many more: `most`, or as
     many as there are before rounding hides all gain."""
 
     def run(steps: int) -> Callable[[], bayesmix.EMResult]:
         em = bayesmix.EM(plan, progress_bar=False, max_steps=steps, tolerance=-1.0)
         return lambda: em.run(0, *arguments, init=init)
 
-    steps = int(run(STEPS + 1)().restart_steps[0])
+    steps = int(run(most + 1)().restart_steps[0])
     return run(1), run(steps), steps - 1
 
 

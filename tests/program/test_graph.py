@@ -205,7 +205,7 @@ def test_expected_counts_of_a_network_are_those_of_enumeration(seed):
 
 def _expected_counts(program: Any, arguments: Any, tables: Any) -> tuple[dict[str, Any], float]:
     """Counts (*parents, values) of each node: of latents directly, of others through their family."""
-    reading, observed = read(program, arguments)
+    reading, observed, _ = read(program, arguments)
     found: dict[str, Any] = {}
 
     def families(arrays: Any, values: Any) -> None:
