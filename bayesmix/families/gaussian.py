@@ -39,7 +39,8 @@ from .triangles import inverse_lower
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _UNROLLED_COLUMNS = 3
-# from here on, to make a feature takes as long as six components take to whiten a row by its share
+# half of it is how many components are enough, however many the columns: making features takes as long
+# as what six save
 _MANY_COLUMNS = 12
 
 
@@ -356,8 +357,7 @@ def _whitened_sums(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
     whitener = prepared.whitener
     first = jnp.einsum("kij,kj->ki", whitener, first)
     second = whitener @ second @ jnp.swapaxes(whitener, -1, -2)
-    accurate = form.accurate
-    return jax.tree.map(partial(jnp.where, accurate), (count, first, second), found)
+    return jax.tree.map(partial(jnp.where, form.accurate), (count, first, second), found)
 
 
 def _moments(parameters: Gaussian) -> tuple[Array, Array]:

@@ -69,7 +69,7 @@ def run_in_lanes(
 
 
 def over_lanes(lanes: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`jax.vmap` over so many lanes; for one lane the function itself, which is half as long to trace.
+    """`jax.vmap` over so many lanes; for one lane the function itself, of which there is less to trace.
 
     >>> over_lanes(1)(jnp.sum)(jnp.ones((1, 3))).tolist()
     [3.0]

@@ -25,7 +25,7 @@ from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
 from tests.benchmarks import families, gaussian, samplers
 from tests.benchmarks.gaussian import clusters
-from tests.benchmarks.timing import STEPS, interleaved, line, steps_of
+from tests.benchmarks.timing import STEPS, interleaved, line, settings, steps_of
 
 RESTARTS = ((100, 1_000, 2, 5), (20, 10_000, 10, 10))
 
@@ -147,17 +147,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     asked = parser.parse_args()
-    jax.config.update("jax_enable_x64", not asked.float32)
-    dtype = np.float32 if asked.float32 else np.float64
     warnings.simplefilter("ignore")
-    print(small_fit(dtype), flush=True)
-    gaussian.table(dtype)
-    for case in RESTARTS:
-        print(restarts(*case, dtype), flush=True)
-    print(gibbs_sweep(dtype), flush=True)
-    print(chain_step(), flush=True)
-    families.table(dtype)
-    samplers.table(dtype)
+    with settings(asked.float32) as dtype:
+        print(small_fit(dtype), flush=True)
+        gaussian.table(dtype)
+        for case in RESTARTS:
+            print(restarts(*case, dtype), flush=True)
+        print(gibbs_sweep(dtype), flush=True)
+        print(chain_step(), flush=True)
+        families.table(dtype)
+        samplers.table(dtype)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ import os
 import warnings
 from collections.abc import Callable
 
-import jax
 import numpy as np
-import numpyro
 from sklearn.cluster import KMeans as Peer
 from threadpoolctl import threadpool_limits
 
 import bayesmix
 from bayesmix.infer.starts import random_rows
-from tests.benchmarks.timing import interleaved
+from tests.benchmarks.timing import interleaved, settings
 
 STEPS = 20
 
@@ -62,11 +60,8 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores for both")
     asked = parser.parse_args()
-    numpyro.set_host_device_count(asked.cores)
-    jax.config.update("jax_enable_x64", not asked.float32)
-    dtype = np.float32 if asked.float32 else np.float64
     warnings.simplefilter("ignore")
-    with threadpool_limits(asked.cores):
+    with settings(asked.float32, asked.cores) as dtype, threadpool_limits(asked.cores):
         print(restarts(dtype), flush=True)
         for rows in (10_000, 100_000):
             for columns in (2, 10, 50):

@@ -31,6 +31,7 @@ import bayesmix
 from bayesmix.program.arguments import split
 from bayesmix.zoo import gaussian_mixture
 from bayesmix.zoo.priors import matrix_prior
+from tests.benchmarks.timing import settings
 
 CELLS = ((1_000, 2, 3), (10_000, 2, 3), (1_000, 10, 5))
 REPEATS = 9
@@ -199,10 +200,10 @@ def main() -> None:
     parser.add_argument("--float32", action="store_true", help="single precision throughout")
     parser.add_argument("--cells", default="0,1,2", help="which cells; all of them by default")
     asked = parser.parse_args()
-    jax.config.update("jax_enable_x64", not asked.float32)
     warnings.simplefilter("ignore", FutureWarning)
     chosen = tuple(CELLS[int(i)] for i in asked.cells.split(","))
-    table(np.float32 if asked.float32 else np.float64, chosen)
+    with settings(asked.float32) as dtype:
+        table(dtype, chosen)
 
 
 if __name__ == "__main__":
