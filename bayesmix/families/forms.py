@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from numpyro.distributions import constraints
 
@@ -325,18 +326,19 @@ class DirichletForm(NamedTuple):
         return "Dirichlet"
 
     def read(self, log_density: LogDensity, value: Array) -> Array:
-        """Slope and curvature at the centre, in the softmax coordinate, where v_j = 1/K."""
+        """From the slopes in the softmax coordinate, c_j - v_j sum_i c_i, at the centre and where one
+        share is large: both in one batch, so that the density is traced once."""
         size = value.shape[-1]
         if size == 1:
             return jnp.zeros_like(value)
-        direction = jnp.zeros_like(value).at[..., 0].set(1.0).at[..., 1].set(-1.0)
-        slope, curvature = jax.jvp(
-            jax.grad(lambda logits: log_density(jax.nn.softmax(logits, axis=-1))),
-            (jnp.zeros_like(value),),
-            (direction,),
-        )
-        total = -jnp.sum(curvature * direction, axis=-1, keepdims=True) * size / 2
-        return slope + total / size
+        shares = np.full((2, size), 1 / size)
+        shares[1] = np.where(np.arange(size) == 0, 0.5 + 0.5 / size, 0.5 / size)
+        points = shares.astype(value.dtype).reshape(2, *[1] * (value.ndim - 1), size)
+        points = np.broadcast_to(points, (2, *value.shape))
+        moments = points * jax.vmap(jax.grad(log_density))(points)
+        slopes = moments - points * jnp.sum(moments, axis=-1, keepdims=True)
+        total = (slopes[0] - slopes[1])[..., :1] / (shares[1, 0] - shares[0, 0])
+        return slopes[0] + total / size
 
     def kernel(self, coefficients: Array, value: Array) -> Array:
         """sum_j c_j log v_j."""

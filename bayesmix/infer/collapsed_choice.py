@@ -23,7 +23,7 @@ from ..families.forms import base_support
 from ..families.likelihoods import Family
 from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed
-from ..program.conjugacy import Conditional, random_noise, random_points
+from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
@@ -173,10 +173,6 @@ class _Look:
         values = {site.name: _rows_of(site, observed, rng) for site in reading.observed}
         self.blocks = plan.arrange(Observed(values, observed.present))
         self.labels = rng.integers(reading.latents[0].size, size=observed.num_rows)
-        noise = random_noise(reading.parameters, rng)
-        noise = jax.tree.map(lambda x: plan.step * x, noise)
-        points = compile_lightly(lambda noise: random_points(reading.parameters, noise))(noise)
-        self.points = jax.tree.map(np.asarray, points)
 
     def interactions(self) -> dict[frozenset[str], bool]:
         """For every two blocks: does the log joint of given labels mix them?"""
@@ -189,7 +185,7 @@ class _Look:
             return jax.vmap(self.plan.expected_log_joint(told, found.statistics))(many)
 
         sets = [(), *((b,) for b in blocks), *combinations(blocks, 2)]
-        start, other = ({n: v[i] for n, v in self.points.items()} for i in (0, 1))
+        start, other = ({n: v[i] for n, v in self.plan.points.items()} for i in (0, 1))
         places = [{name for block in each for name in block.sites} for each in sets]
         many = {
             name: np.stack([(other if name in moved else start)[name] for moved in places])
@@ -208,8 +204,8 @@ class _Look:
     def departure(self, units: tuple[Unit, ...]) -> float:
         """How much the evidence of the labels depends on the values of what is integrated out."""
         integrated = {name for unit in units for name in unit.block.sites}
-        start = {n: v[0] for n, v in self.points.items() if n not in integrated}
-        points = {n: v for n, v in self.points.items() if n in integrated}
+        start = {n: v[0] for n, v in self.plan.points.items() if n not in integrated}
+        points = {n: v for n, v in self.plan.points.items() if n in integrated}
 
         labels = jnp.asarray(self.labels)
 

@@ -32,7 +32,8 @@ def run_in_lanes(
         phase: of fits, (R,) or (lanes,): 0 where a fit has stopped, and higher for what comes first.
         fits: arrays that lead with fits.
         record: anything that all fits write to, carried along as it is.
-        lanes: how many fits are stepped at a time.
+        lanes: how many fits are stepped at a time; one that is alone comes without an axis of lanes,
+            and its place without one, since there is less to compile then.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,13 +45,19 @@ def run_in_lanes(
         ([0, 0, 0, 0], 9)
     """
     count = jax.tree.leaves(fits)[0].shape[0]
-    if lanes >= count:
-        everywhere = jnp.arange(count)
+
+    def together(fits: Fits, record: Record, place: Any) -> tuple[Fits, Record]:
         return jax.lax.while_loop(
             lambda carry: jnp.any(phase(carry[0]) > 0),
-            lambda carry: step(carry[0], carry[1], everywhere),
+            lambda carry: step(carry[0], carry[1], place),
             (fits, record),
         )
+
+    if count == 1:
+        alone, record = together(jax.tree.map(lambda x: jnp.squeeze(x, 0), fits), record, 0)
+        return jax.tree.map(lambda x: x[None], alone), record
+    if lanes >= count:
+        return together(fits, record, jnp.arange(count))
 
     def fill(carry: tuple[Fits, Record]) -> tuple[Fits, Record]:
         fits, record = carry
@@ -58,6 +65,8 @@ def run_in_lanes(
         highest = jnp.max(phases)
         (place,) = jnp.nonzero(phases == highest, size=lanes, fill_value=count)
         taken = jnp.where(place < count, place, place[0])
+        if lanes == 1:
+            place, taken = place[0], taken[0]
         some, record = jax.lax.while_loop(
             lambda carry: jnp.all(phase(carry[0]) == highest),
             lambda carry: step(carry[0], carry[1], place),
@@ -66,20 +75,3 @@ def run_in_lanes(
         return jax.tree.map(lambda x, y: x.at[place].set(y, mode="drop"), fits, some), record
 
     return jax.lax.while_loop(lambda carry: jnp.any(phase(carry[0]) > 0), fill, (fits, record))
-
-
-def over_lanes(lanes: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`jax.vmap` over so many lanes; for one lane the function itself, of which there is less to trace.
-
-    >>> over_lanes(1)(jnp.sum)(jnp.ones((1, 3))).tolist()
-    [3.0]
-    """
-
-    def alone(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            only = jax.tree.map(lambda x: x[0], arguments)
-            return jax.tree.map(lambda x: x[None], function(*only))
-
-        return run
-
-    return alone if lanes == 1 else jax.vmap

@@ -9,8 +9,9 @@ from the rows partitioned about seeds; they run in the same loop, so that the M 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,16 @@ from ..program.plan import Plan
 from .accelerators import Accelerator, Proposal, free_coordinates, propose
 from .convergence import judge
 from .e_steps import EStep, Expected
-from .lanes import over_lanes, run_in_lanes
+from .lanes import run_in_lanes
 from .m_steps import MPart, make_m_step
 from .status import Status
 
 # an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
 # share of what is still to come
 _CALM_STEPS, _CALM_SHARE = 3, 0.01
+
+
+Fit = TypeVar("Fit")
 
 
 class Parts(NamedTuple):
@@ -141,7 +145,7 @@ def advance(
     """M and E steps in turn, `lanes` starts at a time, until each has stopped or has made
     `settings.until` steps."""
     m_step = make_m_step(found, parts.m_step)
-    each = over_lanes(lanes)
+    each = jax.vmap if lanes > 1 else _alone
     last = states.trace.shape[1] - 1
 
     def running(states: EMState) -> Array:
@@ -156,15 +160,13 @@ def advance(
         before, fixed = fits
         values, proper = each(partial(m_step, arguments, blocks))(before.statistics, before.values)
         moved = before._replace(values=values, proper=proper)
-        starting = before.alike[0] > 0  # as in all lanes
+        starting = jnp.max(before.alike) > 0  # as in all lanes
         after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
         return (after, fixed), _recorded(record, before, after, place)
 
     def once_more(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
         """Components alike; then, from the partition, each its own."""
-        statistics = jax.tree.map(
-            partial(jnp.where, before.alike[0] == 1), fixed.partitioned, before.statistics
-        )
+        statistics = _chosen(jnp.max(before.alike) == 1, fixed.partitioned, before.statistics)
         return moved._replace(alike=before.alike - 1, statistics=statistics)
 
     def expected(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
@@ -177,19 +179,23 @@ def advance(
         values = {n: jnp.where(first, mapped[n], value) for n, value in going.values.items()}
         seen = parts.e_step(found, arguments, blocks, values, before.memory)
         extrapolated = going.extrapolated & ~first
-        pace = jax.tree.map(lambda new, old: jnp.where(first, old, new), going.pace, before.pace)
-        moved = moved._replace(pace=pace)
+        moved = moved._replace(pace=_chosen(first, before.pace, going.pace))
         at_end = before.step + 1 >= last
         after = _judge(
             before, moved, seen, extrapolated, at_end, settings.tolerance, blocks.num_rows, parts
         )
-        stopped = ~running(before)
-        return jax.tree.map(lambda old, new: jnp.where(stopped, old, new), before, after)
+        # a fit that is alone goes on, or the loop would have ended
+        return after if lanes == 1 else _chosen(running(before), after, before)
 
     record = _Record(states.trace, states.path)
     fits = (states._replace(trace=None, path={}), fixed)
     (states, _), record = run_in_lanes(step, phase, fits, record, lanes)
     return states._replace(**record._asdict())
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """In the place of `jax.vmap` for a fit without an axis of lanes."""
+    return function
 
 
 class _Record(NamedTuple):
@@ -247,8 +253,13 @@ def _judge(
             status=jnp.where(at_end, Status.OUT_OF_STEPS, Status.RUNNING),
             pace=paced(moved.pace, jnp.asarray(False)),
         )
-        stays = jax.tree.map(partial(jnp.where, extrapolated), again, stays)
-    return jax.tree.map(partial(jnp.where, judged.good | (before.step < 0)), taken, stays)
+        stays = _chosen(extrapolated, again, stays)
+    return _chosen(judged.good | (before.step < 0), taken, stays)
+
+
+def _chosen(first: Array, one: Fit, other: Fit) -> Fit:
+    """One of two states; nothing is computed where they share an array."""
+    return jax.tree.map(lambda a, b: a if a is b else jax.lax.select(first, a, b), one, other)
 
 
 def last_look(

@@ -20,7 +20,6 @@ from ..families.peel import peel
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed
-from ..program.conjugacy import random_noise, random_points
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent
@@ -41,19 +40,20 @@ def kmeans_plus_plus(rng_key: Array, points: Array, num_seeds: int) -> Array:
 
     `points` is (N, D). Source: Arthur & Vassilvitskii (2007), SODA, 1027-1035.
     """
-    first_key, rng_key = random.split(rng_key)
-    first = random.randint(first_key, (), 0, points.shape[0])
-    distance = jnp.sum((points - points[first]) ** 2, axis=1)
+    count, dtype = points.shape[0], jnp.result_type(points, float)
 
-    def add(distance: Array, key: Array) -> tuple[Array, Array]:
-        total = jnp.sum(distance)
-        log_weight = jnp.log(jnp.where(total > 0, distance, 1.0))
-        index = random.categorical(key, log_weight)
-        closer = jnp.minimum(distance, jnp.sum((points - points[index]) ** 2, axis=1))
-        return closer, index
+    def add(distance: Array, uniform: Array) -> tuple[Array, Array]:
+        below = jnp.cumsum(distance)
+        # by inversion; the first seed, and one where all rows are seeds, is any row
+        drawn = jnp.sum(below <= uniform * below[-1])
+        index = jnp.where(
+            jnp.isfinite(below[-1]) & (below[-1] > 0), drawn, (uniform * count).astype(int)
+        )
+        index = jnp.minimum(index, count - 1)
+        return jnp.minimum(distance, jnp.sum((points - points[index]) ** 2, axis=1)), index
 
-    _, rest = jax.lax.scan(add, distance, random.split(rng_key, num_seeds - 1))
-    return jnp.concatenate([first[None], rest])
+    uniforms = random.uniform(rng_key, (num_seeds,), dtype)
+    return jax.lax.scan(add, jnp.full(count, jnp.inf, dtype), uniforms)[1]
 
 
 def random_rows(rng_key: Array, points: Array, num_seeds: int) -> Array:
@@ -175,9 +175,7 @@ def _scaled(points: np.ndarray) -> np.ndarray:
 
 def rough_values(plan: Plan) -> Values:
     """Values of ordinary size, the same for every start: from where the first M step leaves."""
-    noise = random_noise(plan.reading.parameters, np.random.default_rng(0))
-    noise = jax.tree.map(lambda x: plan.step * x, noise)
-    return jax.tree.map(lambda x: x[0], random_points(plan.reading.parameters, noise))
+    return {name: jnp.asarray(value[0], float) for name, value in plan.points.items()}
 
 
 def leaving_values(plan: Plan, arguments: Arguments, rough: Values, rng_keys: Array) -> Values:

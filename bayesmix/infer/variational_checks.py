@@ -14,7 +14,6 @@ from ..families.likelihoods import Family
 from ..program import rows as row_pass
 from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks, Observed, arrange
-from ..program.conjugacy import random_noise, random_points
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
 from ..program.plan import Plan
@@ -72,16 +71,13 @@ def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
         )
         complete = Observed(observed.values, dict.fromkeys(observed.values))
         blocks = arrange(plan.families, complete, plan.graph, whole=True)
-        noise = random_noise(reading.parameters, np.random.default_rng(3))
-        noise = jax.tree.map(lambda x: plan.step * x, noise)
 
         @compile_lightly
-        def differences(arrays: tuple[Array, ...], blocks: Blocks, noise: Values) -> Any:
+        def differences(arrays: tuple[Array, ...], blocks: Blocks, points: Values) -> Any:
             def at(values: Values) -> Any:
                 told = few._replace(arrays=arrays)
                 return evaluate(plan.program, reading, plan.families, told, values)
 
-            points = random_points(reading.parameters, noise)
             evaluations = jax.vmap(at)(points)
             first = jax.tree.map(lambda x: x[0], evaluations)
             ones = tuple(jnp.ones((size, blocks.num_rows)) for size in plan.graph.table_sizes)
@@ -96,7 +92,7 @@ def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
 
             return jax.vmap(both)(evaluations)
 
-        found = jax.tree.map(np.asarray, differences(few.arrays, blocks, noise))
+        found = jax.tree.map(np.asarray, differences(few.arrays, blocks, plan.points))
     return [
         name
         for name, (expected, exact) in found.items()

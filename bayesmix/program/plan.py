@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpyro.distributions.distribution import validation_enabled
 
@@ -47,7 +48,8 @@ class Plan:
         labels: axes that carry component labels, and whether the prior is exchangeable.
         links: for each observed site, how its mean and covariance follow from the parameters.
         by_row: whether some factor differs from row to row, so that no K statistics suffice.
-        step: how far from the middle of the supports ordinary values are (fits start there).
+        points: ordinary values of every parameter, leading with a few draws: where closed forms were
+            certified, and where fits start from.
         gaps: whether the rows that the plan was made from had missing cells or known labels.
 
     `print(plan)` explains the program.
@@ -61,7 +63,7 @@ class Plan:
     labels: Labels
     links: dict[str, tuple[str, str]]
     by_row: bool
-    step: float = 1.0
+    points: dict[str, np.ndarray] = field(repr=False)
     gaps: bool = False
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 

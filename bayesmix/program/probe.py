@@ -45,7 +45,7 @@ class Found(NamedTuple):
     labels: Labels
     links: dict[str, tuple[str, str]]
     by_row: bool
-    step: float
+    points: dict[str, np.ndarray]
 
 
 class _Look(NamedTuple):
@@ -129,18 +129,19 @@ def probe(
         augmented = _recognise(other, noise, random_rows)
         if augmented is not None and _num_closed(augmented[0]) > _num_closed(found[0]):
             look, found = other, augmented
-    recognition, points, step = found
+    recognition, points = found
     point = {name: value[0] for name, value in points.items()}
     statistics = any(not isinstance(family, Family) for family in look.families.values())
     latent = jax.eval_shape(look.evaluate, point).latent
+    tables = _tables(look, observed)
     return Found(
         families=look.families,
         blocks=recognition.blocks,
         certificates=recognition.certificates,
-        labels=_labels(look, observed, point),
-        links=_links(look, point),
+        labels=_labels(look, tables, point),
+        links=_links(look, tables, point),
         by_row=statistics or any(table.ndim > 1 for table in latent.values()),
-        step=step,
+        points=points,
     )
 
 
@@ -180,9 +181,8 @@ def _families(
 
 def _recognise(
     look: _Look, noise: Values, rows: _Noise
-) -> tuple[Recognition, Values, float] | None:
-    """Closed forms under this choice of families, the random points at which they were found, and how
-    far these are from the middle of the supports."""
+) -> tuple[Recognition, dict[str, np.ndarray]] | None:
+    """Closed forms under this choice of families, and the random points at which they were found."""
 
     @compile_lightly
     def prepare(step: Array, noise: Values, rows: _Noise) -> tuple[Values, Any, Array]:
@@ -203,7 +203,7 @@ def _recognise(
         if clear:
             break
     found = recognise(look.reading.parameters, look.factors, points, statistics, step)
-    return None if found is None else (found, points, step)
+    return None if found is None else (found, points)
 
 
 class _Noise(NamedTuple):
@@ -257,65 +257,83 @@ def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> ro
     )
 
 
-def _labels(look: _Look, observed: Observed, point: Values) -> Labels:
-    reading, families, graph = look.reading, look.families, look.reading.graph
+class _Tables(NamedTuple):
+    """What labels and links are judged by, at parameter values: every factor's log density, (values of
+    each latent that it depends on..., rows); that of the rows (rows,) and of the parameters; the
+    deterministic sites; and for families the mean and covariance of each component."""
+
+    factors: Values
+    density: Array
+    log_prior: Array
+    deterministic: Values
+    moments: dict[str, tuple[Array, Array]]
+
+
+def _tables(look: _Look, observed: Observed) -> Callable[[Values], _Tables]:
+    """The tables at parameter values, on the host; compiled once for labels and links."""
+    families, graph = look.families, look.reading.graph
     # labels are a matter of the program: cells that happen to be missing do not come into it
     complete = Observed(
         observed.values, dict.fromkeys(observed.values), None, _no_labels(observed.labels)
     )
     blocks = arrange(families, complete, graph, whole=True)
-    names = tuple(graph.clique_of)
 
     @compile_lightly
-    def table(values: Values) -> tuple[dict[str, Array], Array, Array, Values]:
+    def tables(values: Values) -> _Tables:
         evaluation = look.evaluate(values)
         joint = row_pass.log_factors(graph, families, evaluation, blocks)
-        density = eliminate.sum_out(graph, joint)
         every = row_pass.each_factor(families, evaluation, blocks)
-        shaped = {
-            name: jnp.reshape(value, (*(graph.sizes[i] for i in graph.scope(name)), -1))
-            for name, value in every.items()
-        }
-        log_prior = sum(evaluation.prior.values(), jnp.zeros(()))
-        return shaped, density, log_prior, evaluation.deterministic
+        return _Tables(
+            factors={
+                name: jnp.reshape(value, (*(graph.sizes[i] for i in graph.scope(name)), -1))
+                for name, value in every.items()
+            },
+            density=eliminate.sum_out(graph, joint),
+            log_prior=sum(evaluation.prior.values(), jnp.zeros(())),
+            deterministic=evaluation.deterministic,
+            moments={
+                name: family.moments(evaluation.components[name])
+                for name, family in families.items()
+                if isinstance(family, Family)
+            },
+        )
 
-    def host(values: Values) -> Any:
-        return jax.tree.map(np.asarray, table(values))
-
-    values = {site.name: point[site.name] for site in reading.parameters}
-    unit = dist.constraints.unit_interval
-    shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
-    tested = Tested(
-        sizes=dict(zip(graph.names, graph.sizes, strict=True)),
-        scopes={name: tuple(graph.names[i] for i in graph.scope(name)) for name in names},
-        factors=lambda v: host(v)[0],
-        density=lambda v: host(v)[1],
-        log_prior=lambda v: host(v)[2],
-        derive=lambda v: host(v)[3],
-        known=frozenset(latent.name for latent in reading.latents if latent.observed),
-    )
-    return find_labels(tested, values, shares)
+    return lambda values: jax.tree.map(np.asarray, tables(values))
 
 
 def _no_labels(labels: dict[str, Any] | None) -> dict[str, Any] | None:
     return labels and {name: np.full_like(value, -1) for name, value in labels.items()}
 
 
-def _links(look: _Look, point: Values) -> dict[str, tuple[str, str]]:
-    known = {n: family for n, family in look.families.items() if isinstance(family, Family)}
-    if not known:
-        return {}
+def _labels(look: _Look, tables: Callable[[Values], _Tables], point: Values) -> Labels:
+    reading, graph = look.reading, look.reading.graph
+    unit = dist.constraints.unit_interval
+    shares = tuple(s.name for s in reading.parameters if base_support(s.support) == unit)
+    tested = Tested(
+        sizes=dict(zip(graph.names, graph.sizes, strict=True)),
+        scopes={name: tuple(graph.names[i] for i in graph.scope(name)) for name in graph.clique_of},
+        factors=lambda v: tables(v).factors,
+        density=lambda v: tables(v).density,
+        log_prior=lambda v: tables(v).log_prior,
+        derive=lambda v: tables(v).deterministic,
+        known=frozenset(latent.name for latent in reading.latents if latent.observed),
+    )
+    return find_labels(tested, point, shares)
+
+
+def _links(
+    look: _Look, tables: Callable[[Values], _Tables], point: Values
+) -> dict[str, tuple[str, str]]:
     graph = look.reading.graph
-    scopes = {name: tuple(graph.names[i] for i in graph.scope(name)) for name in known}
 
-    @compile_lightly
-    def moments(values: Values) -> dict[str, tuple[Array, Array]]:
-        components = look.evaluate(values).components
-        return {name: family.moments(components[name]) for name, family in known.items()}
+    def moments(name: str, values: Values) -> tuple[Array, Array]:
+        return tables(values).moments[name]
 
-    def at(name: str, values: Values) -> tuple[Array, Array]:
-        return moments(values)[name]
+    def label(name: str) -> str:
+        return ", ".join(graph.names[i] for i in graph.scope(name))
 
     return {
-        name: describe_links(partial(at, name), point, ", ".join(scopes[name])) for name in known
+        name: describe_links(partial(moments, name), point, label(name))
+        for name, family in look.families.items()
+        if isinstance(family, Family)
     }

@@ -128,11 +128,12 @@ def _without_indexing(
     indexing = [equation for equation in moving if equation.primitive.name == "gather"]
     if not indexing:
         return list(late)
-    needed = list({v for equation in indexing for v in variables(equation.invars[1:])})
+    # in an order that is the same in every process, or compiled code would not be found again
+    needed = list(dict.fromkeys(v for e in indexing for v in variables(e.invars[1:])))
 
     def find_places() -> list[jax.Array]:
         found = dict(zip(needed, run(live(early, needed), constants, needed), strict=True))
-        for root in set(roots.values()):
+        for root in dict.fromkeys(roots.values()):
             # in floating point, where an entry that is not there has no place: it is not a number
             found[root] = jnp.arange(root.aval.size, dtype=float).reshape(root.aval.shape)
         return run(moving, found, [equation.outvars[0] for equation in indexing])

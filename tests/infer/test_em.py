@@ -1,5 +1,8 @@
 """EM: Murphy's closed forms, stationarity, statuses, starts, and what a call costs."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,6 +160,28 @@ def test_the_same_key_gives_the_same_fit_and_a_second_call_does_not_retrace(rows
     assert len(calls) == before
     np.testing.assert_array_equal(first.objective, again.objective)
     assert other.objective[-1] != first.objective[-1]
+
+
+FIRST_FIT = """
+import sys, jax, numpy, numpyro, bayesmix, bayesmix.zoo
+numpyro.enable_x64()
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+x = numpy.random.default_rng(0).normal(size=(60, 2))
+bayesmix.EM(bayesmix.zoo.gaussian_mixture, progress_bar=False, max_steps=3).run(0, x, 2)
+"""
+
+
+def test_what_one_process_compiled_another_finds_in_the_persistent_cache(tmp_path):
+    def kept():
+        command = [sys.executable, "-c", FIRST_FIT, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return {path.name for path in tmp_path.iterdir() if path.name.endswith("-cache")}
+
+    first = kept()
+    assert len(first) > 8
+    assert kept() == first
 
 
 # ------------------------------------------------------------------------------ maximum likelihood

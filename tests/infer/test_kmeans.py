@@ -86,7 +86,7 @@ def test_the_best_of_our_starts_is_the_best_of_rs_or_better(name):
     x = datasets.load(name).values if kept is None else np.array(kept)
     sums = stored["tot_withinss"][name]
     curve = bayesmix.distortion_curve(
-        0, x, x, [int(size) for size in sums], restarts=40, progress_bar=False
+        0, x, x, [int(size) for size in sums], restarts=200, progress_bar=False
     )
     assert all(curve.statuses)
     assert (curve.fitted * len(x) <= np.array(list(sums.values())) * (1 + 1e-9)).all()
