@@ -5,8 +5,9 @@ from . import threads as _threads
 _threads.widen_pool()  # before anything computes
 
 from .comparison import Comparison, compare  # noqa: E402
-from .families import exponential as _exponential  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
+from .families import outcomes as _outcomes  # noqa: E402
+from .families import positive as _positive  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
@@ -44,7 +45,7 @@ from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
 from .saved_comparison import load_comparison  # noqa: E402
 
-del _exponential, _gaussian, _student, _threads
+del _gaussian, _outcomes, _positive, _student, _threads
 
 __all__ = [
     "EM",

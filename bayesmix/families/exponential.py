@@ -7,7 +7,8 @@ rule the constant 1, its coefficient minus the log normaliser. All is then produ
 densities are c t + h, statistics are w t', and Q is the sum of c times these (h is a constant).
 
 Cells of an event are independent, with features of their own. In a missing cell all of them are zero,
-the constant one too: it is integrated out, and costs no code. Infinite coefficients (log 0) and features
+the constant one too: it is integrated out, and costs no code. Where nothing is missing, the constant
+features of all cells are one feature. Infinite coefficients (log 0) and features
 have a finite stand-in, so that 0 log 0 is 0 and an impossible value has a log density near -1e30.
 
 Source: Barndorff-Nielsen (1978), *Information and Exponential Families in Statistical Theory*, Wiley,
@@ -25,23 +26,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jax import Array
-from jax.scipy.special import gammaln
 
-from .columns import COLUMNS
 from .likelihoods import Family, Lead, register
 from .peel import Peeled
 
 # Stands for infinity: times 0 it is 0, and sums of many still fit into single precision.
-_INFINITE = 1e30
+INFINITE = 1e30
 
 
 class FeatureRows(NamedTuple):
-    """Features (F, N), zero in missing cells, and each row's base (N,)."""
+    """Features (F, N), zero in missing cells, and each row's base (N,). Where no cell is missing, those
+    that are the same in all rows are left out, and there is a one at the end."""
 
     features: Array
     base: Array
+
+
+class PreparedFeatures(NamedTuple):
+    """Coefficients of all features, (P, K, D) for P parts of each cell; and (K, F) of the features that
+    rows have where no cell is missing."""
+
+    parts: Array
+    fewer: Array
 
 
 # -------------------------------------------------------------------------------------- the builder
@@ -100,33 +107,42 @@ def exponential_family(
         found = zip(read(peeled.base), axes, strict=True)
         return make(*(_led(array, own, peeled, lead) for array, own in found))
 
-    def prepare(parameters: Any, pattern: Array | None = None) -> Array:
+    def coefficients_of(parameters: Any) -> Array:
         shape = parameters[0].shape[:2]
-        parts = _stacked(coefficients(*parameters), shape, parameters[0].dtype)
-        return jnp.moveaxis(parts, 0, 1).reshape(shape[0], -1)  # (K, F), in the order of `_arrange`
+        return _stacked(coefficients(*parameters), shape, parameters[0].dtype)
+
+    def constants(cells: int) -> _Constants:
+        return {} if value_axes else _constants(features, cells)
+
+    def prepare(parameters: Any, pattern: Array | None = None) -> PreparedFeatures:
+        return _prepare(coefficients_of(parameters), constants(parameters[0].shape[1]))
+
+    def expected_log_prob(parameters: Any, sums: Array) -> Array:
+        return jnp.sum(_flat(coefficients_of(parameters)) * sums, -1)
 
     return Family(
         name=name,
         parameter_names=parameter_names,
         parameters=parameters,
-        arrange=functools.partial(_arrange, features, base, value_axes),
+        arrange=functools.partial(_arrange, features, base, value_axes, constants),
         prepare=prepare,
         log_prob=_log_prob,
         accumulate=_accumulate,
-        finish=lambda prepared, sums: sums,
-        expected_log_prob=lambda parameters, sums: jnp.sum(prepare(parameters) * sums, -1),
+        finish=functools.partial(_finish, constants),
+        expected_log_prob=expected_log_prob,
         moments=functools.partial(_moments, moments, value_axes),
         entries=lambda components, cells, fits: cells,
     )
 
 
-def _float(array: Any) -> Array:
+def to_float(array: Any) -> Array:
+    """In the usual floating point precision, or the array's own."""
     return jnp.asarray(array, jnp.result_type(array, float))
 
 
 def _led(array: Any, own_axes: int, peeled: Peeled, lead: Lead) -> Array:
     """One parameter, brought to (K, D, *own)."""
-    array = _float(array)
+    array = to_float(array)
     event_ndim = peeled.reinterpreted + own_axes
     array = array.reshape((1,) * (event_ndim - array.ndim) + array.shape)
     led = lead(array, event_ndim)
@@ -148,31 +164,89 @@ def _stacked(parts: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     """F parts as one array (F, *shape) of finite numbers."""
     if isinstance(parts, tuple):
         parts = jnp.stack([jnp.broadcast_to(part, shape) for part in parts])
-    return jnp.clip(jnp.asarray(parts, dtype), -_INFINITE, _INFINITE)
+    return jnp.clip(jnp.asarray(parts, dtype), -INFINITE, INFINITE)
 
 
-def _arrange(features: Any, base: Any, own_axes: int, value: Any, present: Any) -> FeatureRows:
-    x = _turned(_float(value), own_axes)
+# values (D,) of the features that are the same in all rows, by their place among the parts
+_Constants = dict[int, np.ndarray]
+
+
+def _constants(features: Callable[[Array], Any], cells: int) -> _Constants:
+    """Those that are Python or NumPy numbers, where there is more than one."""
+    found: _Constants = {}
+
+    def look(x: Array) -> None:
+        parts = features(x)
+        for place, part in enumerate(parts if isinstance(parts, tuple) else ()):
+            if isinstance(part, (int, float, np.ndarray, np.generic)):
+                found[place] = np.broadcast_to(np.asarray(part, float), (cells, 1))[:, 0]
+
+    jax.eval_shape(look, jax.ShapeDtypeStruct((cells, 1), float))
+    return found if len(found) * cells > 1 else {}
+
+
+def _flat(parts: Array) -> Array:
+    """Parts (P, K, D) as (K, F), in the order in which rows are arranged."""
+    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], -1)
+
+
+def _prepare(parts: Array, same: _Constants) -> PreparedFeatures:
+    if not same:
+        return PreparedFeatures(parts, _flat(parts))
+    rest = [place for place in range(parts.shape[0]) if place not in same]
+    one = sum(parts[place] @ value.astype(parts.dtype) for place, value in same.items())
+    fewer = jnp.concatenate([_flat(parts[np.array(rest, int)]), one[:, None]], axis=1)
+    return PreparedFeatures(parts, fewer)
+
+
+def _arrange(
+    features: Any, base: Any, own_axes: int, constants: Any, value: Any, present: Any
+) -> FeatureRows:
+    x = _turned(to_float(value), own_axes)
     cells = x.shape[own_axes:]
-    parts = _stacked(features(x), cells, x.dtype)
-    constants = jnp.broadcast_to(jnp.asarray(base(x), x.dtype), cells)
+    parts, same = features(x), constants(cells[0])
+    if present is None and same:
+        parts = tuple(part for place, part in enumerate(parts) if place not in same)
+    parts = _stacked(parts, cells, x.dtype)
+    bases = jnp.broadcast_to(jnp.asarray(base(x), x.dtype), cells)
     if present is not None:
         there = jnp.all(_turned(jnp.asarray(present), own_axes), axis=tuple(range(own_axes)))
-        parts, constants = jnp.where(there, parts, 0), jnp.where(there, constants, 0)
-    return FeatureRows(parts.reshape(-1, cells[-1]), jnp.sum(constants, axis=0))
+        parts, bases = jnp.where(there, parts, 0), jnp.where(there, bases, 0)
+    arranged = parts.reshape(-1, cells[-1])
+    if present is None and same:
+        arranged = jnp.concatenate([arranged, jnp.ones_like(arranged[:1])])
+    return FeatureRows(arranged, jnp.sum(bases, axis=0))
 
 
 # accelerators multiply single precision with fewer digits unless told otherwise
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def _log_prob(prepared: Array, rows: FeatureRows) -> Array:
-    return _product(prepared, rows.features) + rows.base
+def _log_prob(prepared: PreparedFeatures, rows: FeatureRows) -> Array:
+    complete = rows.features.shape[0] == prepared.fewer.shape[1]
+    coefficients = prepared.fewer if complete else _flat(prepared.parts)
+    return _product(coefficients, rows.features) + rows.base
 
 
-def _accumulate(prepared: Array, rows: FeatureRows, weights: Array, rng_key: Array | None) -> Array:
+def _accumulate(prepared: Any, rows: FeatureRows, weights: Array, rng_key: Array | None) -> Array:
     # missing cells have no features: there is nothing to expect or to draw
     return _product(weights, rows.features.T)
+
+
+def _finish(
+    constants: Callable[[int], _Constants], prepared: PreparedFeatures, sums: Array
+) -> Array:
+    """Sums (K, F) of all features, from those of the features that rows have."""
+    count, size, cells = prepared.parts.shape
+    same = constants(cells)
+    if not same or sums.shape[1] != prepared.fewer.shape[1]:
+        return sums
+    rest = iter(jnp.moveaxis(sums[:, :-1].reshape(size, -1, cells), 1, 0))
+    parts = (
+        sums[:, -1:] * same[place].astype(sums.dtype) if place in same else next(rest)
+        for place in range(count)
+    )
+    return jnp.concatenate(list(parts), axis=1)
 
 
 def _moments(moments: Callable[..., Any], own_axes: int, parameters: Any) -> tuple[Array, Array]:
@@ -195,6 +269,7 @@ def known(array: Any, peeled: Peeled) -> np.ndarray | None:
 
     Only Python and NumPy numbers count: what has passed through JAX may be a parameter or data.
 
+    >>> import numpyro.distributions as dist
     >>> counts = dist.Binomial(total_count=np.array([5, 8]), probs=jnp.full((3, 1, 2), 0.5))
     >>> known(counts.total_count, Peeled(counts, 1, (2,))).tolist()
     [[5.0], [8.0]]
@@ -215,6 +290,7 @@ def where_known(
 
     Elsewhere no family is chosen, and the density is evaluated row by row.
 
+    >>> import numpyro.distributions as dist
     >>> from .likelihoods import lookup
     >>> lookup(Peeled(dist.Binomial(4, jnp.array([0.2, 0.7])), 0)).name
     'binomial columns'
@@ -243,208 +319,7 @@ def where_known(
     return choose
 
 
-def _register(choice: Family | Callable[[Peeled], Family | None], *types: type) -> None:
+def register_all(choice: Family | Callable[[Peeled], Family | None], *types: type) -> None:
     """Register a family, or what chooses one, for NumPyro distributions."""
     for each in types:
         register(each, (lambda peeled: choice) if isinstance(choice, Family) else choice)
-
-
-# ------------------------------------------------------------------------------------------- outcomes
-def _log(p: Array) -> Array:
-    """log p with the stand-in for log 0; its gradient there is 0, not NaN."""
-    there = p >= jnp.finfo(p.dtype).tiny
-    return jnp.where(there, jnp.log(jnp.where(there, p, 1)), -_INFINITE)
-
-
-def _log_p_q(distribution: Any) -> tuple[Array, Array]:
-    """log p and log (1 - p) of a success, from the logits, the probability or the gamma's rate."""
-    given = distribution.arg_constraints
-    if "logits" in given:
-        logits = _float(distribution.logits)
-        return jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    if "probs" not in given:
-        rate = _float(distribution.rate)
-        return -jnp.log1p(rate), -jnp.log1p(1 / rate)
-    p = _float(distribution.probs)
-    log_q = jnp.log1p(-jnp.where(p < 1, p, 0))
-    return _log(p), jnp.where(p < 1, log_q, -_INFINITE)
-
-
-def _log_probs(distribution: Any) -> Array:
-    """Log probabilities of C categories, from logits or probabilities."""
-    if "logits" in distribution.arg_constraints:
-        return jax.nn.log_softmax(_float(distribution.logits))
-    return _log(_float(distribution.probs))
-
-
-# features: the number of successes, and of failures; p and q below are logs of probabilities
-_successes_and_failures = functools.partial(
-    exponential_family,
-    parameter_names=("log_p", "log_q"),
-    read=_log_p_q,
-    coefficients=lambda p, q: (p, q),
-)
-
-
-def _binomial(total: np.ndarray) -> Family:
-    """Successes among `total` (D, 1) trials."""
-    return _successes_and_failures(
-        "binomial columns",
-        features=lambda x: (x, total - x),
-        base=lambda x: gammaln(total + 1) - gammaln(x + 1) - gammaln(total - x + 1),
-        moments=lambda p, q: (total.T * jnp.exp(p), total.T * jnp.exp(p + q)),
-    )
-
-
-def _negative_binomial(total: np.ndarray) -> Family:
-    """Successes before `total` (D, 1) failures, which need not be whole."""
-    return _successes_and_failures(
-        "negative binomial columns",
-        features=lambda x: (x, total),
-        base=lambda x: gammaln(x + total) - gammaln(x + 1) - gammaln(total),
-        moments=lambda p, q: (total.T * jnp.exp(p - q), total.T * jnp.exp(p - 2 * q)),
-    )
-
-
-def _categorical(peeled: Peeled) -> Family:
-    """One feature for each of C categories; moments are those of the category's number."""
-    given = "logits" if "logits" in peeled.base.arg_constraints else "probs"
-    numbers = np.arange(jnp.shape(getattr(peeled.base, given))[-1])
-
-    def moments(log_probs: Array) -> tuple[Array, Array]:
-        probs = jnp.exp(log_probs)
-        mean = jnp.sum(probs * numbers, axis=-1)
-        return mean, jnp.sum(probs * (numbers - mean[..., None]) ** 2, axis=-1)
-
-    return exponential_family(
-        "categorical columns",
-        ("log_probs",),
-        read=lambda distribution: (_log_probs(distribution),),
-        features=lambda x: x == numbers[:, None, None],
-        coefficients=lambda log_probs: jnp.moveaxis(log_probs, -1, 0),
-        moments=moments,
-        parameter_axes=(1,),
-    )
-
-
-def _multinomial_moments(log_probs: Array, total: Array) -> tuple[Array, Array]:
-    probs, total = jnp.exp(log_probs), total[..., None]
-    diagonal = probs[..., None] * jnp.eye(probs.shape[-1])
-    return total * probs, total[..., None] * (diagonal - probs[..., None] * probs[..., None, :])
-
-
-# the number of trials is in the data, and may differ from row to row; moments are at its mean
-MULTINOMIAL = exponential_family(
-    "multinomial counts",
-    ("log_probs", "total_count"),
-    read=lambda found: (_log_probs(found), jnp.mean(_float(found.total_count))),
-    features=lambda x: x,
-    coefficients=lambda log_probs, total: jnp.moveaxis(log_probs, -1, 0),
-    base=lambda x: gammaln(jnp.sum(x, 0) + 1) - jnp.sum(gammaln(x + 1), 0),
-    moments=_multinomial_moments,
-    parameter_axes=(1, 0),
-    value_axes=1,
-)
-BERNOULLI = _successes_and_failures(
-    "Bernoulli columns",
-    features=lambda x: (x, 1 - x),
-    moments=lambda p, q: (jnp.exp(p), jnp.exp(p + q)),
-)
-GEOMETRIC = _successes_and_failures(  # failures before one success
-    "geometric columns",
-    features=lambda x: (1, x),
-    moments=lambda p, q: (jnp.exp(q - p), jnp.exp(q - 2 * p)),
-)
-POISSON = exponential_family(
-    "Poisson columns",
-    ("rate",),
-    features=lambda x: (1, x),
-    coefficients=lambda rate: (-rate, _log(rate)),
-    base=lambda x: -gammaln(x + 1),
-    moments=lambda rate: (rate, rate),
-)
-_register(BERNOULLI, dist.BernoulliProbs, dist.BernoulliLogits)
-_register(where_known("total_count", _binomial), dist.BinomialProbs, dist.BinomialLogits)
-_register(_categorical, dist.CategoricalProbs, dist.CategoricalLogits)
-_register(MULTINOMIAL, dist.MultinomialProbs, dist.MultinomialLogits)
-_register(GEOMETRIC, dist.GeometricProbs, dist.GeometricLogits)
-_register(POISSON, dist.Poisson)
-_register(
-    where_known("concentration", _negative_binomial),
-    *(dist.NegativeBinomialProbs, dist.NegativeBinomialLogits),
-    *(dist.NegativeBinomial2, dist.GammaPoisson),
-)
-
-
-# ------------------------------------------------------------------------------------ positive values
-def _inverse_gamma_moments(a: Array, b: Array) -> tuple[Array, Array]:
-    mean = jnp.where(a > 1, b / (a - 1), jnp.inf)
-    return mean, jnp.where(a > 2, mean**2 / (a - 2), jnp.inf)
-
-
-EXPONENTIAL = exponential_family(
-    "exponential columns",
-    ("rate",),
-    features=lambda x: (1, x),
-    coefficients=lambda rate: (jnp.log(rate), -rate),
-    moments=lambda rate: (1 / rate, 1 / rate**2),
-)
-GAMMA = exponential_family(
-    "gamma columns",
-    ("concentration", "rate"),
-    features=lambda x: (1, jnp.log(x), x),
-    coefficients=lambda a, b: (a * jnp.log(b) - gammaln(a), a - 1, -b),
-    moments=lambda a, b: (a / b, a / b**2),
-)
-INVERSE_GAMMA = exponential_family(
-    "inverse gamma columns",
-    ("concentration", "rate"),
-    features=lambda x: (1, jnp.log(x), 1 / x),
-    coefficients=lambda a, b: (a * jnp.log(b) - gammaln(a), -a - 1, -b),
-    moments=_inverse_gamma_moments,
-)
-BETA = exponential_family(
-    "beta columns",
-    ("concentration1", "concentration0"),
-    features=lambda x: (1, jnp.log(x), jnp.log1p(-x)),
-    # JAX's betaln errs in the seventh digit
-    coefficients=lambda a, b: (gammaln(a + b) - gammaln(a) - gammaln(b), a - 1, b - 1),
-    moments=lambda a, b: (a / (a + b), a * b / ((a + b) ** 2 * (a + b + 1))),
-)
-HALF_NORMAL = exponential_family(
-    "half-normal columns",
-    ("scale",),
-    features=lambda x: (1, x**2),
-    coefficients=lambda s: (math.log(2 / math.pi) / 2 - jnp.log(s), -1 / (2 * s**2)),
-    moments=lambda s: (math.sqrt(2 / math.pi) * s, (1 - 2 / math.pi) * s**2),
-)
-_register(EXPONENTIAL, dist.Exponential)
-_register(GAMMA, dist.Gamma, dist.Chi2)
-_register(INVERSE_GAMMA, dist.InverseGamma)
-_register(BETA, dist.Beta, dist.BetaProportion)
-_register(HALF_NORMAL, dist.HalfNormal)
-
-
-def _log_normal_arrange(value: Any, present: Any) -> tuple[Any, Array]:
-    """The logs, arranged as normal columns, and minus their sum by row (N,)."""
-    logs = jnp.log(_float(value))
-    there = logs if present is None else jnp.where(jnp.asarray(present), logs, 0)
-    return COLUMNS.arrange(logs, present), -jnp.sum(there, axis=tuple(range(1, there.ndim)))
-
-
-def _log_normal_moments(parameters: Any) -> tuple[Array, Array]:
-    location, scale = parameters
-    mean, growth = jnp.exp(location + scale**2 / 2), jnp.expm1(scale**2)
-    return mean, (growth * mean**2)[..., None] * jnp.eye(mean.shape[-1])
-
-
-# Not by sums of log x and its square, which cancel for tight clusters: those of normal columns do not.
-LOG_NORMAL = COLUMNS._replace(
-    name="log-normal columns",
-    parameter_names=("loc", "scale"),
-    arrange=_log_normal_arrange,
-    log_prob=lambda prepared, rows: COLUMNS.log_prob(prepared, rows[0]) + rows[1],
-    accumulate=lambda prepared, rows, *rest: COLUMNS.accumulate(prepared, rows[0], *rest),
-    moments=_log_normal_moments,
-)
-_register(LOG_NORMAL, dist.LogNormal)

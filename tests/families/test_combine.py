@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayesmix.families import columns, gaussian, student
-from bayesmix.families.exponential import BERNOULLI
+from bayesmix.families.outcomes import BERNOULLI
 from bayesmix.program.errors import ProgramError
 from bayesmix.program.statistics import Statistics, combine
 

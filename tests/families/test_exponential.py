@@ -179,7 +179,7 @@ def examined(name):
     now, new, x, present, weights = problem(name, (3,))
     return {
         cells: jax.tree.map(np.asarray, run(now, new, x, there, weights))
-        for cells, there in (("whole", present | True), ("missing", present))
+        for cells, there in (("whole", None), ("missing", present))
     }
 
 
@@ -404,12 +404,12 @@ def test_parameters_with_fewer_axes_than_the_event_are_broadcast(rate):
 
 
 def test_statistics_are_one_product_and_nothing_larger():
-    family, parameters = family_of("Poisson", problem("Poisson", (3,))[0])
-    rows, weights = family.arrange(np.ones((N, 3)), None), np.ones((K, N))
-    program = jax.make_jaxpr(partial(family.accumulate, None))(rows, weights, None)
-    names = [equation.primitive.name for equation in program.eqns]
-    assert sorted(names) == ["dot_general", "transpose"]
-    assert family.prepare(parameters, None).shape == (K, 6)
+    family, _ = family_of("Poisson", problem("Poisson", (3,))[0])
+    rows = family.arrange(np.ones((N, 3)), None)
+    program = jax.make_jaxpr(partial(family.accumulate, None))(rows, np.ones((K, N)), None)
+    assert sorted(e.primitive.name for e in program.eqns) == ["dot_general", "transpose"]
+    assert rows.features.shape == (4, N)  # the columns' constants are one, unless cells are missing
+    assert family.arrange(np.ones((N, 3)), np.ones((N, 3), bool)).features.shape == (6, N)
 
 
 def test_a_tight_log_normal_cluster_keeps_its_scale_in_single_precision():
