@@ -175,10 +175,10 @@ class KMeans:
             checkpoint: as in :meth:`run`.
         """
         state = lloyd.new_state(rows, starts, use, self.max_steps)
-        tolerance = jnp.asarray(self.tolerance, rows.blocks.dtype)
+        tolerance = np.asarray(self.tolerance, rows.blocks.dtype)
 
         def advance(state: lloyd.LloydState, limit: int) -> lloyd.LloydState:
-            return lloyd.advance(rows, state, jnp.asarray(limit), tolerance)
+            return lloyd.advance(rows, state, np.asarray(limit), tolerance)
 
         state = run_in_chunks(
             state,

@@ -28,7 +28,8 @@ from .status import Status
 _SCORE_BYTES = 1 << 17
 _ROW_BYTES = 1 << 18  # of one block's rows: they stay in a core's cache
 _LANES, _MULTIPLES = 64, (3, 63)
-_ROWS_PER_DEVICE = 1 << 14  # fewer are not worth the exchange of sums
+# fewer rows, and fewer products of a cell and a centroid's, are not worth the exchange of sums
+_ROWS_PER_DEVICE, _PRODUCTS_PER_DEVICE = 1 << 14, 700_000
 # up to here rows are summed by label fastest as products with vectors, and with matrices (bytes of one
 # number for each cluster: those that fit one register); beyond, by adding each to its sum
 _FEW_CLUSTERS, _REGISTER_BYTES = 8, 64
@@ -64,7 +65,9 @@ class LloydState(NamedTuple):
 def arrange(x: np.ndarray, origin: np.ndarray, num_clusters: int) -> Rows:
     """Rows (N, D) relative to `origin` (D,) in blocks, over as many devices as are worth it."""
     num_rows, columns = x.shape
-    devices = jax.local_devices()[: max(1, num_rows // _ROWS_PER_DEVICE)]
+    products = num_rows * num_clusters * (columns + 1)
+    worth = max(1, num_rows // _ROWS_PER_DEVICE, products // _PRODUCTS_PER_DEVICE)
+    devices = jax.local_devices()[:worth]
     size = min(_block_size(num_clusters, columns, x.itemsize), -(-num_rows // len(devices)))
     count = len(devices) * -(-num_rows // (len(devices) * size))
     blocks = aligned_empty((count, columns + 1, size), x.dtype)
