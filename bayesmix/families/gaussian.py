@@ -15,6 +15,7 @@ square root. One W, U and R serves all rows with the same cells missing (Little 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -79,6 +80,25 @@ def _parameters(peeled: Peeled, lead: Lead) -> Gaussian:
 
 def prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
     """What the kernels need for every block of rows; `pattern` (D,) is True where a cell is there."""
+    prepared = _whitening(parameters, pattern)
+    if enough(*parameters.mean.shape):
+        return prepared._replace(quadratic=quadratic(*prepared[:4]))
+    return prepared
+
+
+def enough(components: int, columns: int) -> bool:
+    """Are there so many components that features of a row are cheaper than whitening it for each?"""
+    return 2 * components >= min(columns, _MANY_COLUMNS)
+
+
+def entries(components: int, columns: int, fits: int) -> int:
+    """Numbers that a row takes while the kernels run; see :class:`Family`."""
+    if enough(components, columns):
+        return num_features(columns)
+    return by_cell(components, columns, fits)
+
+
+def _whitening(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
     mean, lower = parameters
     dimension = mean.shape[-1]
     if pattern is None:
@@ -122,24 +142,6 @@ def squared_length(whitened: list[Array] | Array) -> Array:
     return jnp.sum(whitened * whitened, axis=1)
 
 
-def _prepare(parameters: Gaussian, pattern: Array | None) -> PreparedGaussian:
-    prepared = prepare(parameters, pattern)
-    if _enough(*parameters.mean.shape):
-        return prepared._replace(quadratic=quadratic(*prepared[:4]))
-    return prepared
-
-
-def _enough(components: int, columns: int) -> bool:
-    """Are there so many components that features of a row are cheaper than whitening it for each?"""
-    return 2 * components >= min(columns, _MANY_COLUMNS)
-
-
-def _entries(components: int, columns: int, fits: int) -> int:
-    if _enough(components, columns):
-        return num_features(columns)
-    return by_cell(components, columns, fits)
-
-
 class FeatureSums(NamedTuple):
     """Weighted sums of quadratic features or, where these are not accurate, of whitened residuals and
     their outer product, in the order of features; (K, F)."""
@@ -164,44 +166,67 @@ def _feature_form(prepared: PreparedGaussian, rows: Array) -> Quadratic | None:
     return prepared.quadratic if worth_features(prepared.mean, rows) else None
 
 
-def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
-    def by_whitening(rows: Array) -> Array:
-        return prepared.log_normaliser[:, None] - squared_length(whiten(prepared, rows)) / 2
+def squared_distance(prepared: PreparedGaussian, rows: Array) -> Array:
+    """Squared Mahalanobis distance of the cells that are there, (K, n)."""
+    normaliser = prepared.log_normaliser[:, None]
+    return _one_of_two(
+        prepared,
+        rows,
+        lambda form, phi: jnp.maximum(2 * (normaliser - form.coefficients @ phi), 0.0),
+        lambda rows: squared_length(whiten(prepared, rows)),
+    )
 
+
+def _log_prob(prepared: PreparedGaussian, rows: Array) -> Array:
+    normaliser = prepared.log_normaliser[:, None]
+    return _one_of_two(
+        prepared,
+        rows,
+        lambda form, phi: form.coefficients @ phi,
+        lambda rows: normaliser - squared_length(whiten(prepared, rows)) / 2,
+    )
+
+
+def _one_of_two(
+    prepared: PreparedGaussian,
+    rows: Array,
+    by_features: Callable[[Quadratic, Array], Array],
+    by_whitening: Callable[[Array], Array],
+) -> Array:
+    """What is computed from features of the rows, or from the rows where features are not accurate."""
     form = _feature_form(prepared, rows)
     if form is None:
         return by_whitening(rows)
     return jax.lax.cond(
         form.accurate,
-        lambda rows, phi: form.coefficients @ phi,
+        lambda rows, phi: by_features(form, phi),
         lambda rows, phi: by_whitening(rows),
         rows,
-        features(form.centre, rows),
+        features(form.centre, rows),  # of a block they are computed once, for densities and sums
     )
+
+
+def weighted_sums(prepared: PreparedGaussian, rows: Array, weights: Array) -> Sums:
+    """Sums of rows by weights (K, n), as far as cells are there."""
+
+    def by_whitening(rows: Array) -> tuple[Array, ...]:
+        return jnp.sum(weights, axis=-1), *_moments_complete(whiten(prepared, rows), weights)
+
+    if _feature_form(prepared, rows) is None:
+        return by_whitening(rows)
+    packed = _one_of_two(
+        prepared, rows, lambda form, phi: weights @ phi.T, lambda rows: pack(*by_whitening(rows))
+    )
+    return FeatureSums(packed)
 
 
 def _accumulate(
     prepared: PreparedGaussian, rows: Array, weights: Array, rng_key: Array | None
 ) -> Sums:
-    def by_whitening(rows: Array, weights: Array) -> tuple[Array, ...]:
-        return jnp.sum(weights, axis=-1), *_moments_complete(whiten(prepared, rows), weights)
-
     noise = hidden_noise(prepared, rows, weights, rng_key)
     if noise is not None:
-        drawn = moments_of(prepared, whiten(prepared, rows), weights, weights, noise)
-        return Completed(jnp.sum(weights, axis=-1), *drawn)
-    form = _feature_form(prepared, rows)
-    if form is None:
-        return by_whitening(rows, weights)
-    packed = jax.lax.cond(
-        form.accurate,
-        lambda rows, weights, phi: weights @ phi.T,
-        lambda rows, weights, phi: pack(*by_whitening(rows, weights)),
-        rows,
-        weights,
-        features(form.centre, rows),  # as for the densities, so that a block's are computed once
-    )
-    return FeatureSums(packed)
+        return drawn_sums(prepared, rows, weights, noise)
+    return weighted_sums(prepared, rows, weights)
 
 
 def hidden_noise(
@@ -213,30 +238,20 @@ def hidden_noise(
     return random.normal(rng_key, rows.shape, weights.dtype)
 
 
-def moments_of(
-    prepared: PreparedGaussian,
-    whitened: list[Array] | Array,
-    weights: Array,
-    counts: Array,
-    noise: Array | None,
-) -> tuple[Array, Array]:
-    """Weighted sums of the whole whitened residual and of its outer product, (K, D) and (K, D, D).
-
-    `counts` (K, n) are the weights of the conditional covariance of missing cells.
-    """
-    if prepared.completion is None:
-        return _moments_complete(whitened, weights)
+def drawn_sums(prepared: PreparedGaussian, rows: Array, weights: Array, noise: Array) -> Completed:
+    """Sums of whole rows by weights (K, n), missing cells drawn with noise, (D, n) or (K, D, n)."""
+    whitened = whiten(prepared, rows)
     whitened = jnp.stack(whitened, axis=1) if isinstance(whitened, list) else whitened
-    completion, residual = prepared.completion, prepared.residual
-    if noise is not None:
-        return _moments_complete(completion @ whitened + residual @ noise, weights)
-    return _completed(prepared, jnp.sum(counts, axis=-1), *_moments_complete(whitened, weights))
+    assert prepared.completion is not None and prepared.residual is not None
+    whole = prepared.completion @ whitened + prepared.residual @ noise
+    return Completed(jnp.sum(weights, axis=-1), *_moments_complete(whole, weights))
 
 
-def _completed(
+def completed(
     prepared: PreparedGaussian, count: Array, first: Array, second: Array
 ) -> tuple[Array, Array]:
-    """Sums of whole whitened residuals, missing cells expected, from those of the others."""
+    """Sums of whole whitened residuals, missing cells expected, from those of the others; of so many
+    rows (K,)."""
     completion, residual = prepared.completion, prepared.residual
     assert completion is not None and residual is not None
     second = completion @ second @ jnp.swapaxes(completion, -1, -2)
@@ -247,8 +262,8 @@ def _completed(
 def _complete(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
     if isinstance(sums, Completed):
         return tuple(sums)
-    count, first, second = _whitened_sums(prepared, sums)
-    return count, *_completed(prepared, count, first, second)
+    count, first, second = whitened_sums(prepared, sums)
+    return count, *completed(prepared, count, first, second)
 
 
 def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Array, Array]:
@@ -274,7 +289,8 @@ def _moments_complete(whitened: list[Array] | Array, weights: Array) -> tuple[Ar
     return first, second
 
 
-def _finish(prepared: PreparedGaussian, sums: Sums) -> GaussianStatistics:
+def finish(prepared: PreparedGaussian, sums: Sums) -> GaussianStatistics:
+    """Statistics about the mean."""
     form = prepared.quadratic
     if form is None or not isinstance(sums, FeatureSums):
         return _turned_back(prepared, *sums)
@@ -342,13 +358,14 @@ def _expected_log_prob(parameters: Gaussian, statistics: GaussianStatistics) -> 
 def score(prepared: PreparedGaussian, sums: Sums) -> Gaussian:
     """Derivatives of Q by mean and L: W's, and the lower part of W'(S - n I), with W = L^{-1} and sums
     n, s and S of weights, whitened residuals and their outer products."""
-    count, first, second = _whitened_sums(prepared, sums)
+    count, first, second = whitened_sums(prepared, sums)
     turned = jnp.swapaxes(inverse_lower(prepared.scale_tril), -1, -2)
     excess = second - count[:, None, None] * jnp.eye(second.shape[-1], dtype=second.dtype)
     return Gaussian(jnp.einsum("kij,kj->ki", turned, first), jnp.tril(turned @ excess))
 
 
-def _whitened_sums(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
+def whitened_sums(prepared: PreparedGaussian, sums: Sums) -> tuple[Array, ...]:
+    """Sums of weights, whitened residuals and their outer product, (K,), (K, D) and (K, D, D)."""
     form = prepared.quadratic
     if form is None or not isinstance(sums, FeatureSums):
         return sums
@@ -370,14 +387,14 @@ FULL = Family(
     parameter_names=("mean", "scale_tril"),
     parameters=_parameters,
     arrange=lambda value, present: np.swapaxes(value, 0, 1),
-    prepare=_prepare,
+    prepare=prepare,
     log_prob=_log_prob,
     accumulate=_accumulate,
-    finish=_finish,
+    finish=finish,
     expected_log_prob=_expected_log_prob,
     moments=_moments,
     grouped=True,
-    entries=_entries,
+    entries=entries,
     combine=_combine,
     score=score,
     complete=_complete,

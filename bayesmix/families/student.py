@@ -29,18 +29,24 @@ from .columns import (
     squares_about,
 )
 from .gaussian import (
+    Completed,
     Gaussian,
     GaussianStatistics,
     PreparedGaussian,
+    Sums,
     about,
+    completed,
+    drawn_sums,
+    entries,
     expected_square,
+    finish,
     half_log_determinant,
     hidden_noise,
-    moments_of,
     prepare,
     score,
-    squared_length,
-    whiten,
+    squared_distance,
+    weighted_sums,
+    whitened_sums,
 )
 from .likelihoods import Family, Lead, linear, register
 from .peel import Peeled
@@ -55,10 +61,16 @@ class Scales(NamedTuple):
     log_scale: Array
 
 
-def _scales(shape: Array, rate: Array, weights: Array, rng_key: Array | None) -> Scales:
-    """Moments of Gamma(shape, rate); or one draw a row, for the component that has the row."""
+def _scales(
+    freedom: Array, cells: Array | int, delta: Array, weights: Array, rng_key: Array | None
+) -> Scales:
+    """Moments of Gamma((nu + d)/2, (nu + delta)/2), with `freedom` as `delta` but for rows, (K, ..., 1);
+    or one draw a row, for the component that has the row."""
+    shape, rate = (freedom + cells) / 2, (freedom + delta) / 2
     if rng_key is None:
-        return Scales(shape / rate, digamma(shape) - jnp.log(rate))
+        # the logarithm is the one in the density; what is left is the same for all rows
+        log_rate = jnp.log(freedom / 2) + jnp.log1p(delta / freedom)
+        return Scales(shape / rate, digamma(shape) - log_rate)
     taken = weights > 0
     shape = jnp.sum(jnp.where(taken, shape, 0.0), axis=0)
     rate = jnp.sum(jnp.where(taken, rate, 0.0), axis=0)
@@ -125,36 +137,47 @@ def _prepare(parameters: Student, pattern: Array | None) -> PreparedStudent:
 
 
 def _log_prob(prepared: PreparedStudent, rows: Array) -> Array:
-    delta = squared_length(whiten(prepared.gaussian, rows))
+    delta = squared_distance(prepared.gaussian, rows)
     freedom = prepared.freedom[:, None]
     power = (freedom + prepared.cells) / 2
     return prepared.log_normaliser[:, None] - power * jnp.log1p(delta / freedom)
 
 
+class StudentSums(NamedTuple):
+    """Total weight, sums of log u (K,), and a Gaussian's sums by weights times u."""
+
+    count: Array
+    log_scale: Array
+    scaled: Sums
+
+
 def _accumulate(
     prepared: PreparedStudent, rows: Array, weights: Array, rng_key: Array | None
-) -> tuple[Array, ...]:
+) -> StudentSums:
     scale_key, noise_key = (None, None) if rng_key is None else random.split(rng_key)
-    whitened = whiten(prepared.gaussian, rows)
-    freedom = prepared.freedom[:, None]
-    delta = squared_length(whitened)
-    shape = jnp.broadcast_to((freedom + prepared.cells) / 2, delta.shape)
-    scale, log_scale = _scales(shape, (freedom + delta) / 2, weights, scale_key)
-    noise = hidden_noise(prepared.gaussian, rows, weights, noise_key)
-    if noise is not None:
-        noise = noise / jnp.sqrt(scale)
-    scaled = weights * scale
-    first, second = moments_of(prepared.gaussian, whitened, scaled, weights, noise)
-    sums = [jnp.sum(x, axis=-1) for x in (weights, scaled, weights * log_scale)]
-    return *sums, first, second
+    gaussian, freedom = prepared.gaussian, prepared.freedom[:, None]
+    delta = squared_distance(gaussian, rows)
+    scale, log_scale = _scales(freedom, prepared.cells, delta, weights, scale_key)
+    noise = hidden_noise(gaussian, rows, weights, noise_key)
+    if noise is None:
+        scaled = weighted_sums(gaussian, rows, weights * scale)
+    else:
+        scaled = drawn_sums(gaussian, rows, weights * scale, noise / jnp.sqrt(scale))
+    return StudentSums(jnp.sum(weights, axis=-1), jnp.sum(weights * log_scale, axis=-1), scaled)
 
 
-def _finish(prepared: PreparedStudent, sums: tuple[Array, ...]) -> StudentStatistics:
-    count, scale, log_scale, first, second = sums
-    lower = prepared.gaussian.scale_tril
-    first = jnp.einsum("kij,kj->ki", lower, first)
-    second = lower @ second @ jnp.swapaxes(lower, -1, -2)
-    return StudentStatistics(prepared.gaussian.mean, count, scale, log_scale, first, second)
+def _complete(prepared: PreparedStudent, sums: StudentSums) -> StudentSums:
+    if isinstance(sums.scaled, Completed):
+        return sums
+    scale, first, second = whitened_sums(prepared.gaussian, sums.scaled)
+    # the variance of a missing cell is u's inverse: rows count, not their scales
+    whole = completed(prepared.gaussian, sums.count, first, second)
+    return sums._replace(scaled=Completed(scale, *whole))
+
+
+def _finish(prepared: PreparedStudent, sums: StudentSums) -> StudentStatistics:
+    reference, scale, first, second = finish(prepared.gaussian, sums.scaled)
+    return StudentStatistics(reference, sums.count, scale, sums.log_scale, first, second)
 
 
 def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Array:
@@ -167,8 +190,9 @@ def _expected_log_prob(parameters: Student, statistics: StudentStatistics) -> Ar
     return gaussian + _log_gamma_density(freedom, count, scale, log_scale)
 
 
-def _score(prepared: PreparedStudent, sums: tuple[Array, ...]) -> Student:
-    count, scale, log_scale, first, second = sums
+def _score(prepared: PreparedStudent, sums: StudentSums) -> Student:
+    count, log_scale, _ = sums
+    scale, first, second = whitened_sums(prepared.gaussian, sums.scaled)
     half = prepared.freedom / 2
     slope = count * (jnp.log(half) + 1 - digamma(half)) + log_scale - scale
     return Student(*score(prepared.gaussian, (count, first, second)), slope / 2)
@@ -203,8 +227,10 @@ FULL = Family(
     expected_log_prob=_expected_log_prob,
     moments=_moments,
     grouped=True,
+    entries=entries,
     combine=_combine,
     score=_score,
+    complete=_complete,
 )
 
 
@@ -258,8 +284,7 @@ def _columns_accumulate(
     freedom = parameters.freedom[:, :, None]
     each = weights[:, None, :] * (1.0 if rows.present is None else rows.present)
     each = jnp.broadcast_to(each, y.shape)
-    shape = jnp.broadcast_to((freedom + 1) / 2, y.shape)
-    scale, log_scale = _scales(shape, (freedom + y * y) / 2, each, rng_key)
+    scale, log_scale = _scales(freedom, 1, y * y, each, rng_key)
     scaled = each * scale
     parts = (each, scaled, each * log_scale, scaled * y, scaled * y * y)
     return tuple(jnp.sum(part, axis=-1) for part in parts)

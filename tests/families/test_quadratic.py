@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bayesmix
-from bayesmix.families import quadratic
+from bayesmix.families import quadratic, student
 from bayesmix.families.gaussian import FULL, FeatureSums, Gaussian
 from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
@@ -79,6 +79,39 @@ def test_missing_cells_are_completed_from_the_sums_of_features(spread):
         second = (weights[k] * residual) @ residual.T + weights[k].sum() * spare
         near(found.first[k], (weights[k] * residual).sum(1), 1e-7)
         near(found.second[k], second, 1e-7)
+
+
+@partial(jax.jit, static_argnums=3)
+def both_of_student(parameters, rows, weights, with_features, pattern=None):
+    """Densities, the form of the sums, statistics and the gradient of Q."""
+    prepared = student.FULL.prepare(parameters, pattern)
+    if not with_features:
+        prepared = prepared._replace(gaussian=prepared.gaussian._replace(quadratic=None))
+    sums = student.FULL.accumulate(prepared, rows, weights, None)
+    whole = sums if pattern is None else student.FULL.complete(prepared, sums)
+    made = student.FULL.finish(prepared, whole), student.FULL.score(prepared, whole)
+    return student.FULL.log_prob(prepared, rows), sums, made
+
+
+@pytest.mark.parametrize("pattern", [None, np.array([True, False, True, False])])
+@pytest.mark.parametrize("spread", [3.0, 1e9])
+def test_heavy_tails_by_features_are_those_by_whitening(spread, pattern):
+    """With rows at the centre of a component, where the distance cancels, and with rows far from all."""
+    K, D, n = 5, 4, 400
+    rng = np.random.default_rng(6)
+    mean, lower = components(K, D, spread)
+    parameters = student.Student(mean, lower, jnp.linspace(0.5, 30.0, K))
+    rows = np.asarray(mean)[rng.integers(K, size=n)].T + rng.normal(size=(D, n))
+    rows[:, :K] = np.asarray(mean).T
+    rows[:, K : 2 * K] *= 1e4
+    weights = rng.uniform(size=(K, n))
+    if pattern is not None:
+        rows[~pattern] = 0.0  # whatever stands there
+    density, sums, made = both_of_student(parameters, rows, weights, True, pattern)
+    exact_density, _, exact = both_of_student(parameters, rows, weights, False, pattern)
+    assert isinstance(sums.scaled, FeatureSums)
+    near(density, exact_density, 1e-11)
+    near(made, exact, 1e-10)
 
 
 def test_few_rows_or_many_columns_are_whitened():
