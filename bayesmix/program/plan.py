@@ -123,7 +123,10 @@ class Plan:
             parts = specialise(every, arrays, values)
             return parts._replace(known=compile_lightly(parts.known))
 
-        return self.remember(("specialised", layout, str(dtype)), make)
+        return self.remember(self._place_of_parts(layout, dtype), make)
+
+    def _place_of_parts(self, layout: Layout, dtype: Any) -> Hashable:
+        return "specialised", layout, np.dtype(dtype).name
 
     def observe(self, arguments: Arguments, fitting: bool = False) -> Observed:
         """What a call says of its rows, checked; on the host. More is asked of rows to be fitted.
@@ -291,10 +294,12 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), validation_enabled(False):
             reading = collapse(program, reading, arguments)
-            found = probe(program, *few_rows(program, arguments, reading, observed))
+            looked_at = few_rows(program, arguments, reading, observed)
+            found = probe(program, *looked_at)
             if found is None:
                 # a column may be constant over the few rows, and a prior scaled by it
-                found = probe(program, arguments, reading, observed)
+                looked_at = (arguments, reading, observed)
+                found = probe(program, *looked_at)
         if found is None:
             check_numbers(arguments, observed)
             raise ProgramError(
@@ -304,6 +309,11 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         check_cells(reading, found.families, observed)
         present = observed.present.values()
         gaps = observed.labels is not None or any(there is not None for there in present)
-        made = Plan(program, reading, *found, gaps=gaps)
+        attributes = found._asdict()
+        parts = attributes.pop("parts")
+        made = Plan(program, reading, **attributes, gaps=gaps)
         made.remember(("look", arguments.layout), lambda: looking)
+        shapes = tuple((array.shape, str(array.dtype)) for array in looked_at[0].arrays)
+        if shapes == arguments.layout.shapes:  # all rows were looked at, as they are
+            made.remember(made._place_of_parts(arguments.layout, np.float64), lambda: parts)
         return made

@@ -29,15 +29,17 @@ from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of,
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
 from .reading import Program, Reading, resized
-from .specialise import specialise
+from .specialise import Specialised, specialise
 from .statistics import expected_factors
 
-_PROBE_ROWS = 32
+# rows that are looked at, unless there are so few that all may be: then a fit needs no other look
+_PROBE_ROWS, _ALL_ROWS = 32, 512
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 
 class Found(NamedTuple):
-    """What probing shows; see the attributes of a plan."""
+    """What probing shows; see the attributes of a plan. `parts` is the program at the rows that were
+    probed, taken apart."""
 
     families: dict[str, Statistic]
     blocks: tuple[Conditional, ...]
@@ -46,6 +48,7 @@ class Found(NamedTuple):
     links: dict[str, tuple[str, str]]
     by_row: bool
     points: dict[str, np.ndarray]
+    parts: Specialised
 
 
 class _Look(NamedTuple):
@@ -54,6 +57,7 @@ class _Look(NamedTuple):
 
     reading: Reading
     families: dict[str, Statistic]
+    parts: Specialised
     evaluate: Callable[[Values], Evaluation]
 
     def factors(self, values: Values, statistics: row_pass.Statistics) -> dict[str, Array]:
@@ -74,14 +78,15 @@ def _look(
 
     shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
     parts = specialise(factors, arguments.arrays, shapes)
-    known, told = compile_lightly(parts.known)(arguments.arrays), jax.jit(factors)
+    parts = parts._replace(known=compile_lightly(parts.known))
+    known, told = parts.known(arguments.arrays), jax.jit(factors)
 
     def at(values: Values) -> Evaluation:
         if values.keys() == shapes.keys():
             return parts.rest(arguments.arrays, known, values)
         return told(arguments.arrays, values)  # deterministic sites are told values too
 
-    return _Look(reading, families, at)
+    return _Look(reading, families, parts, at)
 
 
 def few_rows(
@@ -92,7 +97,7 @@ def few_rows(
     arguments = arguments._replace(arrays=tuple(map(np.asarray, arguments.arrays)))
     size = observed.num_rows  # a reading may be that of a call with other rows
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
-    if size > 2 * keep:
+    if size > max(2 * keep, _ALL_ROWS):
         some = np.random.default_rng(0).permutation(size)[:keep]
         # every column needs a row where it is not missing
         firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
@@ -142,6 +147,7 @@ def probe(
         links=_links(look, tables, point),
         by_row=statistics or any(table.ndim > 1 for table in latent.values()),
         points=points,
+        parts=look.parts,
     )
 
 
