@@ -68,7 +68,8 @@ def exponential_family(
 
     The event's cells become D columns; D is 1 where an event is one cell.
 
-    - ``features(x)`` with x (D, N): a tuple of F arrays like x, or numbers.
+    - ``features(x)`` with x (D, N): a tuple of F arrays like x, or numbers. Those of Python or NumPy,
+      (D, 1) or (), are the same in all rows, and cost next to nothing where no cell is missing.
     - ``coefficients(*parameters)`` with parameters (K, D): a tuple of F arrays like these, or numbers.
     - ``base(x)``: like x; zero unless given.
     - ``moments(*parameters)``: mean and variance of a cell, each (K, D).
@@ -178,7 +179,8 @@ def _constants(features: Callable[[Array], Any], cells: int) -> _Constants:
     def look(x: Array) -> None:
         parts = features(x)
         for place, part in enumerate(parts if isinstance(parts, tuple) else ()):
-            if isinstance(part, (int, float, np.ndarray, np.generic)):
+            number = isinstance(part, (int, float, np.ndarray, np.generic))
+            if number and np.shape(part)[-1:] in ((), (1,)):
                 found[place] = np.broadcast_to(np.asarray(part, float), (cells, 1))[:, 0]
 
     jax.eval_shape(look, jax.ShapeDtypeStruct((cells, 1), float))
