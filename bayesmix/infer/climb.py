@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ Loss = Callable[[Array], Array]
 Climber = Callable[[Loss, Array], Array]  # from a loss and a start, (P,), to a lower point
 
 LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
-# lengths tried along a Newton direction, all at once
-_LENGTHS = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3)
+# lengths tried along a Newton direction, all at once; where none lowers the loss, all are made shorter
+_LENGTHS, _SHORTER, _SHORTEST = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3), 1e-4, 1e-13
 
 
 def usual_climber(loss: Loss, start: Array) -> Array:
@@ -59,6 +59,9 @@ def climb(
 class Newton:
     """Newton steps with the curvature's absolute value, so that each goes downhill, of the best length.
 
+    Where the curvature is next to nothing, as that of a Poisson's tiny rate, a step is far too long, and
+    shorter and shorter ones are tried, as long as the slope promises more than rounding.
+
     Example:
         >>> import jax.numpy as jnp
         >>> Newton(steps=1)(lambda v: jnp.sum((v - 3.0) ** 2), jnp.zeros(2)).tolist()
@@ -72,7 +75,7 @@ class Newton:
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
         slope = jax.grad(loss)
-        lengths = jnp.asarray(_LENGTHS, start.dtype)
+        lengths = jnp.asarray((0.0, *_LENGTHS), start.dtype)
 
         def step(flat: Array, _: None) -> tuple[Array, None]:
             gradient, product = jax.linearize(slope, flat)
@@ -82,11 +85,33 @@ class Newton:
             tiny = jnp.finfo(flat.dtype)
             floor = jnp.sqrt(tiny.eps) * jnp.max(size) + tiny.tiny
             direction = -axes @ ((axes.T @ gradient) / jnp.maximum(size, floor))
-            tried = flat + jnp.concatenate([jnp.zeros(1, flat.dtype), lengths])[:, None] * direction
-            heights = jax.vmap(loss)(tried)
-            return tried[jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))], None
+            promised = -jnp.vdot(gradient, direction)
+
+            def look(tried: _Tried) -> _Tried:
+                points = flat + tried.scale * lengths[:, None] * direction
+                heights = jax.vmap(loss)(points)
+                best = jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))
+                rounding = tiny.eps * jnp.abs(heights[0])
+                scale = tried.scale * _SHORTER
+                return _Tried(points[best], scale, (best > 0) | ~(scale * promised > rounding))
+
+            one = jnp.ones((), flat.dtype)
+            found = jax.lax.while_loop(
+                lambda tried: ~tried.ended & (tried.scale > _SHORTEST),
+                look,
+                _Tried(flat, one, jnp.asarray(False)),
+            )
+            return found.point, None
 
         return jax.lax.scan(step, start, length=self.steps)[0]
+
+
+class _Tried(NamedTuple):
+    """The best point of those tried, the scale of the lengths that come next, and whether to stop."""
+
+    point: Array
+    scale: Array
+    ended: Array
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Sites climbed on the objective itself (ECME): the same mode in fewer steps, without a fall."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -55,3 +56,13 @@ def test_it_ends_in_the_same_mode_in_fewer_steps(name):
     assert quick.restart_steps[0] < share * slow.restart_steps[0]
     for slope in slopes(quick).values():
         np.testing.assert_allclose(slope, 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", [-30.0, -12.0, 5.0])
+def test_newton_leaves_where_the_curvature_is_next_to_nothing(start):
+    """A log rate of a count of 20: at e^-12 a whole step is three million long, and overflows."""
+    loss = lambda rate: jnp.sum(jnp.exp(rate) - 20.0 * rate)
+    found = bayesmix.m_steps.Newton(steps=40)(loss, jnp.array([start]))
+    np.testing.assert_allclose(found, np.log(20.0), rtol=1e-7)
+    (batched,) = jax.vmap(lambda at: bayesmix.m_steps.Newton(steps=40)(loss, at))(found[None])
+    np.testing.assert_allclose(batched, np.log(20.0), rtol=1e-7)

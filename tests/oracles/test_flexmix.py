@@ -39,9 +39,9 @@ def weight_of(counts, length: int) -> np.ndarray:
     return np.concatenate([np.asarray(counts, float), np.full(length - len(counts), 1e-100)])
 
 
-def run(em: EM, arguments, weight):
+def run(em: EM, arguments, weight, restarts: int = RESTARTS):
     """The best of a few starts, and its log likelihood."""
-    fit = em.run(0, *arguments, restarts=RESTARTS)
+    fit = em.run(0, *arguments, restarts=restarts)
     assert bool(fit.status), fit.status
     assert_never_falls(fit.objective, int(weight.sum()))
     return fit, float(fit.log_density() @ weight)
@@ -102,7 +102,8 @@ def table_of(key: str, shape: tuple[int, int] | None = None) -> tuple[np.ndarray
 def test_mixtures_of_bernoullis_are_at_least_as_good_as_those_of_flexmix(dataset, K):
     x, weight = table_of(f"{dataset}_bernoulli", (484, 21))
     theirs = reference("flexmix")[f"{dataset}_bernoulli"][f"k{K}"]
-    fit, found = run(em_of(bernoulli), (x, weight, K), weight)
+    # one start in seven ends in the best mode of alzheimer's three classes
+    fit, found = run(em_of(bernoulli), (x, weight, K), weight, restarts=40)
     # the objective differs by the density of the flat Dirichlet
     assert found == pytest.approx(fit.objective[-1] - gammaln(K), rel=1e-10)
     assert_at_least(found, theirs["loglik"])
