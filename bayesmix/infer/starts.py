@@ -249,6 +249,7 @@ def starting_statistics(
             size = graph.sizes[graph.names.index(names[0])]
             key = rng_key if len(together) == 1 else random.fold_in(rng_key, i)
             found = _partition(seeding, key, points, size).reshape(size, len(names), -1)
+            found = _in_agreement(found, [rows.known.get(name) for name in names])
             shares |= {name: found[:, j] for j, name in enumerate(names)}
         return of({name: _told(share, rows.known.get(name)) for name, share in shares.items()})
 
@@ -272,6 +273,29 @@ def _partition(seeding: Seeding, rng_key: Array, points: Array, size: int) -> Ar
         squares = jnp.sum((points[None] - seeds[:, None]) ** 2, axis=-1)
         hard = jax.nn.one_hot(jnp.argmin(squares, axis=0), size, axis=0)
     return (1 - SOFTENING) * hard + SOFTENING / size
+
+
+def _in_agreement(shares: Array, known: list[Array | None]) -> Array:
+    """Shares (K, latents, M) with components in an order that agrees with known labels (M,) of latents:
+    one after the other, the component and the label that have most rows in common."""
+    size = shares.shape[0]
+    common = [
+        share
+        @ jax.nn.one_hot(labels, size, dtype=share.dtype)  # nothing where a label is not known
+        for share, labels in zip(jnp.moveaxis(shares, 1, 0), known, strict=True)
+        if labels is not None
+    ]
+    if not common:
+        return shares
+
+    def match(_: int, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, order = found
+        component, label = jnp.divmod(jnp.argmax(left), size)
+        left = left.at[component].set(-1.0).at[:, label].set(-1.0)
+        return left, order.at[label].set(component)
+
+    order = jnp.zeros(size, int)
+    return shares[jax.lax.fori_loop(0, size, match, (sum(common), order))[1]]
 
 
 def _told(share: Array, known: Array | None) -> Array:

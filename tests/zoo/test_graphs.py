@@ -139,6 +139,7 @@ def test_what_follows_from_a_fit_hangs_together(name):
 
 def test_known_classes_are_kept_and_others_found():
     fit = fit_of("naive Bayes")
+    np.testing.assert_allclose(fit.restart_objectives, fit.objective[-1], rtol=1e-6)
     known = ~np.isnan(KNOWN)
     np.testing.assert_array_equal(fit.labels()[known], KNOWN[known])
     unknown = np.full(2, np.nan)
