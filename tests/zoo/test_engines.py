@@ -62,7 +62,7 @@ def test_every_engine_runs_and_samplers_agree(name):
         for site in plan.reading.parameters
     }
     gibbs = heights(name, MixedGibbs(plan, marginal=True), values, 2000)
-    nuts = heights(name, NUTS(bayesmix.marginalize(plan)), unconstrained, 500)
+    nuts = heights(name, NUTS(bayesmix.marginalize(plan)), unconstrained, 1000)
     error = np.hypot(error_of(gibbs), error_of(nuts))
     assert abs(gibbs.mean() - nuts.mean()) < 4.5 * error, (gibbs.mean(), nuts.mean(), error)
 
