@@ -83,6 +83,9 @@ def plot_search(result: Found) -> Figure:
     left.set_title("share of starts that ended at each mode")
     right.set(xlabel="passes over the rows", ylabel="best objective so far")
     right.set_title("what it cost")
+    low, high = right.get_ylim()
+    if high - low < 1:  # or rounding would fill the panel where all reach the best mode at once
+        right.set_ylim(top - 0.9, top + 0.1)
     right.ticklabel_format(axis="y", useOffset=False)
     right.legend(loc="lower right")
     return figure
