@@ -33,6 +33,7 @@ _ROWS_PER_DEVICE, _PRODUCTS_PER_DEVICE = 1 << 14, 700_000
 # up to here rows are summed by label fastest as products with vectors, and with matrices (bytes of one
 # number for each cluster: those that fit one register); beyond, by adding each to its sum
 _FEW_CLUSTERS, _REGISTER_BYTES = 8, 64
+_ONE_BY_ONE = 16  # up to here clusters are compared in one pass over a block's scores
 _AXIS = "rows"
 _BY_BLOCK, _EVERYWHERE = PartitionSpec(_AXIS), PartitionSpec()
 
@@ -203,9 +204,16 @@ def _plane(centroids: Array, use: Array) -> Array:
 
 
 def _nearest(plane: Array, block: Array) -> tuple[Array, Array]:
-    """Labels and scores (n,) of a block; by a minimum and comparisons, since XLA takes those for many
-    rows at a time, an argmin for one."""
+    """Labels and scores (n,) of a block; by comparisons, since XLA takes those for many rows at a time,
+    an argmin for one."""
     scores = _product(plane, block)
+    if plane.shape[0] <= _ONE_BY_ONE:
+        best, labels = scores[0], jnp.zeros(scores.shape[1], jnp.int32)
+        for number in range(1, plane.shape[0]):
+            closer = scores[number] < best
+            best = jnp.where(closer, scores[number], best)
+            labels = jnp.where(closer, number, labels)
+        return labels, best
     best = jnp.min(scores, axis=0)
     numbers = jnp.arange(plane.shape[0], dtype=jnp.int32)[:, None]
     return jnp.min(jnp.where(scores == best, numbers, plane.shape[0]), axis=0), best

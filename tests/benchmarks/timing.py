@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 import bayesmix
 
 STEPS, REPEATS = 20, 5
+_TURN = 0.1  # seconds that a turn takes at least
 
 
 @contextmanager
@@ -33,16 +34,24 @@ def settings(float32: bool, cores: int = 1) -> Iterator[type]:
 
 
 def interleaved(*runs: Callable[[], Any], repeats: int = REPEATS) -> list[np.ndarray]:
-    """Seconds of each run, so many times, taken in turn after one warm-up of each."""
+    """Seconds of each run, so many times, taken in turn after one warm-up of each.
+
+    Short runs are made several times a turn: threads of other libraries wait for more work in a loop, so
+    that what comes within some milliseconds of them has a core less.
+    """
     for run in runs:
         run()
-    seconds = np.zeros((len(runs), repeats))
-    for repeat in range(repeats):
-        for i, run in enumerate(runs):
-            started = time.perf_counter()
-            run()
-            seconds[i, repeat] = time.perf_counter() - started
-    return list(seconds)
+    counts = [int(np.clip(_TURN / _seconds(run, 1), 1, 100)) for run in runs]
+    turns = [[_seconds(run, count) for run, count in zip(runs, counts)] for _ in range(repeats)]
+    return list(np.transpose(turns))
+
+
+def _seconds(run: Callable[[], Any], count: int) -> float:
+    """Seconds of one of so many runs."""
+    started = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - started) / count
 
 
 def steps_of(
