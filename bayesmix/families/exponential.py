@@ -8,8 +8,8 @@ densities are c t + h, statistics are w t', and Q is the sum of c times these (h
 
 Cells of an event are independent, with features of their own. In a missing cell all of them are zero,
 the constant one too: it is integrated out, and costs no code. Where nothing is missing, the constant
-features of all cells are one feature. Infinite coefficients (log 0) and features
-have a finite stand-in, so that 0 log 0 is 0 and an impossible value has a log density near -1e30.
+features of all cells are one feature. Infinite coefficients (log 0) and features have a finite stand-in,
+so that 0 log 0 is 0 and an impossible value has a log density near -1e30.
 
 Source: Barndorff-Nielsen (1978), *Information and Exponential Families in Statistical Theory*, Wiley,
 chapter 8; Brown (1986), *Fundamentals of Statistical Exponential Families*, IMS, chapter 1.
@@ -112,6 +112,7 @@ def exponential_family(
         shape = parameters[0].shape[:2]
         return _stacked(coefficients(*parameters), shape, parameters[0].dtype)
 
+    @functools.cache
     def constants(cells: int) -> _Constants:
         return {} if value_axes else _constants(features, cells)
 

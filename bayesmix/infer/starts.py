@@ -279,9 +279,9 @@ def _in_agreement(shares: Array, known: list[Array | None]) -> Array:
     """Shares (K, latents, M) with components in an order that agrees with known labels (M,) of latents:
     one after the other, the component and the label that have most rows in common."""
     size = shares.shape[0]
+    # a label that is not known has a row of zeros
     common = [
-        share
-        @ jax.nn.one_hot(labels, size, dtype=share.dtype)  # nothing where a label is not known
+        share @ jax.nn.one_hot(labels, size, dtype=share.dtype)
         for share, labels in zip(jnp.moveaxis(shares, 1, 0), known, strict=True)
         if labels is not None
     ]

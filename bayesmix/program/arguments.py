@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -48,6 +48,11 @@ class Arguments(NamedTuple):
         size = len(static) + len(self.layout.shapes)
         leaves = [static[i] if i in static else next(remaining) for i in range(size)]
         return jax.tree.unflatten(self.layout.treedef, leaves)
+
+
+def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Shapes and types of arrays, as a layout has them."""
+    return tuple((tuple(array.shape), str(array.dtype)) for array in arrays)
 
 
 def _as_array(leaf: Any) -> Any:
@@ -113,7 +118,7 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True)
             arrays.append(leaf)
         else:
             static.append((i, leaf))
-    shapes = tuple((tuple(jnp.shape(a)), str(jnp.result_type(a))) for a in arrays)
+    shapes = shapes_of(arrays)
     found = Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes))
     return found.on_device() if on_device else found
 
@@ -128,5 +133,5 @@ def take_rows(arguments: Arguments, num_rows: int, index: Any) -> Arguments:
     # what follows the call's own arrays was computed from all rows
     own = arguments.arrays[: len(arguments.layout.shapes)]
     arrays = tuple(a[index] if jnp.ndim(a) > 0 and jnp.shape(a)[0] == num_rows else a for a in own)
-    shapes = tuple((tuple(jnp.shape(a)), str(jnp.result_type(a))) for a in arrays)
+    shapes = shapes_of(arrays)
     return Arguments(arrays, arguments.layout._replace(shapes=shapes, specialised=False))

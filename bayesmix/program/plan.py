@@ -14,7 +14,7 @@ from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, Layout, compile_lightly, split
+from .arguments import Arguments, Layout, compile_lightly, shapes_of, split
 from .blocks import Blocks, Observed, arrange
 from .conjugacy import Conditional
 from .devices import mesh_of
@@ -30,8 +30,6 @@ from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, structure_of
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
-
-_PROBE_ROWS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +311,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         parts = attributes.pop("parts")
         made = Plan(program, reading, **attributes, gaps=gaps)
         made.remember(("look", arguments.layout), lambda: looking)
-        shapes = tuple((array.shape, str(array.dtype)) for array in looked_at[0].arrays)
-        if shapes == arguments.layout.shapes:  # all rows were looked at, as they are
+        # were all rows looked at, as they are?
+        if shapes_of(looked_at[0].arrays) == arguments.layout.shapes:
             made.remember(made._place_of_parts(arguments.layout, np.float64), lambda: parts)
         return made
