@@ -31,7 +31,7 @@ from .posterior.tables import Agreement
 from .posterior.verdict import verdict
 from .program.arguments import Arguments, has_rows, split, take_rows
 from .program.errors import ProgramError
-from .program.plan import Plan, plan_arguments
+from .program.plan import Plan, Plans
 from .program.reading import Program
 
 _GRID_DRAWS = 200
@@ -184,8 +184,7 @@ def compare(
         raise ProgramError(f"engines holds {asked}; choose among {', '.join(ENGINES)}")
     if not 0 <= held_out < 1:
         raise ProgramError(f"held_out is {held_out}; give a share of the rows, from 0 to below 1")
-    arguments = split(args, kwargs)
-    plan = program if isinstance(program, Plan) else plan_arguments(program, arguments)
+    plan, arguments = Plans(program).of(split(args, kwargs))
     settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
     split_rows = _split_rows(plan, arguments, held_out, seed)
     found, left_out, interrupted = _run(plan, arguments, split_rows, engines, settings, announce)

@@ -8,12 +8,14 @@ import numpyro.distributions as dist
 
 
 class Peeled(NamedTuple):
-    """The distribution below its wrappers, how many of its batch axes belong to one event, and the
-    shape of the whole event (to which parameters may still have to be broadcast)."""
+    """The distribution below its wrappers, how many of its batch axes belong to one event, the shape of
+    the whole event (to which parameters may still have to be broadcast), and under which components
+    rows count (K,), or None: under all of them."""
 
     base: Any
     reinterpreted: int
     event_shape: tuple[int, ...] = ()
+    mask: Any = None
 
 
 def peel(distribution: Any) -> Peeled:

@@ -90,7 +90,7 @@ class CollapsedGibbs(ConjugateGibbs):
     def collapse(self, *args: Any, **kwargs: Any) -> Collapse:
         """What is integrated out for these arguments, and what is not; `print` it."""
         arguments = split(args, kwargs)
-        return self._collapse(self.plans.of(arguments), arguments)
+        return self._collapse(*self.plans.of(arguments))
 
     def _collapse(self, found: Plan, arguments: Arguments) -> Collapse:
         return found.remember(
@@ -107,7 +107,7 @@ class CollapsedGibbs(ConjugateGibbs):
     ) -> GibbsState:
         """Start each chain as :class:`ConjugateGibbs` does, with labels drawn given parameters."""
         arguments = split(model_args, model_kwargs or {})
-        found = self.plans.of(arguments)
+        found, arguments = self.plans.of(arguments)
         self._check(found)
         check_blocks(found.blocks_of_rows(arguments))
         self._collapse(found, arguments)

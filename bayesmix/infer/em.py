@@ -171,8 +171,8 @@ class EM:
             raise ProgramError(f"restarts is {restarts}; ask for at least one")
         if isinstance(rng_key, int):
             rng_key = random.key(rng_key)
-        compiled = self._compile(arguments)
-        found = compiled.plan
+        found, arguments = self.plans.of(arguments)
+        compiled = self._compile(found, arguments.layout)
         observed = found.observe(arguments, fitting=True)
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
@@ -203,9 +203,7 @@ class EM:
         del observed, blocks, at_data  # before their room is needed for the result's own copy
         return self._result(found, arguments.on_device(), state, marks, derived)
 
-    def _compile(self, arguments: Arguments) -> _Compiled:
-        layout = arguments.layout
-        found = self.plans.of(arguments)
+    def _compile(self, found: Plan, layout: Layout) -> _Compiled:
         parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
         options = (self.max_steps, self.seeding, parts, self.keep_path)
         return found.remember(("EM", layout, *options), lambda: _Compiled(found, layout, *options))

@@ -104,7 +104,7 @@ class ConjugateGibbs(MCMCKernel):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))
+        return self.plans.of(split(args, kwargs))[0]
 
     def init(
         self,
@@ -116,7 +116,7 @@ class ConjugateGibbs(MCMCKernel):
     ) -> GibbsState:
         """Start each chain from a partition of its own, or from given parameter values (constrained)."""
         arguments = split(model_args, model_kwargs or {})
-        found = self.plans.of(arguments)
+        found, arguments = self.plans.of(arguments)
         self._check(found)
         self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
         observed = found.observe(arguments, fitting=True)
@@ -150,7 +150,7 @@ class ConjugateGibbs(MCMCKernel):
     ) -> GibbsState:
         """One sweep: labels given parameters, then parameters given labels."""
         arguments = split(model_args, model_kwargs or {})
-        found = self.plans.of(arguments)
+        found, arguments = self.plans.of(arguments)
         blocks = found.blocks_of_rows(self._at_first(model_args, model_kwargs or {}))
         at_data = found.specialise(arguments)
 
@@ -204,7 +204,7 @@ class ConjugateGibbs(MCMCKernel):
         """The call with what other blocks drew first: rows are read on the host, from real numbers, and
         do not depend on it."""
         told = {GIBBS_SITES_KWARG: self._told} if GIBBS_SITES_KWARG in model_kwargs else {}
-        return split(model_args, {**model_kwargs, **told})
+        return self.plans.of(split(model_args, {**model_kwargs, **told}))[1]
 
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""

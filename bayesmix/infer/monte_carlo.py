@@ -157,7 +157,7 @@ class MonteCarloEM:
         first_key, start_key, run_key = random.split(key, 3)
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
         arguments = split((told, *args), kwargs)
-        plan = self.plans.of(arguments)
+        plan, arguments = self.plans.of(arguments)
         chains = Chains(plan, arguments, self.hidden, self.num_moves, self._parts(plan))
         observed = plan.observe(arguments, fitting=True)
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)

@@ -139,8 +139,7 @@ class OnlineEM:
                 f"restarts is {restarts} and num_passes {num_passes}; ask for at least one of each"
             )
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
-        arguments = split(args, kwargs)
-        found = self.plan_of(arguments)
+        found, arguments = self.plan_of(split(args, kwargs))
         observed = found.observe(arguments, fitting=True)
         count = self.order.count(observed.num_rows)
         order_key = random.fold_in(key, restarts)  # splitting is folding in 0, 1, ...
@@ -223,15 +222,15 @@ class OnlineEM:
         start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
         return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
 
-    def plan_of(self, arguments: Arguments) -> Plan:
-        """The plan for these arguments, checked; read once for each layout."""
-        found = self.plans.of(arguments)
+    def plan_of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
+        """The plan for these arguments, checked, and the arguments as it takes them."""
+        found, arguments = self.plans.of(arguments)
         if found.by_row:
             raise ProgramError(
                 "some factors of the program differ from row to row (print the plan to see which), so "
                 "that every M step needs all rows; use bayesmix.EM"
             )
-        return found
+        return found, arguments
 
     def starts(
         self,

@@ -96,7 +96,7 @@ class ParallelTempering(MCMCKernel):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))
+        return self.plans.of(split(args, kwargs))[0]
 
     def init(
         self,
@@ -107,8 +107,7 @@ class ParallelTempering(MCMCKernel):
         model_kwargs: dict[str, Any],
     ) -> TemperingState:
         """Every rung starts at a draw from the prior."""
-        arguments = split(model_args, model_kwargs or {})
-        found = self.plan(*model_args, **(model_kwargs or {}))
+        found, arguments = self.plans.of(split(model_args, model_kwargs or {}))
         self._num_warmup = num_warmup
         blocks = found.blocks_of_rows(arguments)
         self.moves.check(Call(found, arguments, blocks))
@@ -134,8 +133,7 @@ class ParallelTempering(MCMCKernel):
         self, state: TemperingState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
     ) -> TemperingState:
         """Move every rung, then exchange neighbours."""
-        arguments = split(model_args, model_kwargs or {})
-        found = self.plan(*model_args, **(model_kwargs or {}))
+        found, arguments = self.plans.of(split(model_args, model_kwargs or {}))
         call = Call(found, found.specialise(arguments), found.blocks_of_rows(arguments))
         if is_prng_key(state.rng_key):
             return self._step(call, state)
@@ -226,9 +224,8 @@ def log_evidence(mcmc: Any) -> float:
     kernel = mcmc.sampler
     if not isinstance(kernel, ParallelTempering) or kernel.moves is None:
         raise ProgramError("log_evidence reads runs of bayesmix.ParallelTempering; this one is not")
-    arguments = split(mcmc._args, mcmc._kwargs)
-    found, layout = kernel.plan(*mcmc._args, **mcmc._kwargs), arguments.layout
-    moves = kernel.moves
+    found, arguments = kernel.plans.of(split(mcmc._args, mcmc._kwargs))
+    layout, moves = arguments.layout, kernel.moves
 
     def reference(arrays: Any, blocks: Any) -> Array:
         return moves.reference(Call(found, Arguments(arrays, layout), blocks))

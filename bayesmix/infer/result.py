@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array, random
 from scipy.special import softmax
 
-from ..program.arguments import Arguments, compile_fully, split
+from ..program.arguments import Arguments, compile_fully
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.modules import site_values
@@ -337,7 +337,7 @@ class EMResult(Prediction):
 
     # --------------------------------------------------------------------------------------- within
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        return split(args, kwargs) if args or kwargs else self.arguments
+        return self.plan.call(args, kwargs) if args or kwargs else self.arguments
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Observed]:
         arguments = self._arguments(args, kwargs)

@@ -136,7 +136,7 @@ class Search:
 
     def problem(self, arguments: Arguments) -> Problem:
         """What strategies work with, for arguments already split into arrays and static ones."""
-        found = self.plans.of(arguments)
+        found, arguments = self.plans.of(arguments)
         if not found.graph.names:
             raise ProgramError(
                 "the program has no latent, so there are no responsibilities to search over; use EM "

@@ -101,7 +101,7 @@ class TemperedSMC:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))
+        return self.plans.of(split(args, kwargs))[0]
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> SMCResult:
         """Walk from the prior to the posterior.
@@ -117,7 +117,7 @@ class TemperedSMC:
         blackjax()
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         found = self.plan(*args, **kwargs)
-        arguments = found.specialise(split(args, kwargs))
+        arguments = found.specialise(found.call(args, kwargs))
         blocks = found.arrange(found.observe(arguments, fitting=True))
         self.moves.check(Call(found, arguments, blocks))
         options = (self.num_particles, self.num_runs, self.target_ess, self.moves)

@@ -150,7 +150,7 @@ def start_stream(
     init: dict[str, Any] | None,
 ) -> Stream:
     """A fit to the first batch of a stream."""
-    found, order = online.plan_of(arguments), _stepwise(online)
+    (found, arguments), order = online.plan_of(arguments), _stepwise(online)
     observed = found.observe(arguments, fitting=True)
     if set(init or {}) < set(found.reading.parameter_names):
         em = EM(found, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
@@ -178,7 +178,7 @@ def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments
     arrays = tuple(jnp.asarray(leaf) for leaf in leaves[: header["arrays"]])
     shapes = tuple((array.shape, str(array.dtype)) for array in arrays)
     arguments = Arguments(arrays, batch.layout._replace(shapes=shapes))
-    found = online.plan_of(arguments)
+    found, arguments = online.plan_of(arguments)
     observed = found.observe(arguments)
     whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
     values = {site.name: jnp.zeros((1, *site.shape)) for site in found.reading.parameters}

@@ -24,7 +24,7 @@ from ..program.arguments import Arguments, compile_fully, split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Tables
-from ..program.plan import Plan, plan_arguments
+from ..program.plan import Plan, Plans
 from . import predict
 from .result import EMResult
 
@@ -96,8 +96,7 @@ def decompose(
 
     Source: Neal & Hinton (1998), in *Learning in Graphical Models*, 355-368, eqs. 5-7.
     """
-    arguments = split(args, kwargs)
-    plan = program if isinstance(program, Plan) else plan_arguments(program, arguments)
+    plan, arguments = Plans(program).of(split(args, kwargs))
     return decompose_arguments(
         plan, arguments, values, values if at is None else at, inverse_temperature
     )

@@ -149,8 +149,8 @@ class VariationalBayes:
             raise ProgramError(f"restarts is {restarts}; ask for at least one")
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         arguments = split(args, kwargs)
-        compiled = self._compile(arguments)
-        found = compiled.plan
+        found, arguments = self.plans.of(arguments)
+        compiled = self._compile(found, arguments)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         check_complete(blocks)
@@ -176,9 +176,8 @@ class VariationalBayes:
         )
         return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))
 
-    def _compile(self, arguments: Arguments) -> _Compiled:
+    def _compile(self, found: Plan, arguments: Arguments) -> _Compiled:
         layout = arguments.layout
-        found = self.plans.of(arguments)
         found.remember("variational check", lambda: check_program(found, arguments))
         options = (self.max_steps, self.seeding)
         return found.remember(

@@ -16,7 +16,7 @@ from jax import Array, random
 from ..families.averages import averages_of
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly, split
+from ..program.arguments import Arguments, compile_lightly
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.graph import Tables
@@ -127,7 +127,7 @@ class VariationalResult:
     def responsibilities(self, *args: Any, **kwargs: Any) -> Any:
         """q(z_i = k), (N, K); by latent where a row has several. For the rows of the fit, or for others
         when it is given the program's arguments."""
-        arguments = split(args, kwargs) if args or kwargs else self.arguments
+        arguments = self.plan.call(args, kwargs) if args or kwargs else self.arguments
         blocks = self.plan.arrange(self.plan.observe(arguments))
         found = self._run("responsibilities", _responsibilities, blocks, arguments=arguments)
         if len(self.plan.graph.cliques) == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import random
 
 from ..infer.variational_result import VariationalResult
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
@@ -111,8 +111,8 @@ def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
         )
     if getattr(mcmc, "_args", None) is None:
         raise ProgramError("this MCMC has not run yet; call mcmc.run(rng_key, ...) first")
-    arguments = split(mcmc._args, mcmc._kwargs)
-    return source.plan(*mcmc._args, **mcmc._kwargs), arguments
+    plan = source.plan(*mcmc._args, **mcmc._kwargs)
+    return plan, plan.call(mcmc._args, mcmc._kwargs)
 
 
 def gather(

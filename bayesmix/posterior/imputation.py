@@ -21,7 +21,7 @@ from jax import Array, random
 from ..infer import predict
 from ..infer.moments import Completion, over_patterns
 from ..program import parts
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
@@ -86,7 +86,7 @@ def multiple_imputations(
     chosen = np.linspace(0, count - 1, num).round().astype(int)
     key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
     few = {name: value[chosen] for name, value in values.items()}
-    return impute_draws(plan, split(args, kwargs), few, key)
+    return impute_draws(plan, plan.call(args, kwargs), few, key)
 
 
 def impute_draws(

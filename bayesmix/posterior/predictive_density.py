@@ -47,8 +47,7 @@ def predictive_log_density(
 
     Source: Gelman et al. (2013), *Bayesian Data Analysis*, section 7.1.
     """
-    arguments = split(args, kwargs)
-    plan = Plans(program).of(arguments)
+    plan, arguments = Plans(program).of(split(args, kwargs))
     if isinstance(draws, Mapping) and "posterior" not in draws:
         found = {name: np.asarray(value) for name, value in draws.items()}
     else:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .devices import whole
 from .errors import ProgramError
+from .held import Held
 
 
 class Layout(NamedTuple):
@@ -28,10 +29,14 @@ class Layout(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """Arrays in order, JAX's or NumPy's, and the layout that puts them back into `(args, kwargs)`."""
+    """Arrays in order, JAX's or NumPy's, and the layout that puts them back into `(args, kwargs)`.
+
+    `tables` are those arguments, by their place among all, that came as tables (data frames).
+    """
 
     arrays: tuple[Any, ...]
     layout: Layout
+    tables: tuple[tuple[int, Any], ...] = ()
 
     def on_device(self) -> Arguments:
         """The same call with JAX's arrays; NumPy's are copied."""
@@ -47,7 +52,30 @@ class Arguments(NamedTuple):
         remaining = iter(arrays)
         size = len(static) + len(self.layout.shapes)
         leaves = [static[i] if i in static else next(remaining) for i in range(size)]
+        leaves = [leaf.value if isinstance(leaf, Held) else leaf for leaf in leaves]
         return jax.tree.unflatten(self.layout.treedef, leaves)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The place of each array among all arguments."""
+        static = dict(self.layout.static)
+        size = len(static) + len(self.layout.shapes)
+        return tuple(i for i in range(size) if i not in static)
+
+    def hold(self, places: frozenset[int]) -> Arguments:
+        """The same call with the arguments at these places as the caller gave them, not to be traced."""
+        if not places or self.layout.specialised:
+            return self
+        tables = dict(self.tables)
+        static, arrays, shapes = dict(self.layout.static), [], []
+        for place, array, shape in zip(self.places, self.arrays, self.layout.shapes, strict=True):
+            if place in places:
+                static[place] = Held(tables.get(place, np.asarray(array)))
+            else:
+                arrays.append(array)
+                shapes.append(shape)
+        layout = self.layout._replace(static=tuple(sorted(static.items())), shapes=tuple(shapes))
+        return Arguments(tuple(arrays), layout, self.tables)
 
 
 def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -68,6 +96,15 @@ def _as_array(leaf: Any) -> Any:
             )
         return array.astype(jnp.result_type(array), copy=False)
     return leaf
+
+
+def _is_table(leaf: Any) -> bool:
+    """Is it a data frame, or a column of one?"""
+    return hasattr(leaf, "__dataframe__") or (hasattr(leaf, "to_numpy") and hasattr(leaf, "dtype"))
+
+
+def _is_numeric(table: Any) -> bool:
+    return np.asarray(table).dtype.kind in "biuf"
 
 
 def compile_lightly(
@@ -111,20 +148,27 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True)
     (1, 3)
     """
     leaves, treedef = jax.tree.flatten((args, kwargs))
-    arrays, static = [], []
+    arrays, static, tables = [], [], []
     for i, leaf in enumerate(leaves):
+        if _is_table(leaf):
+            if not _is_numeric(leaf):
+                static.append((i, Held(leaf)))
+                continue
+            tables.append((i, leaf))
         leaf = _as_array(leaf)
         if isinstance(leaf, (jax.Array, jax.core.Tracer, np.ndarray)):
             arrays.append(leaf)
         else:
             static.append((i, leaf))
     shapes = shapes_of(arrays)
-    found = Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes))
+    found = Arguments(tuple(arrays), Layout(treedef, tuple(static), shapes), tuple(tables))
     return found.on_device() if on_device else found
 
 
 def has_rows(arguments: Arguments, num_rows: int) -> bool:
     """Does some array lead with the rows, so that :func:`take_rows` can take some of them?"""
+    if any(isinstance(value, Held) for _, value in arguments.layout.static):
+        return False  # what is held belongs to all rows
     return any(shape[:1] == (num_rows,) for shape, _ in arguments.layout.shapes)
 
 
@@ -134,4 +178,5 @@ def take_rows(arguments: Arguments, num_rows: int, index: Any) -> Arguments:
     own = arguments.arrays[: len(arguments.layout.shapes)]
     arrays = tuple(a[index] if jnp.ndim(a) > 0 and jnp.shape(a)[0] == num_rows else a for a in own)
     shapes = shapes_of(arrays)
-    return Arguments(arrays, arguments.layout._replace(shapes=shapes, specialised=False))
+    layout = arguments.layout._replace(shapes=shapes, specialised=False)
+    return Arguments(arrays, layout)

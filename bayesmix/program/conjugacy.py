@@ -152,10 +152,11 @@ def _departure(
         for other, value in points.items()
     }
     found = heights({**values, name: design.points}, probe)
-    spread = np.ptp(found, axis=0)
-    size = np.max(np.abs(found), axis=0)
-    left = np.max(np.abs(design.combinations @ found), axis=0)
-    ratio = left / (_RELATIVE * spread + _ROUNDING * size + 1e-300)
+    with np.errstate(invalid="ignore"):  # a density may be zero at some of the points
+        spread = np.ptp(found, axis=0)
+        size = np.max(np.abs(found), axis=0)
+        left = np.max(np.abs(design.combinations @ found), axis=0)
+        ratio = left / (_RELATIVE * spread + _ROUNDING * size + 1e-300)
     ratio = np.nan_to_num(ratio, nan=np.inf)
     return max(zip(ratio.tolist(), names, strict=True))
 

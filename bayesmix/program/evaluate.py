@@ -22,9 +22,11 @@ from numpyro.primitives import Messenger
 
 from ..families.augmented import RowFamily, Statistic, lookup_rows
 from ..families.likelihoods import Family, lookup
+from ..families.masked import masked
 from ..families.peel import Peeled, peel
 from .arguments import Arguments
 from .errors import ProgramError
+from .observed import mask_layers
 from .sites import Collapse, Latent, Program, Reading
 
 Values = dict[str, Array]
@@ -176,35 +178,83 @@ def _peeled(site: dict[str, Any], reading: Reading) -> tuple[Peeled, Callable[..
     peeled = peeled._replace(
         reinterpreted=peeled.reinterpreted + len(inner),
         event_shape=(*inner.values(), *peeled.event_shape),
+        mask=_label_mask(site, reading),
     )
     return peeled, _lead(reading, site["name"], tuple(inner))
 
 
-def _table(array: Array, reading: Reading, factor: str, rows: int | None = None) -> Array:
+def _label_mask(site: dict[str, Any], reading: Reading) -> Array | None:
+    """Under which components the rows of a site count, (K,); None where no label has a say.
+
+    Raises :class:`RowDependent` where that differs from row to row.
+    """
+    flags = next(s.masks for s in reading.observed if s.name == site["name"])
+    mask = None
+    for layer, hidden in zip(mask_layers(site["fn"]), flags, strict=False):
+        if hidden:
+            own = joint_first(layer._mask, reading, site["name"])
+            if math.prod(own.shape[1:]) != 1:
+                raise RowDependent
+            own = jnp.reshape(own, (-1,))
+            mask = own if mask is None else mask & own
+    return mask
+
+
+def _table(array: Array, reading: Reading, factor: str, rows: int) -> Array:
     """A factor's log densities as (K, N), summed over plates other than the rows."""
     joint = joint_first(array, reading, factor)
     row_axis = joint.ndim + reading.rows.dim
     others = tuple(axis for axis in range(1, joint.ndim) if axis != row_axis)
     table = jnp.sum(joint, axis=others)
-    return jnp.broadcast_to(table, (table.shape[0], rows or table.shape[1]))
+    return jnp.broadcast_to(table, (table.shape[0], rows))
 
 
-def log_prob_present(fn: Any, value: Array) -> Array:
-    """log p(value), with missing cells (NaN) integrated out of independent entries."""
+def log_prob_present(fn: Any, value: Array, bounded: bool = False) -> Array:
+    """log p(value), with missing cells (NaN) integrated out of independent entries.
+
+    Where `bounded`, the support is part of the density, which is zero outside it; NumPyro's uniform, for
+    one, says nothing of that.
+    """
     if isinstance(fn, dist.MaskedDistribution):
-        return jnp.where(fn._mask, log_prob_present(fn.base_dist, value), 0.0)
+        return jnp.where(fn._mask, log_prob_present(fn.base_dist, value, bounded), 0.0)
     if isinstance(fn, dist.Independent):
         count = fn.reinterpreted_batch_ndims
-        entries = log_prob_present(fn.base_dist, value)
+        entries = log_prob_present(fn.base_dist, value, bounded)
         return jnp.sum(entries, axis=tuple(range(-count, 0)))
     if isinstance(fn, dist.ExpandedDistribution):
-        return log_prob_present(fn.base_dist, value)
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        return fn.log_prob(value)
-    missing = jnp.isnan(value)
-    log_prob = fn.log_prob(jnp.where(missing, fn.support.feasible_like(value), value))
+        log_prob = log_prob_present(fn.base_dist, value, bounded)
+        return jnp.broadcast_to(log_prob, jnp.broadcast_shapes(log_prob.shape, fn.batch_shape))
+    if isinstance(fn, dist.Unit):
+        return _impossible(jnp.asarray(fn.log_factor, float))
     events = tuple(range(-fn.event_dim, 0))
-    return jnp.where(jnp.any(missing, axis=events) if events else missing, 0.0, log_prob)
+
+    def by_cell(flags: Array) -> Array:
+        return jnp.any(flags, axis=events) if events else flags
+
+    missing = jnp.isnan(value) if jnp.issubdtype(jnp.result_type(value), jnp.floating) else None
+    inside = fn.support(value) if bounded else None
+    if inside is not None:
+        # what is impossible has no derivative: it is looked at elsewhere
+        event = jnp.shape(value)[jnp.ndim(value) - fn.event_dim :]
+        value = jnp.broadcast_to(
+            value, (*jnp.broadcast_shapes(inside.shape, fn.batch_shape), *event)
+        )
+        kept = inside.reshape(*inside.shape, *(1,) * fn.event_dim)
+        value = jnp.where(kept, value, fn.support.feasible_like(value))
+    elif missing is not None:
+        value = jnp.where(missing, fn.support.feasible_like(value), value)
+    if fn.is_discrete and missing is not None and fn.has_enumerate_support:
+        value = value.astype(int)  # categories with gaps come as floating-point numbers
+    log_prob = _impossible(fn.log_prob(value))
+    if inside is not None:
+        log_prob = jnp.where(inside, log_prob, -jnp.inf)
+    return log_prob if missing is None else jnp.where(by_cell(missing), 0.0, log_prob)
+
+
+def _impossible(log_prob: Array) -> Array:
+    """Log densities with minus infinity for the most negative number, which some distributions give."""
+    lowest = 0.5 * jnp.finfo(log_prob.dtype).min
+    return jnp.where(log_prob <= lowest, -jnp.inf, log_prob)
 
 
 def row_family_of(site: dict[str, Any], reading: Reading) -> RowFamily | None:
@@ -219,15 +269,17 @@ def row_family_of(site: dict[str, Any], reading: Reading) -> RowFamily | None:
 
 def family_of(site: dict[str, Any], reading: Reading) -> Family | None:
     """The family whose K statistics stand for this site's rows; None where the rows themselves must."""
-    peeled, lead = _peeled(site, reading)
-    family = lookup(peeled)
-    if family is None:
-        return None
+    if any(s.bounded for s in reading.observed if s.name == site["name"]):
+        return None  # rows outside the support are impossible one by one
     try:
+        peeled, lead = _peeled(site, reading)
+        family = lookup(peeled)
+        if family is None:
+            return None
         family.parameters(peeled, lead)
     except RowDependent:
         return None
-    return family
+    return family if peeled.mask is None else masked(family)
 
 
 def evaluate(
@@ -257,7 +309,8 @@ def _evaluate(
     observed = {site.name for site in reading.observed}
     shapes = {site.name: site.shape for site in reading.deterministic}
     prior, components, deterministic = {}, {}, {}
-    names = {latent.name for latent in reading.latents}
+    sizes = {latent.name: latent.size for latent in reading.latents}
+    names = set(sizes)
     latent: dict[str, Array] = {}
     for name, site in sites.items():
         if site["type"] == "deterministic":
@@ -269,7 +322,7 @@ def _evaluate(
         elif site["type"] != "sample":
             continue
         elif name in names:
-            latent[name] = _latent_table(site, reading)
+            latent[name] = _latent_table(site, reading, sizes[name])
         elif name in observed:
             components[name] = _component(site, families[name], reading)
         else:
@@ -285,7 +338,9 @@ def _component(site: dict[str, Any], family: Statistic, reading: Reading) -> Any
     if isinstance(family, Family):
         return family.parameters(*_peeled(site, reading))
     name = site["name"]
-    table = _table(log_prob_present(site["fn"], site["value"]), reading, name)
+    bounded = next(s.bounded for s in reading.observed if s.name == name)
+    log_prob = log_prob_present(site["fn"], site["value"], bounded)
+    table = _table(log_prob, reading, name, _num_rows(site, reading))
     if family is None:
         return table
     value = jnp.ravel(site["value"]).astype(table.dtype)
@@ -301,10 +356,33 @@ def _outside(site: dict[str, Any], reading: Reading) -> bool:
     return all(frame.name != reading.rows.name for frame in site.get("cond_indep_stack", ()))
 
 
-def _latent_table(site: dict[str, Any], reading: Reading) -> Array:
+def _latent_table(site: dict[str, Any], reading: Reading, size: int) -> Array:
+    """log p(z | parents) of all joint values, (K,), or (K, N) where it depends on the row."""
     name = site["name"]
-    log_prob = peel(site["fn"]).base.log_prob(site["value"])
+    fn = peel(site["fn"]).base
+    log_prob = _log_prob_of_label(fn, site["value"])
+    for layer in mask_layers(site["fn"]):
+        # what is not there takes any value, so that it says nothing
+        log_prob = jnp.where(layer._mask, log_prob, -jnp.log(float(size)))
     joint = joint_first(log_prob, reading, name)
     if math.prod(joint.shape[1:]) == 1:
         return jnp.reshape(joint, (-1,))
-    return _table(site["fn"].log_prob(site["value"]), reading, name)
+    return _table(log_prob, reading, name, _num_rows(site, reading))
+
+
+def _num_rows(site: dict[str, Any], reading: Reading) -> int:
+    """The rows of a call, which may be others than those of the reading."""
+    return next(f.size for f in site["cond_indep_stack"] if f.name == reading.rows.name)
+
+
+def _log_prob_of_label(fn: Any, value: Array) -> Array:
+    """log p(z = value), whose derivative where a probability is zero is zero."""
+    if isinstance(fn, dist.CategoricalProbs):
+        there = fn.probs > 0
+        logs = jnp.where(there, jnp.log(jnp.where(there, fn.probs, 1.0)), -jnp.inf)
+        value = jnp.expand_dims(value, -1)
+        shape = jnp.broadcast_shapes(value.shape[:-1], logs.shape[:-1])
+        logs = jnp.broadcast_to(logs, (*shape, logs.shape[-1]))
+        value = jnp.broadcast_to(value, (*shape, 1))
+        return jnp.take_along_axis(logs, value, axis=-1)[..., 0]
+    return _impossible(fn.log_prob(value))

@@ -223,10 +223,16 @@ def _rolls(table: np.ndarray, rolled: np.ndarray, axis: int, order: np.ndarray) 
 def _local(table: np.ndarray, changed: list[np.ndarray], axis: int) -> bool:
     """Does a change at entry j move this factor at value j of the latent, and nowhere else?"""
     others = tuple(i for i in range(table.ndim) if i != axis)
-    moves = np.stack([np.max(np.abs(each - table), axis=others) for each in changed])
+    moves = np.stack([np.max(_moved(each, table), axis=others) for each in changed])
     own = np.diag(moves)
     apart = moves - np.diag(own)
     return bool(own.min() > 1e-6 and apart.max() <= 1e-9 * (1 + own.max()))
+
+
+def _moved(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far log densities are apart; what is impossible in both has not moved."""
+    with np.errstate(invalid="ignore"):
+        return np.where(one == other, 0.0, np.abs(one - other))
 
 
 def _close(one: Array, two: Array) -> bool:

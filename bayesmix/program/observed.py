@@ -18,6 +18,7 @@ from .blocks import Observed
 from .errors import ProgramError
 
 if TYPE_CHECKING:
+    from .labels import Labels
     from .sites import Latent, Reading, Site
 
 
@@ -58,6 +59,12 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
     fn = traced["fn"]
     given = value = traced["infer"].get(RAW, traced["value"])
     batch = tuple(jnp.shape(value)[: jnp.ndim(value) - site.event_ndim])
+    if len(batch) < -reading.rows.dim and reading.rows.size == 1:
+        # one row, whose plate the program leaves to broadcasting
+        given = value = jnp.reshape(
+            value, (1,) * (-reading.rows.dim - len(batch)) + jnp.shape(value)
+        )
+        batch = tuple(jnp.shape(value)[: jnp.ndim(value) - site.event_ndim])
     axis = len(batch) + reading.rows.dim
     if batch and batch[axis] != reading.rows.size:
         raise ProgramError(
@@ -68,12 +75,15 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
     def first(array: Any) -> Any:
         return jnp.moveaxis(jnp.broadcast_to(array, batch), axis, 0)
 
-    masks = [layer for layer in _layers(fn) if isinstance(layer, dist.MaskedDistribution)]
     mask = None
-    for layer in masks:
-        own = first(layer._mask)
-        mask = own if mask is None else mask & own
+    layers = mask_layers(fn)
+    for layer, hidden in zip(layers, site.masks or (False,) * len(layers), strict=True):
+        if not hidden:
+            own = first(layer._mask)
+            mask = own if mask is None else mask & own
     bounds = jax.tree.leaves(fn.support)
+    # not of a made-up value; a mask of labels may leave some values out
+    known = any(site.masks) or not site.bounded
     fixed = not any(isinstance(bound, jax.core.Tracer) for bound in bounds)
     scale = traced.get("scale")
     if scale is not None:
@@ -81,31 +91,44 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
         if scale.ndim:
             scale = first(scale).reshape(batch[axis], -1)[:, 0]
     value = jnp.moveaxis(value, axis, 0) if batch else value
-    if any(jnp.ndim(bound) for bound in bounds):  # totals by row, say
+    if site.bounded:
+        feasible = value
+    elif any(jnp.ndim(bound) for bound in bounds):  # totals by row, say
         feasible = jnp.moveaxis(fn.support.feasible_like(given), axis, 0)
     else:
         feasible = fn.support.feasible_like(value[:1]) if batch else value
     return Row(
         value=value,
         feasible=feasible,
-        supported=first(fn.support(given)) if fixed and jnp.size(value) else None,
+        supported=first(fn.support(given)) if fixed and known and jnp.size(value) else None,
         mask=mask,
         scale=scale,
     )
 
 
-def _layers(fn: Any) -> list[Any]:
+def mask_layers(fn: Any) -> list[Any]:
+    """The masked distributions among the layers of one, outermost first."""
     layers = [fn]
-    while hasattr(layers[-1], "base_dist") and isinstance(
+    while isinstance(
         layers[-1], dist.ExpandedDistribution | dist.Independent | dist.MaskedDistribution
     ):
         layers.append(layers[-1].base_dist)
-    return layers
+    return [layer for layer in layers if isinstance(layer, dist.MaskedDistribution)]
 
 
-def unknown(labels: np.ndarray) -> np.ndarray:
-    """Which labels are not known: NaN, or negative."""
-    return _not_numbers(labels) | (labels < 0)
+def outside_where_masked(reading: Reading, rows: dict[str, Row]) -> frozenset[str]:
+    """Sites under a mask of labels with values outside their support: those labels are impossible."""
+    found = set()
+    for site in reading.observed:
+        supported = rows[site.name].supported
+        if any(site.masks) and supported is not None and not np.asarray(supported).all():
+            found.add(site.name)
+    return frozenset(found)
+
+
+def unknown(labels: np.ndarray, lowest: int = 0) -> np.ndarray:
+    """Which labels are not known: NaN, or below the lowest value where that is not negative."""
+    return _not_numbers(labels) | ((labels < 0) & (lowest >= 0))
 
 
 def _not_numbers(array: np.ndarray) -> np.ndarray:
@@ -143,19 +166,28 @@ def _cells(site: Site, row: Row) -> tuple[np.ndarray, np.ndarray | None]:
     return np.where(there, value, row.feasible), there
 
 
-def check_enough(reading: Reading, observed: Observed) -> None:
-    """Are there rows enough to fit: as many as components, and in every column something to see?
+def check_components(labels: Labels, observed: Observed) -> None:
+    """Are there as many rows as components? The steps of a series are data as rows are.
+
+    Raises :class:`ProgramError`.
+    """
+    size = observed.num_rows
+    for group in labels.groups:
+        if group.size > size * len(group.latents):
+            raise ProgramError(
+                f"{group.size} components need at least as many rows, and there are {size}; lower K"
+            )
+
+
+def check_seen(observed: Observed) -> None:
+    """Is there something to see in every column? A single row is a series, and may have gaps.
 
     Raises :class:`ProgramError` naming site and columns.
     """
-    size = observed.num_rows
-    most = max((latent.size for latent in reading.latents), default=1)
-    if most > size:
-        raise ProgramError(
-            f"{most} components need at least as many rows, and there are {size}; lower K"
-        )
     for name, there in observed.present.items():
         never = np.zeros(1, bool) if there is None else ~np.asarray(there).any(axis=0)
+        if observed.num_rows == 1:
+            never = never.all(keepdims=True)
         if never.any():
             columns = ", ".join(map(str, np.unique(np.nonzero(np.atleast_1d(never))[-1])))
             raise ProgramError(
@@ -207,7 +239,7 @@ def check_cells(reading: Reading, families: dict[str, Statistic], observed: Obse
 
 
 def _check_support(site: Site, row: Row, there: np.ndarray) -> None:
-    if row.supported is None:
+    if row.supported is None or site.bounded:
         return
     whole = there.reshape(*row.supported.shape, -1).all(axis=-1)
     outside = whole & ~row.supported
@@ -252,18 +284,13 @@ def _labels(reading: Reading, rows: dict[str, Row]) -> dict[str, np.ndarray] | N
     found = {}
     for latent in reading.latents:
         name, row = latent.name, rows[latent.name]
-        if row.mask is not None:
-            raise ProgramError(
-                f"latent '{name}' is masked; mask the observed sites alone (a row that says nothing "
-                "needs no more than that)"
-            )
         if row.value is not None:
             found[name] = _known(latent, row.value)
     return found or None
 
 
 def _known(latent: Latent, value: np.ndarray) -> np.ndarray:
-    hidden = unknown(value)
+    hidden = unknown(value, latent.lowest)
     index = np.where(hidden, 0, value).astype(int) - latent.lowest
     outside = ~hidden & ((index < 0) | (index >= latent.size))
     if outside.any():

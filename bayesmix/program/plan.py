@@ -16,6 +16,7 @@ from ..families.augmented import Statistic
 from . import rows as row_pass
 from .arguments import Arguments, Layout, compile_lightly, shapes_of, split
 from .blocks import Blocks, Observed, arrange
+from .certificate import Certificate
 from .conjugacy import Conditional
 from .devices import mesh_of
 from .errors import ProgramError
@@ -25,9 +26,9 @@ from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
 from .modules import read_arrays
-from .observed import check_cells, check_enough, check_numbers, tidy
+from .observed import check_cells, check_components, check_numbers, check_seen, tidy
 from .probe import few_rows, probe
-from .reading import Program, Reading, look, observe, structure_of
+from .reading import ON_TRACED, Program, Reading, look, observe, structure_of, to_hold
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
 
@@ -39,6 +40,7 @@ class Plan:
     Attributes:
         program: the NumPyro program, its scans unrolled.
         reading: sites and their roles.
+        certificate: how far densities were from NumPyro's own where the reading was certified.
         families: for each observed site, the family whose statistics stand for its rows, or None.
         blocks: the parameters' conditionals, in the order in which engines visit them.
         certificates: for each parameter, its largest departure from a closed form (below 1 passes)
@@ -49,12 +51,14 @@ class Plan:
         points: ordinary values of every parameter, leading with a few draws: where closed forms were
             certified, and where fits start from.
         gaps: whether the rows that the plan was made from had missing cells or known labels.
+        held: places of the arguments that the program reads in Python (see :mod:`.held`).
 
     `print(plan)` explains the program.
     """
 
     program: Program
     reading: Reading
+    certificate: Certificate
     families: dict[str, Statistic]
     blocks: tuple[Conditional, ...]
     certificates: dict[str, tuple[float, str]]
@@ -63,6 +67,7 @@ class Plan:
     by_row: bool
     points: dict[str, np.ndarray] = field(repr=False)
     gaps: bool = False
+    held: frozenset[int] = frozenset()
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,6 +83,10 @@ class Plan:
     def graph(self) -> Graph:
         """The latents of a row, and which of them each factor depends on."""
         return self.reading.graph
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The program's arguments as this plan takes them."""
+        return split(args, kwargs).hold(self.held)
 
     # ------------------------------------------------------------------ densities, all to be jitted
     def evaluate(self, arguments: Arguments, values: Values) -> Evaluation:
@@ -142,7 +151,8 @@ class Plan:
             observed = tidy(*looking(arguments.arrays))
             check_cells(self.reading, self.families, observed)
             if fitting:
-                check_enough(self.reading, observed)
+                check_seen(observed)
+                check_components(self.labels, observed)
             return observed._replace(mesh=mesh)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
@@ -233,13 +243,23 @@ class Plans:
         # plans hold compiled parts and are read again when needed
         return {**self.__dict__, "given": None, "_read": {}}
 
-    def of(self, arguments: Arguments) -> Plan:
-        """The plan for these arguments. Raises :class:`ProgramError` as :func:`plan` does."""
+    def of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
+        """The plan for these arguments, and the arguments as it takes them.
+
+        Raises :class:`ProgramError` as :func:`plan` does.
+        """
         if self.given is not None:
-            return self.given
-        if arguments.layout not in self._read:
-            self._read[arguments.layout] = plan_arguments(self.program, arguments)
-        return self._read[arguments.layout]
+            return self.given, arguments.hold(self.given.held)
+        found = self._read.get(arguments.layout)
+        if found is None or found.held:
+            # what is held is part of a plan: another plan serves other values of it
+            held = arguments.hold(found.held) if found else arguments
+            if held.layout not in self._read:
+                made = plan_arguments(self.program, arguments)
+                held = arguments.hold(made.held)
+                self._read[arguments.layout] = self._read[held.layout] = made
+            return self._read[held.layout], held
+        return found, arguments
 
 
 def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
@@ -287,8 +307,17 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         )
     program = Unrolled(program)
     with jax.core.eval_context():
-        program, reading, observed, looking = read_arrays(program, arguments)
-        check_enough(reading, observed)
+        held: frozenset[int] = frozenset()
+        try:
+            read = read_arrays(program, arguments)
+        except ProgramError:
+            raise
+        except ON_TRACED as failure:
+            held = to_hold(program, arguments, failure)
+            arguments = arguments.hold(held)
+            read = read_arrays(program, arguments)
+        program, reading, observed, looking = read
+        check_seen(observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
         with jax.enable_x64(True), validation_enabled(False):
             reading = collapse(program, reading, arguments)
@@ -304,12 +333,13 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
                 "the log joint of the program is not finite at ordinary parameter values; look for a "
                 "prior scaled by a constant column, or a matrix that is not positive definite"
             )
+        check_components(found.labels, observed)
         check_cells(reading, found.families, observed)
         present = observed.present.values()
         gaps = observed.labels is not None or any(there is not None for there in present)
         attributes = found._asdict()
         parts = attributes.pop("parts")
-        made = Plan(program, reading, **attributes, gaps=gaps)
+        made = Plan(program, reading, **attributes, gaps=gaps, held=held)
         made.remember(("look", arguments.layout), lambda: looking)
         # were all rows looked at, as they are?
         if shapes_of(looked_at[0].arrays) == arguments.layout.shapes:

@@ -16,13 +16,14 @@ import numpy as np
 import numpyro.distributions as dist
 from jax import Array
 
-from ..families.augmented import Statistic
+from ..families.augmented import RowFamily, Statistic
 from ..families.forms import base_support
 from ..families.likelihoods import Family
 from . import graph as eliminate
 from . import rows as row_pass
 from .arguments import Arguments, compile_lightly, take_rows
 from .blocks import Observed, arrange
+from .certificate import IMPOSSIBLE, Certificate, Read, certify
 from .conjugacy import Conditional, Recognition, random_noise, random_points, recognise
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     """What probing shows; see the attributes of a plan. `parts` is the program at the rows that were
     probed, taken apart."""
 
+    certificate: Certificate
     families: dict[str, Statistic]
     blocks: tuple[Conditional, ...]
     certificates: dict[str, tuple[float, str]]
@@ -102,14 +104,33 @@ def few_rows(
         # every column needs a row where it is not missing
         firsts = [np.argmax(p, axis=0).ravel() for p in observed.present.values() if p is not None]
         chosen = np.unique(np.concatenate([some, *firsts]))
-        arguments = take_rows(arguments, size, chosen)
-        observed = jax.tree.map(_wide, observed.take(chosen))
+        taken = _in_double(take_rows(arguments, size, chosen))
+        fewer = _with_rows(program, reading, taken, len(chosen))
+        if fewer is not None:
+            return taken, fewer, jax.tree.map(_wide, observed.take(chosen))
     # only now: twice as wide, all rows would take twice their memory
-    arguments = arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
-    if observed.num_rows != reading.rows.size:
+    arguments = _in_double(arguments)
+    if size != reading.rows.size:
         told = resized(program, reading, arguments)
         reading = told._replace(collapsed=reading.collapsed)
     return arguments, reading, observed
+
+
+def _in_double(arguments: Arguments) -> Arguments:
+    return arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
+
+
+def _with_rows(
+    program: Program, reading: Reading, arguments: Arguments, size: int
+) -> Reading | None:
+    """The reading of a call that was cut to so many rows; None where rows are not the leading axis of
+    all arrays that have them, so that the cut ones do not fit each other."""
+    try:
+        told = resized(program, reading, arguments)
+    except (TypeError, ValueError, IndexError):
+        return None
+    same = [s[:2] for s in told.parameters] == [s[:2] for s in reading.parameters]
+    return told._replace(collapsed=reading.collapsed) if told.rows.size == size and same else None
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -139,7 +160,9 @@ def probe(
     statistics = any(not isinstance(family, Family) for family in look.families.values())
     latent = jax.eval_shape(look.evaluate, point).latent
     tables = _tables(look, observed)
+    read = Read(program, reading, look.families, arguments, observed)
     return Found(
+        certificate=certify(read, tables, points),
         families=look.families,
         blocks=recognition.blocks,
         certificates=recognition.certificates,
@@ -242,14 +265,22 @@ def _random_rows(
 
 def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> row_pass.Statistics:
     moments, families, graph = {}, look.families, look.reading.graph
+    arranged = {
+        name: (
+            family.prepare(evaluation.components[name], None),
+            family.arrange(noise.values[name], None),
+        )
+        for name, family in families.items()
+        if isinstance(family, Family)
+    }
+    shares = _possible(look, evaluation, noise.weights, arranged)
 
     def weights(name: str) -> Array:
-        return jnp.asarray(noise.weights[graph.clique_of[name]])
+        return shares[graph.clique_of[name]]
 
     for name, family in families.items():
         if isinstance(family, Family):
-            prepared = family.prepare(evaluation.components[name], None)
-            rows = family.arrange(noise.values[name], None)
+            prepared, rows = arranged[name]
             sums = family.accumulate(prepared, rows, weights(name), None)
             moments[name] = family.finish(prepared, sums)
     hidden = row_pass.hidden_values(families, evaluation, None)
@@ -263,10 +294,31 @@ def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> ro
     )
 
 
+def _possible(
+    look: _Look, evaluation: Evaluation, weights: tuple[np.ndarray, ...], arranged: dict[str, Any]
+) -> list[Array]:
+    """Random weights, zero where labels are impossible: nothing is ever seen there."""
+    families, graph = look.families, look.reading.graph
+    found = [jnp.asarray(each) for each in weights]
+    tables = dict(evaluation.latent)
+    for site in look.reading.observed:
+        name, family, parameters = site.name, families[site.name], evaluation.components[site.name]
+        if family is None:
+            tables[name] = parameters
+        elif isinstance(family, RowFamily):
+            tables[name] = parameters.log_prob
+        elif site.support.is_discrete:
+            tables[name] = family.log_prob(*arranged[name])
+    for name, table in tables.items():
+        found[graph.clique_of[name]] *= jnp.reshape(table, (table.shape[0], -1)) > IMPOSSIBLE
+    return found
+
+
 class _Tables(NamedTuple):
-    """What labels and links are judged by, at parameter values: every factor's log density, (values of
-    each latent that it depends on..., rows); that of the rows (rows,) and of the parameters; the
-    deterministic sites; and for families the mean and covariance of each component."""
+    """What the reading, labels and links are judged by, at parameter values: every factor's log density,
+    (values of each latent that it depends on..., rows); that of the rows (rows,) and of the
+    parameters; the deterministic sites; and for families the mean and covariance of
+    each component."""
 
     factors: Values
     density: Array

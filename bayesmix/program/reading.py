@@ -22,11 +22,23 @@ from numpyro.primitives import Messenger
 from .arguments import Arguments, compile_lightly
 from .blocks import Observed
 from .errors import ProgramError
-from .observed import RAW, Row, is_label, rows_of, tidy
+from .held import choices, first_that_runs
+from .observed import RAW, Row, is_label, mask_layers, outside_where_masked, rows_of, tidy
 from .roles import TOLD, Structure, assign_roles, describe, find_rows
 from .sites import Collapse, Latent, Plate, Program, Reading, Site
 
-__all__ = ["Collapse", "Latent", "Plate", "Program", "Reading", "Site", "look", "observe", "read"]
+__all__ = [
+    "Collapse",
+    "Give",
+    "Latent",
+    "Plate",
+    "Program",
+    "Reading",
+    "Site",
+    "look",
+    "observe",
+    "read",
+]
 
 Found = TypeVar("Found")
 
@@ -44,6 +56,11 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed, Loo
     structure = find_structure(program, arguments)
     looking = look(program, arguments, structure)
     reading, found = looking(arguments.arrays)
+    bounded = structure.bounded | outside_where_masked(reading, found)
+    if bounded != structure.bounded:
+        structure = structure._replace(bounded=bounded)
+        looking = look(program, arguments, structure)
+        reading, found = looking(arguments.arrays)
     return reading, tidy(reading, found), looking
 
 
@@ -62,7 +79,13 @@ def structure_of(reading: Reading) -> Structure:
     scopes = {
         factor: tuple(graph.names[i] for i in graph.scope(factor)) for factor in graph.clique_of
     }
-    return Structure(graph.names, scopes)
+    sites = (*reading.observed, *(latent.site for latent in reading.latents))
+    return Structure(
+        graph.names,
+        scopes,
+        {site.name: site.masks for site in sites if any(site.masks)},
+        frozenset(site.name for site in sites if site.bounded),
+    )
 
 
 def observe(program: Program, reading: Reading, arguments: Arguments) -> Observed:
@@ -108,6 +131,42 @@ def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
 Look = Callable[[tuple[Array, ...]], tuple[Reading, dict[str, Row]]]
 
 
+# ------------------------------------------------------------------------------------ Python on data
+def to_hold(program: Program, arguments: Arguments, failure: Exception) -> frozenset[int]:
+    """Places of the arguments that the program reads in Python, where it failed on traced ones.
+
+    Raises the failure, or :class:`ProgramError`, where the program does not run whatever is held.
+    """
+    tables = dict(arguments.tables)
+    kinds = {
+        place: "t" if place in tables else np.dtype(array.dtype).kind
+        for place, array in zip(arguments.places, arguments.arrays, strict=True)
+    }
+
+    def runs(places: frozenset[int]) -> bool:
+        try:
+            _looked_at(program, arguments.hold(places), len)
+        except ON_TRACED:
+            return False
+        return True
+
+    found = first_that_runs(choices(kinds), runs)
+    if found is None and not isinstance(failure, jax.errors.JAXTypeError):
+        raise failure  # a fault of the program's own
+    if found is None:
+        raise ProgramError(
+            f"the program does not run ({type(failure).__name__}: "
+            f"{str(failure).strip().splitlines()[0]}); Python and NumPy cannot be told the value of "
+            "what is sampled or computed: index a NumPy array with a latent as jnp.asarray(table)[z], "
+            "branch with jnp.where, and round or count with jax.numpy"
+        ) from failure
+    return found
+
+
+# what comes of Python or NumPy on a traced array
+ON_TRACED = (TypeError, AttributeError, KeyError, IndexError, ValueError)
+
+
 # --------------------------------------------------------------------------------------- structure
 def find_structure(program: Program, arguments: Arguments) -> Structure:
     """Which finite sites of the rows are latents, and which of them each factor depends on.
@@ -116,20 +175,75 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     operations. An observed site that other sites depend on is a latent with known values.
     """
     found = _looked_at(program, arguments, _survey)
-    if not found.several:
-        return Structure(found.hidden, {})
     reached = _dependencies(program, arguments, found)
-    parents = set().union(*(names - {factor} for factor, names in reached.items()))
-    latents = tuple(
-        name
-        for name, size in found.finite.items()
-        if name in found.hidden or (name in parents and size <= _LARGEST_KNOWN)
-    )
-    scopes = {
-        factor: tuple(name for name in latents if name in names)
-        for factor, names in reached.items()
+    inside = {name: reached.density[name] for name in found.values}
+    latents = found.hidden
+    scopes = {}
+    if found.several:
+        parents = set().union(*(names - {factor} for factor, names in inside.items()))
+        latents = tuple(
+            name
+            for name, size in found.finite.items()
+            if name in found.hidden or (name in parents and size <= _LARGEST_KNOWN)
+        )
+        scopes = {
+            factor: tuple(name for name in latents if name in names)
+            for factor, names in inside.items()
+        }
+    _check_rows(reached, found, frozenset(latents))
+    masks = {
+        name: tuple(bool(names & set(latents)) for names in layers)
+        for name, layers in reached.masks.items()
     }
-    return Structure(latents, scopes)
+    hidden = {*latents, *found.parameters, *found.locals}
+    return Structure(
+        latents,
+        scopes,
+        {name: layers for name, layers in masks.items() if any(layers)},
+        frozenset(name for name, names in reached.support.items() if names & hidden),
+    )
+
+
+def _check_rows(reached: _Reached, found: _Survey, latents: frozenset[str]) -> None:
+    """Is all that depends on a latent in its row, and is what says which cells count known?
+
+    Raises :class:`ProgramError` naming the sites.
+    """
+
+    def named(names: frozenset[str]) -> str:
+        return " and ".join(f"'{name}'" for name in sorted(names))
+
+    for site, names in reached.density.items():
+        if site not in found.values and names & latents:
+            raise ProgramError(
+                f"site '{site}' is outside the plate of rows '{found.rows}' and depends on the latent "
+                f"{named(names & latents)} of the rows; labels are summed out row by row, so that rows "
+                "must be independent given the parameters: move the site into the plate if it is about "
+                "one row, make a row of all members of a group (padded, and masked where there are "
+                "none), write a sequence as one row whose steps are a loop or a scan; labels that are "
+                "joined in other ways need a sampler of labels, such as numpyro's DiscreteHMCGibbs"
+            )
+    for site, layers in reached.masks.items():
+        for names in layers:
+            if names & found.parameters.keys():
+                raise ProgramError(
+                    f"the mask of site '{site}' depends on the parameter "
+                    f"{named(names & found.parameters.keys())}; write its density as "
+                    f"numpyro.factor('{site}', jnp.where(mask, log_density, 0.0))"
+                )
+            if site in latents and names & latents:
+                raise ProgramError(
+                    f"latent '{site}' is masked where {named(names & latents)} says so, and would count "
+                    "once for each of its values there; sample it in every row, and mask what is "
+                    "observed of it instead"
+                )
+    for site, names in reached.scale.items():
+        if names & (latents | found.parameters.keys()):
+            raise ProgramError(
+                f"handlers.scale gives site '{site}' a weight that depends on "
+                f"{named(names & (latents | found.parameters.keys()))}; write the weighted density as "
+                f"numpyro.factor('{site}', weight * log_density)"
+            )
 
 
 def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
@@ -142,14 +256,15 @@ def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
 
 class _Survey(NamedTuple):
     """The plate of rows; discrete sites that nobody observes; finite scalar ones of the rows with the
-    number of their values, observed or not; continuous latents of the rows; all sites of the rows with
-    the shape and type of their values; and whether dependencies need to be looked at."""
+    number of their values, observed or not; continuous latents of the rows; all sites of the rows, and
+    all parameters, with the shape and type of their values; and whether there may be several latents."""
 
     rows: str
     hidden: tuple[str, ...]
     finite: dict[str, float]
     locals: tuple[str, ...]
     values: dict[str, jax.ShapeDtypeStruct]
+    parameters: dict[str, jax.ShapeDtypeStruct]
     several: bool
 
 
@@ -175,7 +290,17 @@ def _survey(sites: dict[str, Any]) -> _Survey:
         )
         for name, site in inside.items()
     }
-    return _Survey(rows.name, hidden, finite, continuous, values, several)
+    parameters = {
+        name: jax.ShapeDtypeStruct(jnp.shape(site["value"]), jnp.result_type(site["value"]))
+        for name, site in sites.items()
+        if site["type"] == "param"
+        or (name in samples and name not in inside and not _is_given(site))
+    }
+    return _Survey(rows.name, hidden, finite, continuous, values, parameters, several)
+
+
+def _is_given(site: dict[str, Any]) -> bool:
+    return site["is_observed"] or bool(site["infer"].get(TOLD))
 
 
 def _num_values(fn: Any) -> float:
@@ -186,29 +311,76 @@ def _num_values(fn: Any) -> float:
         return math.inf
 
 
-def _dependencies(
-    program: Program, arguments: Arguments, found: _Survey
-) -> dict[str, frozenset[str]]:
-    """For each site of the rows, the sites of the rows whose values its density depends on."""
+class _Reached(NamedTuple):
+    """The sites whose values things depend on: each site's density; each layer of its masks, outermost
+    first; its scale; and the bounds of its support, together with its value where it is observed."""
 
-    def densities(**told: Array) -> dict[str, Array]:
-        with _Give(told):
+    density: dict[str, Any]
+    masks: dict[str, Any]
+    scale: dict[str, Any]
+    support: dict[str, Any]
+
+
+def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Reached:
+    """What densities depend on: of sites of the rows, and of others that follow from them.
+
+    Densities of the rows are looked at where there may be several latents.
+    """
+
+    def followed(**given: Array) -> _Reached:
+        with Give(given):
             sites = _plain_trace(program, arguments)
-        with validation_enabled(False):
-            return {name: _log_prob(sites[name]) for name in found.values}
-
-    told = {
-        name: jnp.zeros(like.shape, like.dtype)
-        for name, like in found.values.items()
-        if name in found.finite or name in found.locals
-    }
-    reached = eval_provenance(densities, **told)
-    for local in found.locals:  # what depends on a continuous latent depends on all that it does
-        reached = {
-            factor: (names | reached[local]) - {local} if local in names else names
-            for factor, names in reached.items()
+        samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
+        rows = {name: samples[name] for name in found.values}
+        layers = {
+            name: tuple(jnp.asarray(layer._mask) for layer in mask_layers(site["fn"]))
+            for name, site in rows.items()
         }
-    return reached
+        with validation_enabled(False):
+            density = {
+                name: _log_prob(site)
+                if name in rows
+                else jax.tree.leaves((site["fn"], site["value"]))
+                for name, site in samples.items()
+                if found.several or name not in rows
+            }
+            return _Reached(
+                density,
+                {name: masks for name, masks in layers.items() if masks},
+                {n: jnp.asarray(s["scale"]) for n, s in rows.items() if s["scale"] is not None},
+                {
+                    name: (jax.tree.leaves(site["fn"].support), _given_value(name, site, given))
+                    for name, site in rows.items()
+                },
+            )
+
+    given = {
+        name: jnp.zeros(like.shape, like.dtype)
+        for name, like in {**found.values, **found.parameters}.items()
+        if name in found.finite or name in found.locals or name in found.parameters
+    }
+    reached = eval_provenance(followed, **given)
+    density = {name: _union(names) for name, names in reached.density.items()}
+    for local in found.locals if found.several else ():
+        # what depends on a continuous latent depends on all that it does
+        density = {
+            factor: (names | density[local]) - {local} if local in names else names
+            for factor, names in density.items()
+        }
+    support = {name: _union(bounds) for name, bounds in reached.support.items()}
+    nothing: frozenset[str] = frozenset()
+    every = {name: density.get(name, nothing) for name in (*found.values, *density)}
+    return reached._replace(density=every, support=support)
+
+
+def _given_value(name: str, site: dict[str, Any], given: dict[str, Array]) -> list[Any]:
+    """An observed value, unless it is looked at as a label that may be unknown."""
+    return [site["value"]] if site["is_observed"] and name not in given else []
+
+
+def _union(found: Any) -> frozenset[str]:
+    leaves = jax.tree.leaves(found, is_leaf=lambda x: isinstance(x, frozenset))
+    return frozenset().union(*leaves)
 
 
 def _log_prob(site: dict[str, Any]) -> Array:
@@ -236,7 +408,7 @@ class _Told(Messenger):
             msg["value"] = jnp.nan_to_num(msg["value"]).astype(int)
 
 
-class _Give(Messenger):
+class Give(Messenger):
     """Give sites these values, observed or not."""
 
     def __init__(self, told: dict[str, Array]) -> None:
@@ -244,7 +416,7 @@ class _Give(Messenger):
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] == "sample" and msg["name"] in self.told:
+        if msg["type"] in ("sample", "param") and msg["name"] in self.told:
             msg["value"] = self.told[msg["name"]]
 
 

@@ -20,10 +20,13 @@ TOLD = "bayesmix_told"  # marks sites whose values handlers of the program's own
 
 class Structure(NamedTuple):
     """The finite latents of a row by name, observed ones too, and the latents that each factor of a row
-    depends on (by its site: a latent's own factor depends on itself and its parents)."""
+    depends on (by its site: a latent's own factor depends on itself and its parents); `masks` and
+    `bounded` of the sites of the rows that have such (see :class:`Site`)."""
 
     latents: tuple[str, ...]
     scopes: dict[str, tuple[str, ...]]
+    masks: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012, never changed
+    bounded: frozenset[str] = frozenset()
 
 
 def assign_roles(sites: dict[str, Any], structure: Structure) -> Reading:
@@ -31,7 +34,12 @@ def assign_roles(sites: dict[str, Any], structure: Structure) -> Reading:
 
     Raises :class:`ProgramError` with the cure where a site can have no role.
     """
-    described = {name: describe(name, site) for name, site in sites.items()}
+    described = {
+        name: describe(name, site)._replace(
+            masks=structure.masks.get(name, ()), bounded=name in structure.bounded
+        )
+        for name, site in sites.items()
+    }
     samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
     hidden = _find_latents(samples, described, structure.latents)
     rows = find_rows(hidden, samples, described, sites)
@@ -119,8 +127,9 @@ def _check_roles(
         if elsewhere and latents:
             name, plate = elsewhere[0]
             raise ProgramError(
-                f"observed site '{name}' is in plate '{plate}', but the latent '{latents[0].name}' is "
-                f"in plate '{rows.name}'; put both in one plate of rows"
+                f"observed site '{name}' is in plate '{plate}', but the latent '{latents[0].name}' "
+                f"is in plate '{rows.name}'; put both in one plate of rows, each of which holds all "
+                "data that depend on one value of the latent (padded, and masked where there are none)"
             )
         raise ProgramError(
             f"nothing is observed in plate '{rows.name}'; give the site of the data `obs=`"
@@ -167,10 +176,17 @@ def _find_latents(
     for name, site in samples.items():
         if name not in known and (site["is_observed"] or not site["fn"].is_discrete):
             continue
+        if site["fn"].event_shape:
+            raise ProgramError(
+                f"latent '{name}' is a vector (event shape {tuple(site['fn'].event_shape)}) of finite "
+                "values; sample a site for each of its entries, in a loop (z_0, z_1, ...), and stack "
+                "them: jnp.stack([z_0, z_1], axis=-1)"
+            )
         if not site["fn"].has_enumerate_support:
             raise ProgramError(
                 f"site '{name}' is a discrete latent with infinitely many values; "
-                "use one with finite support (Categorical, Bernoulli, DiscreteUniform)"
+                "cut it off where it is next to impossible, say at M: "
+                "Categorical(logits=distribution.log_prob(jnp.arange(M)))"
             )
         found.append(described[name])
     return found
@@ -208,7 +224,8 @@ def find_rows(
             if _plate_of(other) != rows:
                 raise ProgramError(
                     f"latents '{latents[0].name}' and '{other.name}' are in different plates "
-                    f"('{rows.name}' and '{_plate_of(other).name}'); put both in one plate of rows"
+                    f"('{rows.name}' and '{_plate_of(other).name}'); let a row hold all that depends "
+                    "on one value of the outer of them, with a site for each of the inner ones"
                 )
     size = sites[rows.name]["args"][0] if rows.name in sites else rows.size
     if size != rows.size:
@@ -221,14 +238,17 @@ def find_rows(
 def _plate_of(latent: Site) -> Plate:
     if not latent.plates:
         raise ProgramError(
-            f"latent '{latent.name}' is not in a plate; "
-            "put it, and the site of the data, inside `with numpyro.plate('rows', N):`"
+            f"latent '{latent.name}' is not in a plate; if every row of the data has one, put it, and "
+            "the site of the data, inside `with numpyro.plate('rows', N):`; if all data share one value "
+            "(a change point, say), they are a single row: put both inside "
+            "`with numpyro.plate('series', 1):`, the data as x[None] with .to_event(1)"
         )
     if len(latent.plates) > 1:
         names = " and ".join(f"'{plate.name}'" for plate in latent.plates)
         raise ProgramError(
-            f"latent '{latent.name}' is in two plates of rows ({names}); "
-            "flatten them into one plate with a row for every combination"
+            f"latent '{latent.name}' is in two plates ({names}); sample a site for each of its places "
+            "in a row instead, in a loop (z_0, z_1, ...); where all places are independent given the "
+            "parameters alone, they are rows of one longer plate"
         )
     return latent.plates[0]
 

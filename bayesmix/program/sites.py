@@ -21,7 +21,13 @@ class Plate(NamedTuple):
 
 class Site(NamedTuple):
     """One named site: its value's shape, prior family, support, plates, event dimensions, whether it is
-    a scalar with finitely many values, and whether its entries are dependent (a vector's, say)."""
+    a scalar with finitely many values, and whether its entries are dependent (a vector's, say).
+
+    masks: for each layer of masks, outermost first, whether it depends on hidden values (then it belongs
+    to the density, and else it says what is missing); bounded: whether the support, or the observed
+    value, depends on parameters or on hidden values, so that values outside it are impossible rather
+    than wrong.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -31,6 +37,8 @@ class Site(NamedTuple):
     event_ndim: int
     finite: bool = False
     joint: bool = False
+    masks: tuple[bool, ...] = ()
+    bounded: bool = False
 
 
 class Latent(NamedTuple):

@@ -18,7 +18,7 @@ from .arguments import Arguments, Layout, split
 from .blocks import Blocks
 from .loops import Unrolled
 from .plan import Plan, Plans
-from .reading import Program, plate_of_rows
+from .reading import ON_TRACED, Program, plate_of_rows, to_hold
 
 
 class _FlattenPriors(Messenger):
@@ -67,13 +67,20 @@ def without_priors(program: Program) -> Program:
         arguments = split(args, kwargs)
         if arguments.layout not in rows:
             with _Isolated():
-                rows[arguments.layout] = plate_of_rows(Unrolled(program), arguments)
+                rows[arguments.layout] = _plate_of_rows(Unrolled(program), arguments)
         with _FlattenPriors(rows[arguments.layout]):
             return program(*args, **kwargs)
 
     update_wrapper(flat, program)
     flat.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
     return flat
+
+
+def _plate_of_rows(program: Program, arguments: Arguments) -> str | None:
+    try:
+        return plate_of_rows(program, arguments)
+    except ON_TRACED as failure:
+        return plate_of_rows(program, arguments.hold(to_hold(program, arguments, failure)))
 
 
 class Marginal:
@@ -90,11 +97,11 @@ class Marginal:
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
         with _Isolated():
-            return self.plans.of(split(args, kwargs))
+            return self.plans.of(split(args, kwargs))[0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         found = self.plan(*args, **kwargs)
-        arguments = split(args, kwargs)
+        arguments = found.call(args, kwargs)
         with _Isolated():
             blocks = found.blocks_of_rows(arguments)
         visible = _Parameters(found)
