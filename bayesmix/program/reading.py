@@ -286,7 +286,8 @@ def _survey(sites: dict[str, Any]) -> _Survey:
     several = len(inside) > 1 and (len(hidden) > 1 or observed)
     values = {
         name: jax.ShapeDtypeStruct(
-            jnp.shape(site["value"]), int if name in finite else jnp.result_type(site["value"])
+            jnp.shape(site["value"]),
+            jnp.result_type(int if name in finite else site["value"]),
         )
         for name, site in inside.items()
     }
@@ -327,9 +328,9 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
     Densities of the rows are looked at where there may be several latents.
     """
 
-    def followed(**given: Array) -> _Reached:
+    def followed(given: dict[str, Array], arrays: tuple[Array, ...]) -> _Reached:
         with Give(given):
-            sites = _plain_trace(program, arguments)
+            sites = _plain_trace(program, arguments._replace(arrays=arrays))
         samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
         rows = {name: samples[name] for name in found.values}
         layers = {
@@ -359,7 +360,8 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
         for name, like in {**found.values, **found.parameters}.items()
         if name in found.finite or name in found.locals or name in found.parameters
     }
-    reached = eval_provenance(followed, **given)
+    # arrays are traced too: a program may look at real ones in Python
+    reached = _provenance(followed, given, arguments.arrays)
     density = {name: _union(names) for name, names in reached.density.items()}
     for local in found.locals if found.several else ():
         # what depends on a continuous latent depends on all that it does
@@ -371,6 +373,19 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
     nothing: frozenset[str] = frozenset()
     every = {name: density.get(name, nothing) for name in (*found.values, *density)}
     return reached._replace(density=every, support=support)
+
+
+def _provenance(
+    function: Callable[[dict[str, Array], tuple[Array, ...]], Found],
+    given: dict[str, Array],
+    arrays: tuple[Array, ...],
+) -> Found:
+    """`function(given, arrays)` with the names of those given that each result depends on."""
+
+    def named(_arrays: tuple[Array, ...], **given: Array) -> Found:
+        return function(given, _arrays)
+
+    return eval_provenance(named, _arrays=arrays, **given)
 
 
 def _given_value(name: str, site: dict[str, Any], given: dict[str, Array]) -> list[Any]:
