@@ -13,8 +13,9 @@ from numpyro.distributions import biject_to
 from numpyro.handlers import condition, seed, trace
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan

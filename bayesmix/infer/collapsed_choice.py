@@ -21,8 +21,9 @@ from jax import Array
 
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Values

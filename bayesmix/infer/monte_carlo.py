@@ -19,7 +19,8 @@ from jax import Array, random
 from numpyro.distributions import biject_to
 from tqdm.auto import tqdm
 
-from ..program.arguments import compile_fully, split
+from ..program.arguments import split
+from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans

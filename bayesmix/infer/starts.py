@@ -18,8 +18,9 @@ from jax import Array, random
 
 from ..families.peel import peel
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent

@@ -15,8 +15,9 @@ from jax import Array, random
 from numpyro.handlers import seed, substitute, trace, uncondition
 
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments, compile_fully
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully
 from ..program.evaluate import Values
 from ..program.graph import marginals
 from ..program.plan import Plan

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -68,38 +67,6 @@ def _as_array(leaf: Any) -> Any:
             )
         return array.astype(jnp.result_type(array), copy=False)
     return leaf
-
-
-def compile_lightly(
-    function: Callable[..., Any], static_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
-    """`jax.jit` for what runs a few times only: less optimisation, a shorter wait."""
-    options = {"xla_backend_optimization_level": 0, **_shorter_compiling()}
-    return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
-
-
-def compile_fully(
-    function: Callable[..., Any], static_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
-    """`jax.jit` for what runs long."""
-    options = _shorter_compiling()
-    return jax.jit(function, static_argnums=static_argnums, compiler_options=options or None)
-
-
-@cache
-def _shorter_compiling() -> dict[str, Any]:
-    """Options that halve the time of compiling and cost nothing afterwards, as far as XLA has them.
-
-    The emitters of fused loops that came in with JAX 0.5 compile each by itself; the ones before them
-    give code as fast for what is compiled here. Later versions of JAX have the new ones only.
-    """
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        with jax.ensure_compile_time_eval():
-            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # no such option
-        return {}
-    return options
 
 
 def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True) -> Arguments:

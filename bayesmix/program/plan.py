@@ -14,8 +14,9 @@ from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
 from . import rows as row_pass
-from .arguments import Arguments, Layout, compile_lightly, shapes_of, split
+from .arguments import Arguments, Layout, shapes_of, split
 from .blocks import Blocks, Observed, arrange
+from .compiling import compile_lightly
 from .conjugacy import Conditional
 from .devices import mesh_of
 from .errors import ProgramError

@@ -19,8 +19,9 @@ from numpyro.handlers import seed, substitute, trace
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-from .arguments import Arguments, compile_lightly
+from .arguments import Arguments
 from .blocks import Observed
+from .compiling import compile_lightly
 from .errors import ProgramError
 from .observed import RAW, Row, is_label, rows_of, tidy
 from .roles import TOLD, Structure, assign_roles, describe, find_rows
