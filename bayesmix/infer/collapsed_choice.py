@@ -169,7 +169,7 @@ class _Look:
         few, reading, observed = few_rows(
             plan.program, arguments, plan.reading, plan.observe(arguments)
         )
-        self.plan = replace(plan, reading=reading, _made={})
+        self.plan = replace(plan, reading=reading)
         self.arguments = few
         values = {site.name: _rows_of(site, observed, rng) for site in reading.observed}
         self.blocks = plan.arrange(Observed(values, observed.present))

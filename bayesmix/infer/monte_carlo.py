@@ -164,7 +164,7 @@ class MonteCarloEM:
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)
 
         def make() -> Callable[..., Any]:
-            return compile_fully(chains.advance, (4,))
+            return compile_fully(chains.advance, static_argnums=(4,))
 
         advance = plan.remember(("chains", arguments.layout, self.num_moves, chains.parts), make)
         kept = checkpoint_at(

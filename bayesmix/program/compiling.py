@@ -24,10 +24,13 @@ class Compiled:
     """
 
     def __init__(
-        self, function: Callable[..., Any], options: dict[str, Any], **settings: Any
+        self,
+        function: Callable[..., Any],
+        options: dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
         self._inside = jax.jit(function, **settings)
-        self._outside = jax.jit(function, compiler_options=options or None, **settings)
+        self._outside = jax.jit(function, compiler_options=options, **settings)
         update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,7 +78,7 @@ def compile_lightly(function: Callable[..., Any], **settings: Any) -> Compiled:
 
 def compile_fully(function: Callable[..., Any], **settings: Any) -> Compiled:
     """`jax.jit` for what runs long."""
-    return Compiled(function, _shorter(), **settings)
+    return Compiled(function, _shorter() or None, **settings)
 
 
 @cache

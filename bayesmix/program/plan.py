@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
+from ..families.likelihoods import Family
 from . import rows as row_pass
 from .arguments import Arguments, Layout, shapes_of, split
 from .blocks import Blocks, Observed, arrange
@@ -29,8 +29,13 @@ from .modules import read_arrays
 from .observed import check_cells, check_enough, check_numbers, tidy
 from .probe import few_rows, probe
 from .reading import Program, Reading, look, observe, structure_of
+from .recent import Recent
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
+from .tracing import one_at_a_time, unchecked
+
+# what an engine remembers for calls of different shapes, and a plan for different engines and shapes
+_PLANS, _MADE = 64, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +69,11 @@ class Plan:
     by_row: bool
     points: dict[str, np.ndarray] = field(repr=False)
     gaps: bool = False
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": {}}  # compiled functions stay here
+    _made: Recent = field(default_factory=lambda: Recent(_MADE), init=False, repr=False)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make()` gave the first time: compiled functions, shared by all engines on this plan."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        return self._made.get(key, make)
 
     @property
     def graph(self) -> Graph:
@@ -130,11 +130,22 @@ class Plan:
     def observe(self, arguments: Arguments, fitting: bool = False) -> Observed:
         """What a call says of its rows, checked; on the host. More is asked of rows to be fitted.
 
+        Where arrays are being traced nothing can be checked, and what is missing is found when the
+        compiled function runs. Vectors that need a whitener for each pattern of missing cells are then
+        taken to be whole if the rows that the plan was made from had no gaps, and nothing masks them.
+
         Raises :class:`ProgramError` naming site, rows and columns that cannot be taken.
         """
         mesh = mesh_of(arguments.arrays)
         if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
-            return observe(self.program, self.reading, arguments)._replace(mesh=mesh)
+            if fitting:
+                raise ProgramError(
+                    "rows are fitted as real numbers, and these are being traced by a JAX "
+                    "transformation; fit outside of it (bayesmix.marginalize works inside)"
+                )
+            grouped = {n for n, f in self.families.items() if isinstance(f, Family) and f.grouped}
+            whole = frozenset(grouped if not self.gaps else ())
+            return observe(self.program, self.reading, arguments, whole)._replace(mesh=mesh)
         with jax.core.eval_context():
             structure = structure_of(self.reading)
             looking = self.remember(
@@ -147,8 +158,7 @@ class Plan:
             return observed._replace(mesh=mesh)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
-        """The observed rows, arranged once for any number of passes; not to be called under jit, unless
-        the arrays are being traced (then nothing may be missing)."""
+        """The observed rows, arranged once for any number of passes."""
         return self.arrange(self.observe(arguments))
 
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
@@ -228,19 +238,22 @@ class Plans:
     def __init__(self, program: Program | Plan) -> None:
         self.given = program if isinstance(program, Plan) else None
         self.program = program.program if isinstance(program, Plan) else program
-        self._read: dict[Layout, Plan] = {}
+        self._read = Recent(_PLANS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # plans hold compiled parts and are read again when needed
-        return {**self.__dict__, "given": None, "_read": {}}
+        return {**self.__dict__, "given": None}  # a plan is read again when needed
 
     def of(self, arguments: Arguments) -> Plan:
         """The plan for these arguments. Raises :class:`ProgramError` as :func:`plan` does."""
         if self.given is not None:
             return self.given
-        if arguments.layout not in self._read:
-            self._read[arguments.layout] = plan_arguments(self.program, arguments)
-        return self._read[arguments.layout]
+        key = arguments.layout
+
+        def read() -> Plan:
+            with one_at_a_time:  # or another thread would read the same plan
+                return self._read.get(key, lambda: plan_arguments(self.program, arguments))
+
+        return self._read.get(key, read)
 
 
 def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
@@ -291,7 +304,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         program, reading, observed, looking = read_arrays(program, arguments)
         check_enough(reading, observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
-        with jax.enable_x64(True), validation_enabled(False):
+        with jax.enable_x64(True), unchecked():
             reading = collapse(program, reading, arguments)
             looked_at = few_rows(program, arguments, reading, observed)
             found = probe(program, *looked_at)
