@@ -36,8 +36,7 @@ class Arguments(NamedTuple):
         """The same call with JAX's arrays; NumPy's are copied."""
         # data stay data where a sampler calls the program from inside its own transformations
         with jax.core.eval_context():
-            arrays = (jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in self.arrays)
-            return self._replace(arrays=tuple(arrays))
+            return self._replace(arrays=tuple(map(on_device, self.arrays)))
 
     def call(self, arrays: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with these arrays, or with others of the same kinds."""
@@ -47,6 +46,12 @@ class Arguments(NamedTuple):
         size = len(static) + len(self.layout.shapes)
         leaves = [static[i] if i in static else next(remaining) for i in range(size)]
         return jax.tree.unflatten(self.layout.treedef, leaves)
+
+
+def on_device(array: Any) -> Any:
+    """A copy of NumPy's array on the device, JAX's array as it is; `jnp.asarray` would compile a copy
+    for every new shape."""
+    return jax.device_put(np.array(array)) if isinstance(array, np.ndarray) else array
 
 
 def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import jax
 
 # Linux grants a process 65,530 maps of memory, of which compiled code takes some 20 to 100 a function
-MOST_KEPT = 384
+MOST_KEPT = 256
 
 
 class Compiled:

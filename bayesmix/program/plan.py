@@ -14,7 +14,7 @@ from jax import Array
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from . import rows as row_pass
-from .arguments import Arguments, Layout, shapes_of, split
+from .arguments import Arguments, Layout, on_device, shapes_of, split
 from .blocks import Blocks, Observed, arrange
 from .compiling import compile_lightly
 from .conjugacy import Conditional
@@ -102,7 +102,7 @@ class Plan:
             parts = self._parts(arguments.layout)
             known = parts.known(arguments.arrays)
             arrays = (
-                jnp.asarray(array) if i in parts.needed else array
+                on_device(array) if i in parts.needed else array
                 for i, array in enumerate(arguments.arrays)
             )
             layout = arguments.layout._replace(specialised=True)

@@ -1,5 +1,5 @@
-"""Programs are run one at a time: all threads of a process share NumPyro's one stack of handlers, and its
-switch for whether distributions check their arguments."""
+"""Programs are run one at a time: all threads of a process share one stack of handlers of NumPyro's, and
+one switch for whether distributions check their arguments."""
 
 from __future__ import annotations
 
