@@ -8,8 +8,9 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from bayesmix import EMResult, Plan
-from bayesmix.program.arguments import Arguments, compile_lightly
+from bayesmix.program.arguments import Arguments
 from bayesmix.program.blocks import Blocks
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.conjugacy import random_noise, random_points
 
 

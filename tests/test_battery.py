@@ -14,7 +14,8 @@ from numpyro.infer.util import log_density
 
 import bayesmix
 from bayesmix import EM, ConjugateGibbs, EMResult, ProgramError, Status
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.conjugacy import maximise
 from bayesmix.program.rows import weighted_statistics
 from tests.checks import assert_never_falls, random_values

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
-from numpyro.handlers import condition, seed, trace
+from numpyro.handlers import condition, seed
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.reading import Site
+from ..program.tracing import sites_of
 from .m_steps import MPart, visit
 from .predict import as_program, rows_first
 from .starts import seeding_rows, starting_values
@@ -58,7 +60,7 @@ def first_values(
 
     Raises :class:`ProgramError` where a name is no unobserved continuous site of the program.
     """
-    sites = trace(seed(program, rng_key)).get_trace(*args, **kwargs)
+    sites = sites_of(seed(program, rng_key), args, kwargs)
     found = {}
     for i, name in enumerate(names):
         site = sites.get(name)

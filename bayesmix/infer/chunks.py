@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -79,13 +80,35 @@ def run_in_chunks(
     return fits
 
 
-def _one_thread_for_matrices() -> AbstractContextManager[Any]:
+class _Limited:
+    """How many fits run, and the limit of threads that ends with the last of them."""
+
+    def __init__(self) -> None:
+        self.lock, self.fits, self.until = Lock(), 0, ExitStack()
+
+
+_limited = _Limited()
+
+
+@contextmanager
+def _one_thread_for_matrices() -> Iterator[None]:
     """In it OpenBLAS, which JAX takes for factors and triangular solves, keeps to one thread.
 
     Its threads and XLA's wait for each other otherwise: on two cores an M step for ten covariances of
-    fifty columns then takes 150 ms, and not 7.
+    fifty columns then takes 150 ms, and not 7. Fits in several threads share the limit: the last to end
+    puts back what the first has found.
     """
-    return _libraries().limit(limits=1, user_api="blas")
+    with _limited.lock:
+        if _limited.fits == 0:
+            _limited.until.enter_context(_libraries().limit(limits=1, user_api="blas"))
+        _limited.fits += 1
+    try:
+        yield
+    finally:
+        with _limited.lock:
+            _limited.fits -= 1
+            if _limited.fits == 0:
+                _limited.until.close()
 
 
 @cache

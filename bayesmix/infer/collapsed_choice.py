@@ -21,8 +21,9 @@ from jax import Array
 
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -168,7 +169,7 @@ class _Look:
         few, reading, observed = few_rows(
             plan.program, arguments, plan.reading, plan.observe(arguments)
         )
-        self.plan = replace(plan, reading=reading, _made={})
+        self.plan = replace(plan, reading=reading)
         self.arguments = few
         values = {site.name: _rows_of(site, observed, rng) for site in reading.observed}
         self.blocks = plan.arrange(Observed(values, observed.present))

@@ -12,8 +12,9 @@ import numpy as np
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly, split
+from ..program.arguments import Arguments, Layout, split
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values

@@ -14,8 +14,9 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, Layout, split
 from ..program.blocks import Blocks
+from ..program.compiling import Compiled, compile_lightly
 from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -121,7 +122,7 @@ class ConjugateGibbs(MCMCKernel):
         self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
-        one, many, given = found.remember(
+        one, many, given, many_given = found.remember(
             ("Gibbs", arguments.layout, self.keep_latents),
             lambda: _starting_functions(found, arguments.layout, self.keep_latents),
         )
@@ -142,7 +143,7 @@ class ConjugateGibbs(MCMCKernel):
                 "with infer={'enumerate': 'parallel'}"
             )
         values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
-        given = given if is_prng_key(rng_key) else jax.vmap(given, (None, None, 0, 0))
+        given = given if is_prng_key(rng_key) else many_given
         return given(arguments.arrays, blocks, rng_key, values)
 
     def sample(
@@ -211,8 +212,8 @@ class ConjugateGibbs(MCMCKernel):
         return f"log likelihood {float(state.log_likelihood):.4g}"
 
 
-def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tuple[Any, Any, Any]:
-    """Compiled starts: for one key, for a batch of keys, and from given values."""
+def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tuple[Compiled, ...]:
+    """Compiled starts: for one key, for a batch of keys; and both from given values."""
 
     def given(arrays: Any, blocks: Blocks, key: Array, values: Values) -> GibbsState:
         draw_key, next_key = random.split(key)
@@ -228,7 +229,8 @@ def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tupl
     def one(arrays: Any, blocks: Blocks, key: Array, rows: SeedingRows) -> GibbsState:
         return jax.tree.map(lambda x: x[0], many(arrays, blocks, key[None], rows))
 
-    return compile_lightly(one), compile_lightly(many), compile_lightly(given)
+    many_given = jax.vmap(given, (None, None, 0, 0))
+    return tuple(compile_lightly(each) for each in (one, many, given, many_given))
 
 
 def _draw_labels(

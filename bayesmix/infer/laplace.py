@@ -12,8 +12,9 @@ from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.labels import permute_labels
 from ..program.plan import Plan

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike
 
 from ..program.blocks import aligned_empty
+from ..program.compiling import Compiled
 from .starts import Seeding
 from .status import Status
 
@@ -110,13 +111,13 @@ def new_state(rows: Rows, centroids: ArrayLike, use: np.ndarray, max_steps: int)
     return jax.device_put(state, NamedSharding(rows.mesh, PartitionSpec()))
 
 
-@partial(jax.jit, static_argnames=("seeding", "num_clusters"))
+@partial(Compiled, static_argnames=("seeding", "num_clusters"))
 def seeded(seeding: Seeding, rng_keys: Array, points: Array, num_clusters: int) -> Array:
     """Centroids (R, K, D) at seeds among the points (N, D), one set for each key."""
     return jax.lax.map(lambda key: points[seeding(key, points, num_clusters)], rng_keys)
 
 
-@jax.jit
+@Compiled
 def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> LloydState:
     """Steps of every start, until it has settled or made `until` steps."""
 
@@ -148,7 +149,7 @@ def advance(rows: Rows, states: LloydState, until: Array, tolerance: Array) -> L
     return _over_devices(rows, local, PartitionSpec())(rows.blocks, states)
 
 
-@jax.jit
+@Compiled
 def measure(rows: Rows, centroids: Array, use: Array) -> tuple[Array, Array]:
     """Mean squared distance of the rows from the nearest of each start's centroids, (R,), and the labels
     (N,) of the start where it is least, the lowest of several."""
@@ -170,7 +171,7 @@ def measure(rows: Rows, centroids: Array, use: Array) -> tuple[Array, Array]:
     return means, labels.reshape(-1)[: rows.num_rows]
 
 
-@jax.jit
+@Compiled
 def encode(rows: Rows, centroids: Array) -> tuple[Array, Array]:
     """Nearest centroid of each row, the lowest of several, and the squared distance from it; (N,)."""
     use = jnp.ones(centroids.shape[0], bool)

@@ -19,7 +19,8 @@ from jax import Array, random
 from numpyro.distributions import biject_to
 from tqdm.auto import tqdm
 
-from ..program.arguments import compile_fully, split
+from ..program.arguments import split
+from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
@@ -163,7 +164,7 @@ class MonteCarloEM:
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)
 
         def make() -> Callable[..., Any]:
-            return compile_fully(chains.advance, (4,))
+            return compile_fully(chains.advance, static_argnums=(4,))
 
         advance = plan.remember(("chains", arguments.layout, self.num_moves, chains.parts), make)
         kept = checkpoint_at(

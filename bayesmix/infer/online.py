@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, compile_lightly, split
+from ..program.arguments import Arguments, Layout, split
 from ..program.batches import arrange_batches
 from ..program.blocks import Observed
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values

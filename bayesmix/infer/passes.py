@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly
+from ..program.arguments import Arguments, Layout
 from ..program.batches import Batches
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully, compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.statistics import Statistics

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions.distribution import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from numpyro.primitives import Messenger
 
 from ..families.likelihoods import Family
@@ -29,6 +28,7 @@ from ..program.evaluate import Evaluation, RowFactor, Values, enumerated_trace
 from ..program.graph import Tables
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
+from ..program.tracing import sites_of, unchecked
 
 
 class Rows(NamedTuple):
@@ -183,7 +183,7 @@ def cell_axes(plan: Plan, arguments: Arguments, values: Values) -> dict[str, int
 
 def sites_by_component(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Any]:
     """NumPyro's sites at parameter values, with the latent's K values left of all plates."""
-    with validation_enabled(False):
+    with unchecked():
         return enumerated_trace(plan.program, plan.reading, arguments, values)
 
 
@@ -241,8 +241,8 @@ def draw_rows(
             given[latent.name] = jnp.reshape(drawn + latent.lowest, shape)
     args, kwargs = arguments.call()
     redrawn = _Redraw(substitute(plan.program, data=values), names, given)
-    with validation_enabled(False):
-        sites = trace(seed(redrawn, rng_key)).get_trace(*args, **kwargs)
+    with unchecked():
+        sites = sites_of(seed(redrawn, rng_key), args, kwargs)
     return {name: sites[name]["value"] for name in names}
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array, random
 from scipy.special import softmax
 
-from ..program.arguments import Arguments, compile_fully
+from ..program.arguments import Arguments
 from ..program.blocks import Observed
+from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.modules import site_values
 from ..program.plan import Plan

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array, random
 from scipy.special import softmax
 
+from ..program.compiling import Compiled
 from ..program.errors import ProgramError
 from .search_problem import Climbs, Problem, Solutions
 from .starts import SOFTENING, rough_values
@@ -104,7 +105,7 @@ def _exemplars(problem: Problem, name: str, share: np.ndarray) -> tuple[Solution
     return solutions, tables.reshape(-1, tables.shape[-1])
 
 
-@jax.jit
+@Compiled
 def _convex_weights(tables: Array) -> Array:
     """log q that maximises sum_i log sum_j q_j exp(tables_ji), (E,), by EM from uniform weights."""
     count, rows = tables.shape

@@ -20,8 +20,9 @@ from jax import Array, random
 
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_fully, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Graph, Tables, independent, indicators

@@ -12,7 +12,8 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, compile_fully, compile_lightly, split
+from ..program.arguments import Arguments, Layout, split
+from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans

@@ -18,8 +18,9 @@ from jax import Array, random
 
 from ..families.peel import peel
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments, on_device
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent
@@ -88,9 +89,9 @@ def seeding_rows(
         observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
         blocks = plan.arrange(observed)
     points = tuple(
-        jnp.asarray(_seen_from(plan, group, telling, observed)) for group in started_together(plan)
+        on_device(_seen_from(plan, group, telling, observed)) for group in started_together(plan)
     )
-    known = {name: jnp.asarray(labels) for name, labels in (observed.labels or {}).items()}
+    known = {name: on_device(labels) for name, labels in (observed.labels or {}).items()}
     return SeedingRows(points, blocks, known)
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, compile_fully, split
+from ..program.arguments import Arguments, split
 from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.plan import Plan
 from .em import EM

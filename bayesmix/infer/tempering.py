@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
-from numpyro.handlers import seed, trace
+from numpyro.handlers import seed
 
 from ..program import parts
 from ..program import rows as row_pass
@@ -34,6 +34,7 @@ from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
 from ..program.statistics import scaled
+from ..program.tracing import sites_of
 from .accelerators import free_coordinates
 from .coordinates import constrained, potential_energy, unconstrained
 from .gibbs import draw_blocks
@@ -252,7 +253,7 @@ def prior_draws(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
 
     def one(arrays: tuple[Array, ...], key: Array) -> Values:
         args, kwargs = arguments.call(arrays)
-        sites = trace(seed(plan.program, key)).get_trace(*args, **kwargs)
+        sites = sites_of(seed(plan.program, key), args, kwargs)
         return {name: sites[name]["value"] for name in plan.reading.parameter_names}
 
     return jax.vmap(one, (None, 0))(arguments.arrays, rng_keys)

@@ -20,7 +20,8 @@ from jax import Array
 from numpyro.distributions import biject_to
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, compile_fully, split
+from ..program.arguments import Arguments, split
+from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Tables

@@ -12,8 +12,9 @@ from jax import Array
 from ..families.augmented import RowFamily
 from ..families.likelihoods import Family
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed, arrange
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
 from ..program.plan import Plan

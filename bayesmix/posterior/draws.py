@@ -12,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro.handlers import seed, substitute, trace, uncondition
+from numpyro.handlers import seed, substitute, uncondition
 
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments, compile_fully
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_fully
 from ..program.evaluate import Values
 from ..program.graph import marginals
 from ..program.plan import Plan
 from ..program.reading import Reading, Site
 from ..program.rows import log_factors
+from ..program.tracing import sites_of
 
 _CHUNK = 16
 
@@ -95,7 +97,7 @@ def replicate(
         values, key = drawn
         args, kwargs = arguments.call(arrays)
         program = uncondition(substitute(plan.program, data=values))
-        sites = trace(seed(program, key)).get_trace(*args, **kwargs)
+        sites = sites_of(seed(program, key), args, kwargs)
         return {name: sites[name]["value"] for name in names}
 
     return _over_draws(one, (draws, random.split(rng_key, count)), arguments.arrays)

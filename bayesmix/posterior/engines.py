@@ -22,7 +22,8 @@ from ..infer.smc import TemperedSMC
 from ..infer.starts import seeding_rows, starting_values
 from ..infer.steps import log_posterior
 from ..infer.variational import VariationalBayes
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
+from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments

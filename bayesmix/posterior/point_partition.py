@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
@@ -34,6 +33,7 @@ from bayesmix.posterior.partitions import (
     variation_of_information,
 )
 from bayesmix.posterior.similarity import similarity_to_clusters
+from bayesmix.program.compiling import Compiled
 from bayesmix.program.errors import ProgramError
 
 _PART_ROWS = 3000  # beyond this many rows a random part of them is partitioned first
@@ -250,7 +250,7 @@ def _swept(
     return canonical(np.asarray(swept))
 
 
-@jax.jit
+@Compiled
 def _sweep(starts, cells, rows, gain, keys, limit):
     """Each start (R, N), with its counts (R, S, K, size + 1) by the labels of each row in each draw,
     ``rows`` (N, S), swept until no row moves or ``limit`` sweeps were made."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +41,7 @@ class Arguments(NamedTuple):
         """The same call with JAX's arrays; NumPy's are copied."""
         # data stay data where a sampler calls the program from inside its own transformations
         with jax.core.eval_context():
-            arrays = (jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in self.arrays)
-            return self._replace(arrays=tuple(arrays))
+            return self._replace(arrays=tuple(map(on_device, self.arrays)))
 
     def call(self, arrays: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with these arrays, or with others of the same kinds."""
@@ -78,6 +76,12 @@ class Arguments(NamedTuple):
         return Arguments(tuple(arrays), layout, self.tables)
 
 
+def on_device(array: Any) -> Any:
+    """A copy of NumPy's array on the device, JAX's array as it is; `jnp.asarray` would compile a copy
+    for every new shape."""
+    return jax.device_put(np.array(array)) if isinstance(array, np.ndarray) else array
+
+
 def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
     """Shapes and types of arrays, as a layout has them."""
     return tuple((tuple(array.shape), str(array.dtype)) for array in arrays)
@@ -105,38 +109,6 @@ def _is_table(leaf: Any) -> bool:
 
 def _is_numeric(table: Any) -> bool:
     return np.asarray(table).dtype.kind in "biuf"
-
-
-def compile_lightly(
-    function: Callable[..., Any], static_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
-    """`jax.jit` for what runs a few times only: less optimisation, a shorter wait."""
-    options = {"xla_backend_optimization_level": 0, **_shorter_compiling()}
-    return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
-
-
-def compile_fully(
-    function: Callable[..., Any], static_argnums: tuple[int, ...] = ()
-) -> Callable[..., Any]:
-    """`jax.jit` for what runs long."""
-    options = _shorter_compiling()
-    return jax.jit(function, static_argnums=static_argnums, compiler_options=options or None)
-
-
-@cache
-def _shorter_compiling() -> dict[str, Any]:
-    """Options that halve the time of compiling and cost nothing afterwards, as far as XLA has them.
-
-    The emitters of fused loops that came in with JAX 0.5 compile each by itself; the ones before them
-    give code as fast for what is compiled here. Later versions of JAX have the new ones only.
-    """
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        with jax.ensure_compile_time_eval():
-            jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # no such option
-        return {}
-    return options
 
 
 def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True) -> Arguments:

@@ -233,13 +233,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _says_something(observed: Observed) -> np.ndarray:
     """False for rows with nothing in them: their evidence is 1 whatever the parameters, and their
     responsibilities would only slow EM down."""
-    says = np.zeros(observed.num_rows, bool)
+    says: Any = np.zeros(observed.num_rows, bool)
     for there in observed.present.values():
         if there is None:
             return np.ones(observed.num_rows, bool)
-        says |= np.asarray(there).reshape(observed.num_rows, -1).any(axis=1)
+        says = says | there.reshape(observed.num_rows, -1).any(axis=1)
     for labels in (observed.labels or {}).values():
-        says |= np.asarray(labels) >= 0
+        says = says | (labels >= 0)
     return says
 
 
@@ -277,6 +277,10 @@ def patterns_of(
     ]
     if not names:
         return None
+    if any(isinstance(observed.present[name], jax.core.Tracer) for name in names):
+        # which rows have the same cells is not known yet
+        rows = {name: observed.present[name].reshape(observed.num_rows, -1) for name in names}
+        return rows, np.arange(observed.num_rows)
     tables = [np.asarray(observed.present[name]).reshape(observed.num_rows, -1) for name in names]
     joined = np.concatenate(tables, axis=1)
     distinct, of_row = np.unique(joined, axis=0, return_inverse=True)

@@ -19,19 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
-from numpyro.distributions.distribution import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from scipy.special import logsumexp
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from ..families.peel import peel
-from .arguments import Arguments, compile_lightly
+from .arguments import Arguments
 from .blocks import Observed
+from .compiling import compile_lightly
 from .errors import ProgramError
 from .evaluate import Values, log_prob_present
 from .observed import mask_layers
 from .reading import Give, Program, Reading, Site
+from .tracing import sites_of, unchecked
 
 # log densities below this stand for minus infinity
 IMPOSSIBLE = -1e29
@@ -177,8 +178,8 @@ def _densities(read: Read) -> Callable[[tuple[Any, ...], Values, Values], Values
         args, kwargs = read.arguments._replace(arrays=arrays).on_device().call()
         filled = _filled(read)
         inner = substitute(read.program, data=parameters)
-        with validation_enabled(False), Give({**filled, **labels}):
-            sites = trace(seed(inner, random.key(0))).get_trace(*args, **kwargs)
+        with unchecked(), Give({**filled, **labels}):
+            sites = sites_of(seed(inner, random.key(0)), args, kwargs)
             rows = {site.name: _of_rows(sites, site, read) for site in reading.observed}
             for latent in reading.latents:
                 rows[latent.name] = _of_label(sites[latent.name], latent, reading)

@@ -23,7 +23,7 @@ from numpyro.distributions import biject_to
 
 from ..families.designs import Design, designs
 from ..families.forms import Form, NormalForm, PowerForm, WishartForm, candidates
-from .arguments import compile_lightly
+from .compiling import compile_lightly
 from .reading import Site
 from .slices import along
 

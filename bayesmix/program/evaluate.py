@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array, random
-from numpyro.distributions.distribution import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from numpyro.primitives import Messenger
 
 from ..families.augmented import RowFamily, Statistic, lookup_rows
@@ -28,6 +27,7 @@ from .arguments import Arguments
 from .errors import ProgramError
 from .observed import mask_layers
 from .sites import Collapse, Latent, Program, Reading
+from .tracing import sites_of, unchecked
 
 Values = dict[str, Array]
 
@@ -91,7 +91,7 @@ def enumerated_trace(
     values = {**hidden, **values}
     inner = seed(substitute(program, data=values), random.key(0))
     run = _Enumerate(inner, reading.latents, values)
-    sites = trace(run).get_trace(*args, **kwargs)
+    sites = sites_of(run, args, kwargs)
     for found in reading.collapsed:
         sites[found.observed] = _integrated(sites, found)
         del sites[found.local]
@@ -294,7 +294,7 @@ def evaluate(
     `families` says for each observed site which family its statistics belong to (None: the rows).
     """
     # supports are checked once, on the data: inside every density the checks cost more than the density
-    with validation_enabled(False):
+    with unchecked():
         return _evaluate(program, reading, families, arguments, values)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..families.collapse import RULES, Rule
 from ..families.peel import peel
-from .arguments import Arguments, compile_lightly
+from .arguments import Arguments
+from .compiling import compile_lightly
 from .errors import ProgramError
 from .evaluate import enumerated_trace, log_prob_present
 from .reading import Collapse, Program, Reading, Site

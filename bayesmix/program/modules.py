@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpyro
 from jax import Array
-from numpyro.distributions.distribution import validation_enabled
 from numpyro.handlers import seed
 from numpyro.primitives import Messenger
 
@@ -23,6 +22,7 @@ from .blocks import Observed
 from .errors import ProgramError, PytreeParameter
 from .evaluate import Values, enumerated_trace
 from .reading import Look, Program, Reading, read
+from .tracing import unchecked
 
 
 class ArrayParameters:
@@ -117,7 +117,7 @@ def _idle(program: ArrayParameters, reading: Reading, arguments: Arguments) -> f
             if name not in values and site["type"] in ("sample", "deterministic")
         ]
 
-    with validation_enabled(False):
+    with unchecked():
         traced = jax.make_jaxpr(run)(shapes).jaxpr
     used = {id(v) for equation in traced.eqns for v in equation.invars}
     used |= {id(v) for v in traced.outvars}
@@ -139,7 +139,7 @@ def initial_values(
     if not names:
         return {}
     told = {name: value for name, value in values.items() if name not in names}
-    with validation_enabled(False):
+    with unchecked():
         sites = enumerated_trace(seed(program, rng_key), reading, arguments, told)
     return {name: jnp.asarray(sites[name]["value"], values[name].dtype) for name in names}
 

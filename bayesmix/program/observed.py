@@ -126,14 +126,14 @@ def outside_where_masked(reading: Reading, rows: dict[str, Row]) -> frozenset[st
     return frozenset(found)
 
 
-def unknown(labels: np.ndarray, lowest: int = 0) -> np.ndarray:
+def unknown(labels: Any, lowest: int = 0) -> Any:
     """Which labels are not known: NaN, or below the lowest value where that is not negative."""
     return _not_numbers(labels) | ((labels < 0) & (lowest >= 0))
 
 
-def _not_numbers(array: np.ndarray) -> np.ndarray:
+def _not_numbers(array: Any) -> Any:
     """Which entries are NaN."""
-    return np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, bool)
+    return array != array
 
 
 def tidy(reading: Reading, rows: dict[str, Row]) -> Observed:
@@ -147,6 +147,41 @@ def tidy(reading: Reading, rows: dict[str, Row]) -> Observed:
     for site in reading.observed:
         values[site.name], present[site.name] = _cells(site, rows[site.name])
     return Observed(values, present, _weight(rows, reading.rows.size), _labels(reading, rows))
+
+
+def tidy_traced(reading: Reading, rows: dict[str, Row], whole: frozenset[str]) -> Observed:
+    """As :func:`tidy`, of rows that are being traced: nothing can be checked, and what is missing is
+    found when the compiled function runs. Sites in `whole` have no missing cells but masked ones.
+
+    Raises :class:`ProgramError` where a latent is masked, or sites of the rows are weighted differently.
+    """
+    values, present, labels = {}, {}, {}
+    for site in reading.observed:
+        name, row = site.name, rows[site.name]
+        values[name] = row.value
+        floating = jnp.issubdtype(jnp.result_type(row.value), jnp.floating)
+        there = ~jnp.isnan(row.value) if floating and name not in whole else None
+        if row.mask is not None:
+            mask = jnp.reshape(
+                row.mask, (*row.mask.shape, *(1,) * (row.value.ndim - row.mask.ndim))
+            )
+            there = jnp.broadcast_to(mask if there is None else there & mask, row.value.shape)
+        present[name] = there
+        if there is not None:
+            values[name] = jnp.where(there, row.value, row.feasible)
+    for latent in reading.latents:
+        value = rows[latent.name].value
+        if value is not None:
+            hidden, index = unknown(value, latent.lowest), jnp.nan_to_num(value).astype(int) - latent.lowest
+            outside = (index < 0) | (index >= latent.size)
+            labels[latent.name] = jnp.where(hidden, -1, jnp.where(outside, latent.size, index))
+    weights = [row.scale for row in rows.values()]
+    if any((weight is None) != (weights[0] is None) for weight in weights):
+        raise ProgramError(f"sites of the rows are scaled differently; {_ONE_SCALE}")
+    weight = weights[0]
+    if weight is not None:
+        weight = jnp.broadcast_to(weight, reading.rows.size)
+    return Observed(values, present, weight, labels or None)
 
 
 def _cells(site: Site, row: Row) -> tuple[np.ndarray, np.ndarray | None]:
@@ -260,6 +295,11 @@ def _where(bad: np.ndarray) -> str:
     return where + ", counted from 0"
 
 
+_ONE_SCALE = (
+    "put the whole plate of rows, the latent and every observed site, under one handlers.scale"
+)
+
+
 def _weight(rows: dict[str, Row], size: int) -> np.ndarray | None:
     """Row weights from `handlers.scale`: the same for every site of the rows."""
     scales = {name: 1.0 if row.scale is None else row.scale for name, row in rows.items()}
@@ -267,8 +307,7 @@ def _weight(rows: dict[str, Row], size: int) -> np.ndarray | None:
     for other, scale in scales.items():
         if not np.array_equal(np.broadcast_to(scale, size), np.broadcast_to(weight, size)):
             raise ProgramError(
-                f"sites '{name}' and '{other}' of the rows are scaled differently; put the whole plate "
-                "of rows, the latent and every observed site, under one handlers.scale"
+                f"sites '{name}' and '{other}' of the rows are scaled differently; {_ONE_SCALE}"
             )
     weight = np.broadcast_to(np.asarray(weight, float), size)
     if not np.all(np.isfinite(weight) & (weight >= 0)):
@@ -283,9 +322,9 @@ def _labels(reading: Reading, rows: dict[str, Row]) -> dict[str, np.ndarray] | N
     """Known labels by latent, as indices into its values; -1 where they are not known."""
     found = {}
     for latent in reading.latents:
-        name, row = latent.name, rows[latent.name]
-        if row.value is not None:
-            found[name] = _known(latent, row.value)
+        value = rows[latent.name].value
+        if value is not None:
+            found[latent.name] = _known(latent, value)
     return found or None
 
 

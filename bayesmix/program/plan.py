@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from numpyro.distributions.distribution import validation_enabled
 
 from ..families.augmented import Statistic
+from ..families.likelihoods import Family
 from . import rows as row_pass
-from .arguments import Arguments, Layout, compile_lightly, shapes_of, split
+from .arguments import Arguments, Layout, on_device, shapes_of, split
 from .blocks import Blocks, Observed, arrange
 from .certificate import Certificate
+from .compiling import compile_lightly
 from .conjugacy import Conditional
 from .devices import mesh_of
 from .errors import ProgramError
@@ -29,8 +30,13 @@ from .modules import read_arrays
 from .observed import check_cells, check_components, check_numbers, check_seen, tidy
 from .probe import few_rows, probe
 from .reading import ON_TRACED, Program, Reading, look, observe, structure_of, to_hold
+from .recent import Recent
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
+from .tracing import one_at_a_time, unchecked
+
+# what an engine remembers for calls of different shapes, and a plan for different engines and shapes
+_PLANS, _MADE = 64, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +74,11 @@ class Plan:
     points: dict[str, np.ndarray] = field(repr=False)
     gaps: bool = False
     held: frozenset[int] = frozenset()
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": {}}  # compiled functions stay here
+    _made: Recent = field(default_factory=lambda: Recent(_MADE), init=False, repr=False)
 
     def remember(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make()` gave the first time: compiled functions, shared by all engines on this plan."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        return self._made.get(key, make)
 
     @property
     def graph(self) -> Graph:
@@ -110,7 +111,7 @@ class Plan:
             parts = self._parts(arguments.layout)
             known = parts.known(arguments.arrays)
             arrays = (
-                jnp.asarray(array) if i in parts.needed else array
+                on_device(array) if i in parts.needed else array
                 for i, array in enumerate(arguments.arrays)
             )
             layout = arguments.layout._replace(specialised=True)
@@ -138,11 +139,22 @@ class Plan:
     def observe(self, arguments: Arguments, fitting: bool = False) -> Observed:
         """What a call says of its rows, checked; on the host. More is asked of rows to be fitted.
 
+        Where arrays are being traced nothing can be checked, and what is missing is found when the
+        compiled function runs. Vectors that need a whitener for each pattern of missing cells are then
+        taken to be whole if the rows that the plan was made from had no gaps, and nothing masks them.
+
         Raises :class:`ProgramError` naming site, rows and columns that cannot be taken.
         """
         mesh = mesh_of(arguments.arrays)
         if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
-            return observe(self.program, self.reading, arguments)._replace(mesh=mesh)
+            if fitting:
+                raise ProgramError(
+                    "rows are fitted as real numbers, and these are being traced by a JAX "
+                    "transformation; fit outside of it (bayesmix.marginalize works inside)"
+                )
+            grouped = {n for n, f in self.families.items() if isinstance(f, Family) and f.grouped}
+            whole = frozenset(grouped if not self.gaps else ())
+            return observe(self.program, self.reading, arguments, whole)._replace(mesh=mesh)
         with jax.core.eval_context():
             structure = structure_of(self.reading)
             looking = self.remember(
@@ -156,8 +168,7 @@ class Plan:
             return observed._replace(mesh=mesh)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
-        """The observed rows, arranged once for any number of passes; not to be called under jit, unless
-        the arrays are being traced (then nothing may be missing)."""
+        """The observed rows, arranged once for any number of passes."""
         return self.arrange(self.observe(arguments))
 
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
@@ -237,11 +248,11 @@ class Plans:
     def __init__(self, program: Program | Plan) -> None:
         self.given = program if isinstance(program, Plan) else None
         self.program = program.program if isinstance(program, Plan) else program
-        self._read: dict[Layout, Plan] = {}
+        # by the layout of a call: what has to be held, and the plan where that is held
+        self._held, self._read = Recent(_PLANS), Recent(_PLANS)
 
     def __getstate__(self) -> dict[str, Any]:
-        # plans hold compiled parts and are read again when needed
-        return {**self.__dict__, "given": None, "_read": {}}
+        return {**self.__dict__, "given": None}  # a plan is read again when needed
 
     def of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
         """The plan for these arguments, and the arguments as it takes them.
@@ -250,16 +261,17 @@ class Plans:
         """
         if self.given is not None:
             return self.given, arguments.hold(self.given.held)
-        found = self._read.get(arguments.layout)
-        if found is None or found.held:
-            # what is held is part of a plan: another plan serves other values of it
-            held = arguments.hold(found.held) if found else arguments
-            if held.layout not in self._read:
-                made = plan_arguments(self.program, arguments)
-                held = arguments.hold(made.held)
-                self._read[arguments.layout] = self._read[held.layout] = made
-            return self._read[held.layout], held
-        return found, arguments
+        with one_at_a_time:  # or another thread would read the same plan
+            held = self._held.get(arguments.layout, lambda: self._first(arguments).held)
+            arguments = arguments.hold(held)
+            return self._read.get(
+                arguments.layout, lambda: plan_arguments(self.program, arguments, held)
+            ), arguments
+
+    def _first(self, arguments: Arguments) -> Plan:
+        """The plan where it is not known yet what has to be held."""
+        made = plan_arguments(self.program, arguments)
+        return self._read.get(arguments.hold(made.held).layout, lambda: made)
 
 
 def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
@@ -297,8 +309,11 @@ def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:
     return plan_arguments(program, split(args, kwargs))
 
 
-def plan_arguments(program: Program, arguments: Arguments) -> Plan:
-    """As :func:`plan`, for arguments already split into arrays and static ones."""
+def plan_arguments(
+    program: Program, arguments: Arguments, held: frozenset[int] = frozenset()
+) -> Plan:
+    """As :func:`plan`, for arguments already split into arrays and static ones; `held` are the places of
+    arguments that are known to have to be held."""
     # a sampler may ask for a plan from inside its own transformations: step out of them
     if any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
         raise ProgramError(
@@ -307,7 +322,6 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         )
     program = Unrolled(program)
     with jax.core.eval_context():
-        held: frozenset[int] = frozenset()
         try:
             read = read_arrays(program, arguments)
         except ProgramError:
@@ -319,7 +333,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         program, reading, observed, looking = read
         check_seen(observed)
         # numpyro's argument checks would refuse the off-simplex points that label tests visit
-        with jax.enable_x64(True), validation_enabled(False):
+        with jax.enable_x64(True), unchecked():
             reading = collapse(program, reading, arguments)
             looked_at = few_rows(program, arguments, reading, observed)
             found = probe(program, *looked_at)

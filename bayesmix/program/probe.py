@@ -21,9 +21,10 @@ from ..families.forms import base_support
 from ..families.likelihoods import Family
 from . import graph as eliminate
 from . import rows as row_pass
-from .arguments import Arguments, compile_lightly, take_rows
+from .arguments import Arguments, take_rows
 from .blocks import Observed, arrange
 from .certificate import IMPOSSIBLE, Certificate, Read, certify
+from .compiling import compile_lightly
 from .conjugacy import Conditional, Recognition, random_noise, random_points, recognise
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of

@@ -14,18 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro.distributions.distribution import validation_enabled
-from numpyro.handlers import seed, substitute, trace
+from numpyro.handlers import seed, substitute
 from numpyro.ops.provenance import eval_provenance
 from numpyro.primitives import Messenger
 
-from .arguments import Arguments, compile_lightly
+from .arguments import Arguments
 from .blocks import Observed
+from .compiling import compile_lightly
 from .errors import ProgramError
 from .held import choices, first_that_runs
-from .observed import RAW, Row, is_label, mask_layers, outside_where_masked, rows_of, tidy
+from .observed import (
+    RAW,
+    Row,
+    is_label,
+    mask_layers,
+    outside_where_masked,
+    rows_of,
+    tidy,
+    tidy_traced,
+)
 from .roles import TOLD, Structure, assign_roles, describe, find_rows
 from .sites import Collapse, Latent, Plate, Program, Reading, Site
+from .tracing import one_at_a_time, sites_of, unchecked
 
 __all__ = [
     "Collapse",
@@ -88,15 +98,11 @@ def structure_of(reading: Reading) -> Structure:
     )
 
 
-def observe(program: Program, reading: Reading, arguments: Arguments) -> Observed:
-    """What a call says of its rows, where its arrays are being traced: nothing is looked at."""
-    sites = _plain_trace(program, arguments)
-    found = rows_of(sites, reading)
-    return Observed(
-        values={site.name: found[site.name].value for site in reading.observed},
-        present=dict.fromkeys(site.name for site in reading.observed),
-        weight=next(iter(found.values())).scale,
-    )
+def observe(
+    program: Program, reading: Reading, arguments: Arguments, whole: frozenset[str]
+) -> Observed:
+    """What a call says of its rows, where its arrays are being traced; see :func:`tidy_traced`."""
+    return tidy_traced(reading, rows_of(_plain_trace(program, arguments), reading), whole)
 
 
 def look(program: Program, arguments: Arguments, structure: Structure) -> Look:
@@ -329,7 +335,7 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
     """
 
     def followed(given: dict[str, Array], arrays: tuple[Array, ...]) -> _Reached:
-        with Give(given):
+        with one_at_a_time, Give(given):
             sites = _plain_trace(program, arguments._replace(arrays=arrays))
         samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
         rows = {name: samples[name] for name in found.values}
@@ -337,7 +343,7 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
             name: tuple(jnp.asarray(layer._mask) for layer in mask_layers(site["fn"]))
             for name, site in rows.items()
         }
-        with validation_enabled(False):
+        with unchecked():
             density = {
                 name: _log_prob(site)
                 if name in rows
@@ -464,11 +470,11 @@ def _is_traced(reading: Reading) -> bool:
 def _plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
     args, kwargs = arguments.on_device().call()
     inner = seed(_Told(program), random.key(0))
-    run = trace(substitute(inner, substitute_fn=_feasible))
+    run = substitute(inner, substitute_fn=_feasible)
     try:
         # data may be missing, and an observed label may be unknown: they are looked at afterwards
-        with validation_enabled(False):
-            return run.get_trace(*args, **kwargs)
+        with unchecked():
+            return sites_of(run, args, kwargs)
     except AssertionError as error:
         sizes = [shape for shape, _ in arguments.layout.shapes]
         if "plate should be positive" in str(error) or any(0 in shape for shape in sizes):

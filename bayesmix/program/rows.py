@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
+from jax.custom_derivatives import SymbolicZero
 
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family
@@ -344,9 +346,10 @@ def log_likelihood(
     def value(parts: _Parts, blocks: Blocks) -> Array:
         return passes(graph, families, _at(parts), blocks, expect).log_likelihood
 
-    @value.defjvp
+    @partial(value.defjvp, symbolic_zeros=True)
     def _tangent(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        (parts, blocks), (moved, _) = primals, tangents
+        (parts, blocks), (moved, rows_moved) = primals, tangents
+        moved = jax.tree.map(_numbers, moved, is_leaf=_is_zero)
         # a family that offers the gradient of Q gives it in place of statistics
         scored: dict[str, Statistic] = {
             name: family._replace(finish=family.score)
@@ -362,9 +365,30 @@ def log_likelihood(
             scores = jax.tree.map(jnp.vdot, slopes, {name: parts[1][name] for name in scored})
             return sum((*factors.values(), *jax.tree.leaves(scores)), jnp.zeros(()))
 
-        return result.log_likelihood, jax.jvp(expected, (parts,), (moved,))[1]
+        slope = jax.jvp(expected, (parts,), (moved,))[1]
+        if not all(map(_is_zero, jax.tree.leaves(rows_moved, is_leaf=_is_zero))):
+            # nobody fits data, so that Fisher's identity is not worth its lines for them
+            rows_moved = jax.tree.map(_numbers, rows_moved, is_leaf=_is_zero)
+
+            def of_rows(blocks: Blocks) -> Array:
+                return passes(graph, families, _at(parts), blocks, expect).log_likelihood
+
+            slope += jax.jvp(of_rows, (blocks,), (rows_moved,))[1]
+        return result.log_likelihood, slope
 
     return value((evaluation.latent, evaluation.components), blocks)
+
+
+def _is_zero(tangent: Any) -> bool:
+    """Is it a tangent of what does not move?"""
+    return isinstance(tangent, SymbolicZero)
+
+
+def _numbers(tangent: Any) -> Any:
+    """A tangent as an array."""
+    if not _is_zero(tangent):
+        return tangent
+    return np.zeros(tangent.shape, tangent.dtype)  # float0 where the primal is not real
 
 
 _Parts = tuple[dict[str, Array], dict[str, Any]]

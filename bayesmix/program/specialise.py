@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
-from .arguments import compile_lightly
+from .compiling import compile_lightly
 from .equations import Taken, indexes, live, run, variables
 from .factorise import factorised_once
 

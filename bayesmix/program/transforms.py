@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -14,11 +13,16 @@ import numpyro.distributions as dist
 from numpyro.primitives import Messenger
 
 from . import rows as row_pass
-from .arguments import Arguments, Layout, split
+from .arguments import Arguments, split
 from .blocks import Blocks
+from .compiling import compile_fully
 from .loops import Unrolled
 from .plan import Plan, Plans
 from .reading import ON_TRACED, Program, plate_of_rows, to_hold
+from .recent import Recent
+from .tracing import one_at_a_time
+
+_LAYOUTS = 64  # calls of different shapes that are remembered
 
 
 class _FlattenPriors(Messenger):
@@ -61,14 +65,16 @@ def without_priors(program: Program) -> Program:
         [-2.5, 7.5]
     """
 
-    rows: dict[Layout, str | None] = {}
+    rows = Recent(_LAYOUTS)
 
     def flat(*args: Any, **kwargs: Any) -> Any:
         arguments = split(args, kwargs)
-        if arguments.layout not in rows:
+
+        def name_of_rows() -> str | None:
             with _Isolated():
-                rows[arguments.layout] = _plate_of_rows(Unrolled(program), arguments)
-        with _FlattenPriors(rows[arguments.layout]):
+                return _plate_of_rows(Unrolled(program), arguments)
+
+        with one_at_a_time, _FlattenPriors(rows.get(arguments.layout, name_of_rows)):
             return program(*args, **kwargs)
 
     update_wrapper(flat, program)
@@ -88,18 +94,19 @@ class Marginal:
 
     def __init__(self, program: Program | Plan) -> None:
         self.plans = Plans(program)
-        self._factors: dict[Layout, Any] = {}
+        self._factors = Recent(_LAYOUTS)
         self.__name__ = f"{getattr(self.plans.program, '__name__', 'program')}, latent summed out"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_factors": {}}
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        with _Isolated():
+        with one_at_a_time, _Isolated():
             return self.plans.of(split(args, kwargs))[0]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        with one_at_a_time:
+            self._run(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> None:
         found = self.plan(*args, **kwargs)
         arguments = found.call(args, kwargs)
         with _Isolated():
@@ -114,14 +121,12 @@ class Marginal:
     def _factor(self, found: Plan, arguments: Arguments) -> Any:
         """The rows' log density as one compiled function: samplers also call programs outside jit."""
         layout = arguments.layout
-        if layout not in self._factors:
 
-            def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
-                evaluation = found.evaluate(Arguments(arrays, layout), values)
-                return row_pass.log_likelihood(found.graph, found.families, evaluation, blocks)
+        def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
+            evaluation = found.evaluate(Arguments(arrays, layout), values)
+            return row_pass.log_likelihood(found.graph, found.families, evaluation, blocks)
 
-            self._factors[layout] = jax.jit(factor)
-        return self._factors[layout]
+        return self._factors.get(layout, lambda: compile_fully(factor))
 
 
 class _Isolated(Messenger):

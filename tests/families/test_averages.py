@@ -19,7 +19,7 @@ from bayesmix.families.forms import (
     WishartCoefficients,
     WishartForm,
 )
-from bayesmix.program.arguments import compile_lightly
+from bayesmix.program.compiling import compile_lightly
 
 
 def looked_at(form, coefficients):

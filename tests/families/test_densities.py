@@ -17,7 +17,7 @@ from bayesmix.families.forms import (
     WishartCoefficients,
     WishartForm,
 )
-from bayesmix.program.arguments import compile_lightly
+from bayesmix.program.compiling import compile_lightly
 
 _rng = np.random.default_rng(0)
 _root = _rng.normal(size=(2, 3, 3)) + 2 * np.eye(3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayesmix.families import gaussian, student
-from bayesmix.program.arguments import compile_lightly
+from bayesmix.program.compiling import compile_lightly
 
 K, N = 3, 800  # so many rows that normals take quadratic features
 PATTERN = {2: [True, False], 4: [True, False, True, True]}

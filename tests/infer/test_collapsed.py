@@ -18,7 +18,8 @@ import bayesmix
 from bayesmix import CollapsedGibbs, ProgramError
 from bayesmix.infer.collapsed_blocks import unit_of
 from bayesmix.infer.collapsed_sweep import Problem, candidate, log_conditionals
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from tests.checks import random_values
 
 RNG = np.random.default_rng(0)

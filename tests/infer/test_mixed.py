@@ -21,7 +21,8 @@ from bayesmix import EM, ConjugateGibbs, MixedGibbs, Plan
 from bayesmix.infer import mixed
 from bayesmix.posterior import arviz_compat
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from tests.checks import assert_never_falls, slopes
 
 _rng = np.random.default_rng(0)

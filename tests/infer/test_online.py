@@ -233,7 +233,7 @@ def cut(sizes):
 def test_ragged_batches_compile_once_for_all_of_about_one_size():
     batches = cut([60, 57, 64, 58, 61])
     stream = online(Stepwise(60)).run_stream(0, batches[:2], init=init())
-    compiled = plan()._made["stream", stream.arguments.layout, Stepwise(60)]
+    compiled = plan().remember(("stream", stream.arguments.layout, Stepwise(60)), pytest.fail)
     assert compiled._cache_size() == 1
     for batch in batches[2:]:
         stream = stream.partial_fit(*batch)

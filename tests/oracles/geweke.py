@@ -25,7 +25,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import norm
 
 from bayesmix.infer.coordinates import unconstrained
-from bayesmix.program.arguments import Arguments, compile_lightly
+from bayesmix.program.arguments import Arguments
+from bayesmix.program.compiling import compile_lightly
 from tests.oracles.families import Family
 from tests.oracles.samplers import MOVES, SAMPLERS, TWO_RUNGS, Running, Sampler, Values, running
 from tests.oracles.simulate import simulate, with_data

@@ -16,7 +16,8 @@ import bayesmix
 from bayesmix import EM, Plan
 from bayesmix.infer.m_steps import maximise_blocks
 from bayesmix.infer.steps import objective_and_statistics
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from tests.references import reference
 
 

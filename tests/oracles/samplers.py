@@ -32,7 +32,8 @@ from bayesmix.infer.tempering import (
     first_tuning,
 )
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import Arguments, compile_fully, split
+from bayesmix.program.arguments import Arguments, split
+from bayesmix.program.compiling import compile_fully
 from tests.oracles import families
 from tests.oracles.families import NUMBERS, Family
 

@@ -28,8 +28,9 @@ import bayesmix
 from bayesmix.infer import mixed
 from bayesmix.infer.gibbs import draw_blocks
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
 from bayesmix.program.blocks import Observed
+from bayesmix.program.compiling import compile_lightly
 from tests.oracles.families import Family, all_families
 from tests.oracles.simulate import invariants, simulate
 

@@ -28,7 +28,8 @@ from bayesmix.infer.starts import seeding_rows
 from bayesmix.infer.tempering import Moves
 from bayesmix.infer.variational import _ascend
 from bayesmix.infer.variational_result import _draws
-from bayesmix.program.arguments import Arguments, compile_lightly, split
+from bayesmix.program.arguments import Arguments, split
+from bayesmix.program.compiling import compile_lightly
 from tests.oracles.families import Family
 from tests.oracles.samplers import (
     EXACT,

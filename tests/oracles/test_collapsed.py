@@ -14,8 +14,8 @@ from scipy.stats import ks_2samp
 from bayesmix import CollapsedGibbs
 from bayesmix.infer.gibbs import GibbsState
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import compile_lightly
 from bayesmix.program.blocks import Observed
+from bayesmix.program.compiling import compile_lightly
 from tests.infer import test_collapsed as few
 from tests.oracles.families import Family
 from tests.oracles.sbc import Calibration, Size

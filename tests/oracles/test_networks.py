@@ -12,7 +12,8 @@ from scipy.stats import poisson
 
 import bayesmix
 from bayesmix import EM, ConjugateGibbs, datasets, zoo
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from tests.checks import assert_never_falls, slopes
 from tests.references import reference
 

@@ -24,7 +24,8 @@ import bayesmix
 from bayesmix import ProgramError, zoo
 from bayesmix.infer.starts import rough_values
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.parts import expect
 
 ROWS = 203  # no multiple of anything

@@ -18,8 +18,9 @@ from scipy.special import logsumexp
 import bayesmix
 from bayesmix import ProgramError
 from bayesmix.program import graph as eliminate
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
 from bayesmix.program.blocks import arrange
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.evaluate import evaluate, family_of
 from bayesmix.program.graph import Graph, make_graph
 from bayesmix.program.reading import read

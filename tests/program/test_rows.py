@@ -18,7 +18,8 @@ from scipy.stats import poisson
 import bayesmix
 from bayesmix import EM, ConjugateGibbs, Plan
 from bayesmix.program import rows as row_pass
-from bayesmix.program.arguments import compile_lightly, split
+from bayesmix.program.arguments import split
+from bayesmix.program.compiling import compile_lightly
 from tests.checks import assert_never_falls, slopes
 
 K, N = 2, 40

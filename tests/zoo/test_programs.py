@@ -23,7 +23,7 @@ from scipy.stats import nbinom, norm
 
 import bayesmix
 from bayesmix import datasets, zoo
-from bayesmix.program.arguments import compile_lightly
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.zoo import priors
 from tests.checks import assert_never_falls, slopes
 

@@ -10,7 +10,7 @@ import pytest
 import bayesmix
 from bayesmix import VariationalBayes
 from bayesmix.infer.mean_field import averaged_evaluation, averaged_families
-from bayesmix.program.arguments import compile_lightly
+from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.graph import marginals
 from bayesmix.program.rows import log_factors
 from tests import programs
