@@ -20,9 +20,9 @@ from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
-from .checkpoint import checkpoint_at
 from .chunks import Progress, run_in_chunks
 from .convergence import judge
+from .keep import checkpoint_at
 from .mean_field import (
     Factorised,
     Scope,
@@ -164,6 +164,7 @@ class VariationalBayes:
         def advance(state: _State, limit: int) -> _State:
             return compiled.advance(at_data.arrays, blocks, (self.tolerance, limit), given, state)
 
+        told = {"restarts": restarts, "init": init}
         state = run_in_chunks(
             state,
             advance,
@@ -171,7 +172,7 @@ class VariationalBayes:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, state, (arguments.arrays, given, key), "VB"),
+            checkpoint=checkpoint_at(checkpoint, self, found, arguments, key, **told),
             watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
         )
         return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))
