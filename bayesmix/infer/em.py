@@ -173,6 +173,9 @@ class EM:
             rng_key = random.key(rng_key)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments.layout)
+        kept = checkpoint_at(
+            checkpoint, self, found, arguments, rng_key, restarts=restarts, init=init
+        )
         observed = found.observe(arguments, fitting=True)
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
@@ -187,7 +190,6 @@ class EM:
             rows = seeding_rows(found, arguments, blocks, observed)
             state, partitioned = compiled.start(at_data.arrays, rows, rng_key, restarts)
         state = compiled.begin(at_data.arrays, blocks, state, rng_key)
-        told = {"restarts": restarts, "init": init}
         state = run_in_chunks(
             state,
             compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance, lanes),
@@ -195,7 +197,7 @@ class EM:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, self, found, arguments, rng_key, **told),
+            checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
         symmetric, derived, information = compiled.last(at_data.arrays, blocks, state)

@@ -75,7 +75,9 @@ class Saved(NamedTuple):
 
 
 class Checkpoint:
-    """The state of a run in a file, from which it goes on.
+    """The state of a run in a file; `saved` is what is there already, None where there is no file.
+
+    Raises :class:`ProgramError` where the file cannot be read, or is of another run.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -83,33 +85,24 @@ class Checkpoint:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     kept = Checkpoint(folder + "/state.npz", Run({"tolerance": "0.1"}))
         ...     kept.write({"step": jnp.array(7)})
-        ...     kept.resume({"step": jnp.array(0)})
+        ...     Checkpoint(kept.path, kept.run).resume({"step": jnp.array(0)})
         {'step': Array(7, dtype=int64...)}
     """
 
     def __init__(self, path: FilePath, run: Run) -> None:
         self.path, self.run = Path(path), run
+        self.saved = read(path) if self.path.exists() else None
         self.density: dict[str, Any] | None = None
-        if not self.path.parent.is_dir():
+        if self.saved is not None:
+            self.saved.check(run)
+        elif not self.path.parent.is_dir():
             raise ProgramError(
                 f"there is no folder '{self.path.parent}' to keep '{self.path.name}' in; make it first"
             )
 
-    def read(self) -> Saved | None:
-        """What is in the file; None where there is none.
-
-        Raises :class:`ProgramError` where it cannot be read, or is of another run.
-        """
-        if not self.path.exists():
-            return None
-        saved = read(self.path)
-        saved.check(self.run)
-        return saved
-
     def resume(self, state: Tree) -> Tree:
         """The state in the file, of the shapes of this one; this one itself where there is no file."""
-        saved = self.read()
-        return state if saved is None else saved.fill(state, "state")
+        return state if self.saved is None else self.saved.fill(state, "state")
 
     def write(self, state: Any, **notes: Any) -> None:
         """Put a state, and notes of JSON, in the file's place."""
@@ -158,7 +151,7 @@ def read(path: FilePath) -> Saved:
     if not path.exists():
         raise ProgramError(f"there is no file '{path}' to go on from; save one first")
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             arrays = dict(saved)
         header = json.loads(str(arrays.pop(_HEADER)))
         if header["format"] != _FORMAT:

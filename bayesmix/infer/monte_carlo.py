@@ -158,6 +158,7 @@ class MonteCarloEM:
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
         arguments = split((told, *args), kwargs)
         plan, arguments = self.plans.of(arguments)
+        kept = checkpoint_at(checkpoint, self, plan, arguments, key, init=init)
         chains = Chains(plan, arguments, self.hidden, self.num_moves, self._parts(plan))
         observed = plan.observe(arguments, fitting=True)
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)
@@ -166,7 +167,6 @@ class MonteCarloEM:
             return compile_fully(chains.advance, (4,))
 
         advance = plan.remember(("chains", arguments.layout, self.num_moves, chains.parts), make)
-        kept = checkpoint_at(checkpoint, self, plan, arguments, key, init=init)
         far = _so_far(state, self.num_steps)
         far = far if kept is None else kept.resume(far)
         with tqdm(

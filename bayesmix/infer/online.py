@@ -136,6 +136,7 @@ class OnlineEM:
             )
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         found, arguments = self.plan_of(split(args, kwargs))
+        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
         observed = found.observe(arguments, fitting=True)
         count = self.order.count(observed.num_rows)
         order_key = random.fold_in(key, restarts)  # splitting is folding in 0, 1, ...
@@ -145,13 +146,11 @@ class OnlineEM:
         values = self.starts(found, arguments, observed, random.split(key, restarts), init)
         compiled = self.compiled(found, arguments.layout)
         told = Run(compiled, arguments, batches, order_key)
-        given = {"restarts": restarts, "init": init}
-        kept = checkpoint_at(checkpoint, self, found, arguments, key, **given)
         progress = compiled.begin(arguments.arrays, batches, values)
         judge = first_look(np.asarray(progress.objective))
-        if kept is not None and (saved := kept.read()):
+        if kept is not None and kept.saved is not None:
             # there are as many objectives as looks were made
-            judge, progress = saved.fill((judge._replace(trace=ANY), progress), "state")
+            judge, progress = kept.resume((judge._replace(trace=ANY), progress))
         judge, progress = self._advance(told, judge, progress, num_passes, kept)
         return result_of(told, judge, progress)
 

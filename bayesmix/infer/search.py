@@ -165,13 +165,11 @@ class Search:
         return climbs
 
     def _resume(self, problem: Problem, kept: Checkpoint | None) -> tuple[History, set[str]]:
-        saved = None if kept is None else kept.read()
-        if saved is None:
+        if kept is None or kept.saved is None:
             return {name: [] for name in self.strategies}, set()
         like = Climbs(dict.fromkeys(problem.plan.reading.parameter_names, ANY), ANY, ANY, ANY)
-        steps = saved.header["steps"]
-        history = saved.fill({name: [like] * steps[name] for name in self.strategies}, "state")
-        return history, set(saved.header["finished"])
+        steps, finished = (kept.saved.header[name] for name in ("steps", "finished"))
+        return kept.resume({name: [like] * steps[name] for name in self.strategies}), set(finished)
 
     def _stops(self, progress: SearchProgress, history: History) -> str:
         if self.callback is not None and self.callback(progress):

@@ -186,10 +186,12 @@ def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments
     shaped = jax.eval_shape(begin, arrays, whole, values)
     fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shaped.fitted)
     density = jax.ShapeDtypeStruct((), shaped.objective.dtype)
-    told = saved.fill({"fitted": fitted, "density": density}, "state")
-    leading, count = _leading(arguments, observed.num_rows), saved.header["batches"]
-    known = saved.header["known"]
-    return Stream(found, arguments, told["density"], count, leading, order, told["fitted"], known)
+    fitted = saved.fill({"fitted": fitted}, "state")["fitted"]
+    density = saved.fill({"density": density}, "state")["density"]
+    leading, notes = _leading(arguments, observed.num_rows), saved.header
+    return Stream(
+        found, arguments, density, notes["batches"], leading, order, fitted, notes["known"]
+    )
 
 
 def run_stream(

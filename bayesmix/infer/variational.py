@@ -151,6 +151,7 @@ class VariationalBayes:
         arguments = split(args, kwargs)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments)
+        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         check_complete(blocks)
@@ -164,7 +165,6 @@ class VariationalBayes:
         def advance(state: _State, limit: int) -> _State:
             return compiled.advance(at_data.arrays, blocks, (self.tolerance, limit), given, state)
 
-        told = {"restarts": restarts, "init": init}
         state = run_in_chunks(
             state,
             advance,
@@ -172,7 +172,7 @@ class VariationalBayes:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, self, found, arguments, key, **told),
+            checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
         )
         return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))

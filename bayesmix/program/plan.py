@@ -240,8 +240,7 @@ class Plans:
         self._read: dict[Layout, Plan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # plans hold compiled parts and are read again when needed
-        return {**self.__dict__, "given": None, "_read": {}}
+        return {**self.__dict__, "_read": {}}  # read again when needed
 
     def of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
         """The plan for these arguments, and the arguments as it takes them.
