@@ -45,6 +45,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from .peel import Peeled
 
@@ -73,7 +74,9 @@ class Origin:
     """What a family was looked up for, with shapes in place of arrays; no part of what a family is."""
 
     def __init__(self, peeled: Peeled) -> None:
-        base = jax.tree.map(_outline, peeled.base)
+        base = object.__new__(type(peeled.base))
+        told = {name: _outline(value) for name, value in vars(peeled.base).items()}
+        vars(base).update((name, value) for name, value in told.items() if value is not None)
         self.peeled = peeled._replace(base=base)
 
     def __eq__(self, other: object) -> bool:
@@ -83,9 +86,11 @@ class Origin:
         return 0
 
 
-def _outline(leaf: Any) -> Any:
+def _outline(value: Any) -> Any:
     """Numbers of Python and NumPy are known, and stay; what has passed through JAX may be data."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else leaf
+    if isinstance(value, jax.Array):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+    return value if isinstance(value, (int, float, tuple, np.ndarray, np.generic)) else None
 
 
 class Family(NamedTuple):

@@ -18,6 +18,7 @@ from ..program.errors import ProgramError
 from .fingerprint import Run, run_of
 
 _HEADER, _FORMAT = "bayesmix", 2
+_SHOWN = 3  # of what differs
 _SAME = 1e-6  # of log densities: more than versions of JAX differ by
 _CURE = "give another path, or delete the file to start anew"
 
@@ -70,7 +71,9 @@ class Saved(NamedTuple):
                 if apart.any():
                     differ.append((name, f"{before[apart][0]:.8g}", f"{value[apart][0]:.8g}"))
         if differ:
-            told = "; ".join(f"with {name} {old}, and this is {new}" for name, old, new in differ)
+            told = "; ".join(
+                f"with {name} {old}, and this is {new}" for name, old, new in differ[:_SHOWN]
+            )
             raise ProgramError(f"'{self.path}' is of another run: it was saved {told}; {_CURE}")
 
 

@@ -169,7 +169,8 @@ class Search:
             return {name: [] for name in self.strategies}, set()
         like = Climbs(dict.fromkeys(problem.plan.reading.parameter_names, ANY), ANY, ANY, ANY)
         steps, finished = (kept.saved.header[name] for name in ("steps", "finished"))
-        return kept.resume({name: [like] * steps[name] for name in self.strategies}), set(finished)
+        history = kept.resume({name: [like] * steps[name] for name in self.strategies})
+        return {name: history[name] for name in self.strategies}, set(finished)
 
     def _stops(self, progress: SearchProgress, history: History) -> str:
         if self.callback is not None and self.callback(progress):
