@@ -42,6 +42,10 @@ class RowFamily(NamedTuple):
     expected_log_prob: Callable[[Any, Any, Array], Array]
     clear: Callable[[Any], Array] = lambda parameters: jnp.asarray(True)
 
+    def __reduce__(self) -> Any:
+        """Pickled by its name: its functions need none of their own."""
+        return row_family, (self.name,)
+
 
 _CLEAR = 1.0  # designs go several times farther, and beyond 5 the upper tail of Phi hides eta
 
@@ -52,6 +56,11 @@ _ROW_FAMILIES: dict[type, RowFamily] = {}
 def register_rows(distribution_type: type, family: RowFamily) -> None:
     """Register a row family for a NumPyro distribution."""
     _ROW_FAMILIES[distribution_type] = family
+
+
+def row_family(name: str) -> RowFamily:
+    """The registered row family of this name."""
+    return next(family for family in _ROW_FAMILIES.values() if family.name == name)
 
 
 def lookup_rows(distribution: Any) -> RowFamily | None:

@@ -33,6 +33,15 @@ class Rule(NamedTuple):
     invariant: Callable[[Arrays, float], Arrays]
     marginal: Callable[[Any, Arrays, int], Any]
 
+    def __reduce__(self) -> Any:
+        """Pickled by what it is for: its functions need no names of their own."""
+        return rule_for, (self.local, self.observed)
+
+
+def rule_for(local: type, observed: type) -> Rule:
+    """The rule for a latent and an observed site of these types."""
+    return next(rule for rule in RULES if (rule.local, rule.observed) == (local, observed))
+
 
 RULES: list[Rule] = []
 

@@ -45,6 +45,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from .peel import Peeled
 
@@ -69,6 +70,29 @@ def by_cell(components: int, cells: int, fits: int) -> int:
     return components * cells * fits
 
 
+class Origin:
+    """What a family was looked up for, with shapes in place of arrays; no part of what a family is."""
+
+    def __init__(self, peeled: Peeled) -> None:
+        base = object.__new__(type(peeled.base))
+        told = {name: _outline(value) for name, value in vars(peeled.base).items()}
+        vars(base).update((name, value) for name, value in told.items() if value is not None)
+        self.peeled = peeled._replace(base=base)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def _outline(value: Any) -> Any:
+    """Numbers of Python and NumPy are known, and stay; what has passed through JAX may be data."""
+    if isinstance(value, jax.Array):
+        return jax.ShapeDtypeStruct(value.shape, value.dtype)
+    return value if isinstance(value, (int, float, tuple, np.ndarray, np.generic)) else None
+
+
 class Family(NamedTuple):
     """A likelihood with statistics whose size does not grow with the rows; see the module's text."""
 
@@ -87,6 +111,11 @@ class Family(NamedTuple):
     combine: Callable[[Any, Any, Any, Any], Any] = linear
     score: Callable[[Any, Any], Any] | None = None
     complete: Callable[[Any, Any], Any] | None = None
+    origin: Origin | None = None
+
+    def __reduce__(self) -> Any:
+        """Pickled by what it was looked up for: its functions need no names of their own."""
+        return (Family, tuple(self)) if self.origin is None else (again, (self.origin.peeled,))
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}
@@ -108,4 +137,16 @@ def register(distribution_type: type, choose: Callable[[Peeled], Family | None])
 def lookup(peeled: Peeled) -> Family | None:
     """The family registered for a peeled distribution, or None."""
     choose = _FAMILIES.get(type(peeled.base))
-    return None if choose is None else choose(peeled)
+    found = None if choose is None else choose(peeled)
+    return found and found._replace(origin=Origin(peeled))
+
+
+def again(peeled: Peeled) -> Family:
+    """The family that was pickled. Raises ValueError where it is not registered here."""
+    found = lookup(peeled)
+    if found is None:
+        raise ValueError(
+            f"no family is registered for {type(peeled.base).__name__}, and there was one when this was "
+            "pickled; import the module that registers it first"
+        )
+    return found

@@ -76,7 +76,7 @@ def _negative_binomial(total: np.ndarray) -> Family:
 def _categorical(peeled: Peeled) -> Family:
     """One feature for each of C categories; moments are those of the category's number."""
     given = "logits" if "logits" in peeled.base.arg_constraints else "probs"
-    numbers = np.arange(jnp.shape(getattr(peeled.base, given))[-1])
+    numbers = np.arange(getattr(peeled.base, given).shape[-1])
 
     def moments(log_probs: Array) -> tuple[Array, Array]:
         probs = jnp.exp(log_probs)

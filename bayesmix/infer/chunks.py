@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoint
+from .keep import Checkpoint
 from .status import Status
 
 
@@ -62,7 +62,7 @@ def run_in_chunks(
             their objectives and their parameters by site.
     """
     if checkpoint is not None:
-        fits = checkpoint.read()
+        fits = checkpoint.resume(fits)
     bar = tqdm(total=max_steps, desc=name, unit="step", delay=2.0, disable=not progress_bar)
     with bar, _one_thread_for_matrices():
         running = np.asarray(fits.status) == Status.RUNNING

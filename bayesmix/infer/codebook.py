@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +12,13 @@ from scipy.special import entr
 
 from ..program.errors import ProgramError
 from . import lloyd
+from .fingerprint import Run
+from .keep import ANY, read, write
 from .modes import Mode
-from .saving import read_arrays, write_arrays
 from .status import Status
 
 _SHOWN_MODES = 10
+_KIND = Run({"the engine": "KMeans, its result"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,14 +130,9 @@ class KMeansResult:
             >>> (again.encode(x) == fit.labels).all()
             np.True_
         """
-        kept: dict[str, Any] = {
-            "mode_objective": [mode.objective for mode in self.modes],
-            "mode_count": [mode.count for mode in self.modes],
-            "mode_status": [mode.status for mode in self.modes],
-            "mode_centroids": [mode.parameters["centroids"] for mode in self.modes],
-        }
-        kept |= {name: value for name, value in vars(self).items() if name != "modes"}
-        write_arrays(path, kept)
+        told = {**vars(self), "modes": [vars(mode) for mode in self.modes]}
+        header = {"run": _KIND.words, "modes": len(self.modes), "starts": len(self.restart_steps)}
+        write(path, header, result=told)
 
     @classmethod
     def load(cls, path: str | Path) -> KMeansResult:
@@ -145,16 +141,19 @@ class KMeansResult:
         Raises:
             ProgramError: where the file is not of a k-means fit.
         """
-        kept = read_arrays(path, "mode_centroids")
-        columns = (kept.pop(f"mode_{name}") for name in ("objective", "count", "status"))
-        places = ({"centroids": centroids} for centroids in kept.pop("mode_centroids"))
-        modes = tuple(
-            Mode(float(objective), int(count), Status(int(status)), place)
-            for objective, count, status, place in zip(*columns, places, strict=True)
-        )
-        statuses = tuple(Status(int(status)) for status in kept.pop("restart_statuses"))
-        status = Status(int(kept.pop("status")))
-        return cls(**kept, status=status, restart_statuses=statuses, modes=modes)
+        saved = read(path)
+        saved.check(_KIND)
+        mode = vars(Mode(ANY, ANY, ANY, {"centroids": ANY}))
+        told = dict.fromkeys(cls.__annotations__, ANY) | {
+            "modes": (mode,) * saved.header["modes"],
+            "restart_statuses": (ANY,) * saved.header["starts"],
+        }
+        told = saved.fill(told, "result")
+        for each in (told, *told["modes"]):
+            each["status"] = Status(each["status"])
+        told["modes"] = tuple(Mode(**each) for each in told["modes"])
+        told["restart_statuses"] = tuple(map(Status, told["restart_statuses"]))
+        return cls(**told)
 
     def print_summary(self) -> None:
         """Print the distortion, the rates, the status and the modes."""

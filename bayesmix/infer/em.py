@@ -20,9 +20,9 @@ from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
 from .accelerators import Accelerator
-from .checkpoint import checkpoint_at
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
+from .keep import checkpoint_at
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, last_look, new_state
 from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
@@ -174,6 +174,9 @@ class EM:
             rng_key = random.key(rng_key)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments.layout)
+        kept = checkpoint_at(
+            checkpoint, self, found, arguments, rng_key, restarts=restarts, init=init
+        )
         observed = found.observe(arguments, fitting=True)
         lanes = _num_lanes(found, observed.num_rows, restarts)
         blocks = found.arrange(observed, lanes)
@@ -188,7 +191,6 @@ class EM:
             rows = seeding_rows(found, arguments, blocks, observed)
             state, partitioned = compiled.start(at_data.arrays, rows, rng_key, restarts)
         state = compiled.begin(at_data.arrays, blocks, state, rng_key)
-        told, kind = (arguments.arrays, given, rng_key), f"EM {_names(compiled.parts)}"
         state = run_in_chunks(
             state,
             compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance, lanes),
@@ -196,7 +198,7 @@ class EM:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, state, told, kind),
+            checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
         symmetric, derived, information = compiled.last(at_data.arrays, blocks, state)
@@ -334,13 +336,6 @@ def _num_lanes(found: Plan, num_rows: int, restarts: int) -> int:
     shared, and no more, since lanes stand idle when the last starts are under way."""
     entries = num_rows * sum(found.graph.table_sizes)
     return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
-
-
-def _names(parts: Parts) -> str:
-    """The kinds of parts, in words that are the same in another process."""
-    return " ".join(
-        type(part).__name__ for part in (*parts.m_step, parts.e_step, parts.accelerator)
-    )
 
 
 def _finite(objective: float) -> float:

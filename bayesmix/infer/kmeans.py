@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from ..program.errors import ProgramError
 from . import lloyd
-from .checkpoint import checkpoint_at
 from .chunks import Progress, run_in_chunks
 from .codebook import KMeansResult, read_rows
+from .keep import checkpoint_at
 from .modes import Mode
 from .starts import Seeding, kmeans_plus_plus
 from .status import Status
@@ -187,7 +187,7 @@ class KMeans:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, state, (rows.blocks, starts), "k-means"),
+            checkpoint=checkpoint_at(checkpoint, self, None, None, rows=rows.blocks, starts=starts),
             watch=self.callback and (self.callback, _told),
         )
         host = jax.tree.map(np.asarray, state)

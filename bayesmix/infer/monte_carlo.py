@@ -25,8 +25,8 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
 from .chains import Chains, ChainState, Completed, first_values
-from .checkpoint import checkpoint_at
 from .chunks import Progress
+from .keep import checkpoint_at
 from .m_steps import USUAL, ClimbObjective, MPart, resolve
 from .status import Status
 
@@ -159,6 +159,7 @@ class MonteCarloEM:
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
         arguments = split((told, *args), kwargs)
         plan, arguments = self.plans.of(arguments)
+        kept = checkpoint_at(checkpoint, self, plan, arguments, key, init=init)
         chains = Chains(plan, arguments, self.hidden, self.num_moves, self._parts(plan))
         observed = plan.observe(arguments, fitting=True)
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)
@@ -167,10 +168,8 @@ class MonteCarloEM:
             return compile_fully(chains.advance, static_argnums=(4,))
 
         advance = plan.remember(("chains", arguments.layout, self.num_moves, chains.parts), make)
-        kept = checkpoint_at(
-            checkpoint, _so_far(state, self.num_steps), (arguments.arrays, key), "chains"
-        )
-        far = _so_far(state, self.num_steps) if kept is None else _on_host(kept.read())
+        far = _so_far(state, self.num_steps)
+        far = far if kept is None else kept.resume(far)
         with tqdm(
             total=self.num_steps, desc="EM", unit="step", delay=2.0, disable=not self.progress_bar
         ) as bar:
@@ -220,11 +219,6 @@ def _so_far(state: ChainState, num_steps: int) -> _SoFar:
 
     path = {name: room(value) for name, value in state.values.items()}
     return _SoFar(state, (path, room(state.log_size[0])), np.asarray(0))
-
-
-def _on_host(far: _SoFar) -> _SoFar:
-    """With arrays that can be written to."""
-    return far._replace(said=jax.tree.map(np.array, far.said), done=np.asarray(far.done))
 
 
 def _progress(far: _SoFar) -> Progress:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
@@ -22,6 +20,7 @@ from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
 from .chunks import Progress, told
+from .keep import ANY, Checkpoint, checkpoint_at
 from .orders import Incremental, Stepwise
 from .passes import (
     Compiled,
@@ -30,12 +29,9 @@ from .passes import (
     Underway,
     batch_of_row,
     first_look,
-    kind_of,
     result_of,
-    saved_run,
 )
 from .result import EMResult
-from .saving import save_tree
 from .starts import (
     Seeding,
     SeedingRows,
@@ -141,6 +137,7 @@ class OnlineEM:
             )
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         found, arguments = self.plan_of(split(args, kwargs))
+        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
         observed = found.observe(arguments, fitting=True)
         count = self.order.count(observed.num_rows)
         order_key = random.fold_in(key, restarts)  # splitting is folding in 0, 1, ...
@@ -149,16 +146,13 @@ class OnlineEM:
         )
         values = self.starts(found, arguments, observed, random.split(key, restarts), init)
         compiled = self.compiled(found, arguments.layout)
-        # what a saved fit must share with this one: takes a look at all data
-        kind = kind_of(arguments, self.order, key, restarts) if checkpoint is not None else {}
-        told = Run(compiled, arguments, batches, order_key, kind)
-        if checkpoint is not None and Path(checkpoint).exists():
-            shapes = jax.eval_shape(compiled.begin, arguments.arrays, batches, values)
-            judge, progress = saved_run(checkpoint, kind, shapes)
-        else:
-            progress = compiled.begin(arguments.arrays, batches, values)
-            judge = first_look(np.asarray(progress.objective))
-        judge, progress = self._advance(told, judge, progress, num_passes, checkpoint)
+        told = Run(compiled, arguments, batches, order_key)
+        progress = compiled.begin(arguments.arrays, batches, values)
+        judge = first_look(np.asarray(progress.objective))
+        if kept is not None and kept.saved is not None:
+            # there are as many objectives as looks were made
+            judge, progress = kept.resume((judge._replace(trace=ANY), progress))
+        judge, progress = self._advance(told, judge, progress, num_passes, kept)
         return result_of(told, judge, progress)
 
     def start(
@@ -266,7 +260,7 @@ class OnlineEM:
         judge: Judge,
         progress: Underway,
         num_passes: int,
-        checkpoint: str | os.PathLike[str] | None,
+        kept: Checkpoint | None,
     ) -> tuple[Judge, Underway]:
         """Passes and looks in turn, until every start has stopped."""
         with tqdm(
@@ -291,9 +285,8 @@ class OnlineEM:
                 judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)
                 bar.update(until - bar.n)
                 bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}", refresh=False)
-                if checkpoint is not None:
-                    header = {**told.kind, "looks": len(judge.trace)}
-                    save_tree(checkpoint, (judge, progress), header)
+                if kept is not None:
+                    kept.write((judge, progress))
                 if self.callback is not None and self.callback(_told(judge, progress)):
                     break
         return judge, progress

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -342,15 +342,3 @@ class Stepwise:
     def statistics(self, posterior: Posterior, fitted: Fitted) -> Statistics:
         """What the next M step sees: the mean times the number of rows."""
         return posterior.scaled(fitted.memory.mean, fitted.memory.rows)
-
-
-def described(order: Stepwise | Incremental) -> str:
-    """An order in words that are the same in another process.
-
-    >>> described(Stepwise(batch_size=10, rate=ConstantRate(0.1), averaging=None))
-    'Stepwise(batch_size=10, rate=ConstantRate(rate=0.1), averaging=None)'
-    """
-    if isinstance(order, Stepwise) and not is_dataclass(order.rate):
-        name = getattr(order.rate, "__qualname__", type(order.rate).__qualname__)
-        return repr(replace(order, rate=name))  # type: ignore[arg-type]
-    return repr(order)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,10 +19,9 @@ from ..program.plan import Plan
 from ..program.statistics import Statistics
 from .loop import last_look
 from .modes import gather_modes
-from .orders import Fitted, Incremental, Posterior, Stepwise, described
+from .orders import Fitted, Incremental, Posterior, Stepwise
 from .outcome import Marks, status_of
 from .result import EMResult
-from .saving import fill, load_tree
 from .status import Status
 
 
@@ -39,13 +36,12 @@ class Underway(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What stays the same while a fit runs; `kind` is what a saved fit must share with it."""
+    """What stays the same while a fit runs."""
 
     compiled: Compiled
     arguments: Arguments
     batches: Batches
     order_key: Array
-    kind: dict[str, Any]
 
 
 class Compiled:
@@ -155,30 +151,6 @@ def first_look(objective: np.ndarray) -> Judge:
     now = np.where(np.isfinite(objective), Status.RUNNING, Status.NOT_FINITE)
     looks = np.zeros(objective.shape, int)
     return Judge(objective[None], np.array(0), looks, now, np.full(objective.shape, np.inf))
-
-
-def kind_of(
-    arguments: Arguments, order: Stepwise | Incremental, rng_key: Array, restarts: int
-) -> dict[str, Any]:
-    """What a fit that goes on must share with the one that was saved."""
-    return {
-        "kind": "passes",
-        "order": described(order),
-        "key": np.asarray(random.key_data(rng_key)).ravel().tolist(),
-        "restarts": restarts,
-        "arguments": [[place, repr(value)] for place, value in arguments.layout.static],
-        "data": [zlib.crc32(np.asarray(array).tobytes()) for array in arguments.arrays],
-    }
-
-
-def saved_run(
-    path: str | os.PathLike[str], kind: dict[str, Any], shapes: Underway
-) -> tuple[Judge, Underway]:
-    """A saved fit. Raises :class:`ProgramError` where it is of another kind."""
-    leaves, header = load_tree(path, kind)
-    judge = first_look(np.zeros(shapes.objective.shape, shapes.objective.dtype))
-    trace = np.zeros((header["looks"], *shapes.objective.shape), shapes.objective.dtype)
-    return fill((judge._replace(trace=trace), shapes), leaves, path)
 
 
 def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:

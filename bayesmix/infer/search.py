@@ -14,14 +14,17 @@ from tqdm.auto import tqdm
 from ..program.arguments import Arguments, split
 from ..program.errors import ProgramError
 from ..program.plan import Plan, Plans
-from . import search_checkpoint as checkpoint_file
 from .em import EM
+from .keep import ANY, Checkpoint, checkpoint_at
 from .search_moves import better
 from .search_problem import Climbs, Problem, join
 from .search_result import SearchResult, summarise
 from .search_strategies import DeterministicAnnealing, Genetic, Restarts, Strategy, next_step
 
 DEFAULT_STRATEGIES = (Restarts(), DeterministicAnnealing(), Genetic())
+
+
+History = dict[str, list[Climbs]]  # by strategy, what each of its steps found
 
 
 class SearchProgress(NamedTuple):
@@ -114,16 +117,17 @@ class Search:
         """
         key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
         problem = self.problem(split(args, kwargs))
-        file = None if checkpoint is None else Path(checkpoint)
-        mark, history, finished = self._resume(problem, key, file)
+        kept = checkpoint_at(checkpoint, self, problem.plan, problem.arguments, key)
+        history, finished = self._resume(problem, kept)
         stopped = "" if self._patient(history) else "patience"
         with tqdm(desc="search", unit="start", delay=2.0, disable=not self.progress_bar) as bar:
             for name, own_key in zip(self.strategies, random.split(key, len(self.strategies))):
                 bar.set_description(f"search: {name}")
                 while not stopped and name not in finished:
                     climbs = self._step(problem, own_key, name, history, finished)
-                    if file is not None:
-                        checkpoint_file.save(file, mark, history, finished)
+                    if kept is not None:
+                        steps = {name: len(found) for name, found in history.items()}
+                        kept.write(history, steps=steps, finished=sorted(finished))
                     if climbs is not None:
                         progress = _progress(name, climbs, history)
                         bar.update(len(climbs.costs))
@@ -150,7 +154,7 @@ class Search:
         problem: Problem,
         rng_key: Array,
         name: str,
-        history: checkpoint_file.History,
+        history: History,
         finished: set[str],
     ) -> Climbs | None:
         climbs = next_step(self.strategies[name], problem, rng_key, history[name])
@@ -160,25 +164,20 @@ class Search:
             history[name].append(climbs)
         return climbs
 
-    def _resume(
-        self, problem: Problem, rng_key: Array, file: Path | None
-    ) -> tuple[str, checkpoint_file.History, set[str]]:
-        described = {name: describe(each) for name, each in self.strategies.items()}
-        sites = [(site.name, site.shape) for site in problem.plan.reading.parameters]
-        settings = {"": f"{self.max_steps} {self.tolerance} {self.batch} {sites}"}
-        mark = checkpoint_file.fingerprint(problem.arguments, rng_key, described | settings)
-        history: checkpoint_file.History = {}
-        finished: set[str] = set()
-        if file is not None:
-            history, finished = checkpoint_file.load(file, mark)
-        return mark, {name: list(history.get(name, [])) for name in self.strategies}, finished
+    def _resume(self, problem: Problem, kept: Checkpoint | None) -> tuple[History, set[str]]:
+        if kept is None or kept.saved is None:
+            return {name: [] for name in self.strategies}, set()
+        like = Climbs(dict.fromkeys(problem.plan.reading.parameter_names, ANY), ANY, ANY, ANY)
+        steps, finished = (kept.saved.header[name] for name in ("steps", "finished"))
+        history = kept.resume({name: [like] * steps[name] for name in self.strategies})
+        return {name: history[name] for name in self.strategies}, set(finished)
 
-    def _stops(self, progress: SearchProgress, history: checkpoint_file.History) -> str:
+    def _stops(self, progress: SearchProgress, history: History) -> str:
         if self.callback is not None and self.callback(progress):
             return "callback"
         return "" if self._patient(history) else "patience"
 
-    def _patient(self, history: checkpoint_file.History) -> bool:
+    def _patient(self, history: History) -> bool:
         """Have the last `patience` starts, in the order of the strategies, brought something better?"""
         if self.patience is None:
             return True
@@ -190,22 +189,11 @@ class Search:
         return since < self.patience
 
 
-def _progress(name: str, climbs: Climbs, history: checkpoint_file.History) -> SearchProgress:
+def _progress(name: str, climbs: Climbs, history: History) -> SearchProgress:
     everything = join([each for found in history.values() for each in found])
     return SearchProgress(
         name, climbs, float(everything.costs.sum()), float(everything.scores.max())
     )
-
-
-def describe(strategy: Strategy) -> str:
-    """A strategy with its settings, functions by their names; the same text in every process.
-
-    >>> from bayesmix import strategies
-    >>> describe(strategies.Restarts(4))
-    'Restarts(count=4, seeding=kmeans_plus_plus)'
-    """
-    told = ", ".join(f"{name}={_text(value)}" for name, value in _settings(strategy).items())
-    return f"{type(strategy).__name__}({told})"
 
 
 def _settings(strategy: Strategy) -> dict[str, Any]:

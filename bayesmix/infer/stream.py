@@ -13,16 +13,17 @@ import numpy as np
 from jax import Array
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, split
+from ..program.arguments import Arguments, shapes_of, split
 from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
 from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.plan import Plan
 from .em import EM
-from .orders import Fitted, Posterior, Stepwise, described
+from .fingerprint import Run, arguments_in_words, in_words
+from .keep import ANY, Checkpoint, read
+from .orders import Fitted, Posterior, Stepwise
 from .result import EMResult
-from .saving import fill, load_tree, save_tree
 from .status import Status
 
 _FIRST_STEPS = 200  # of EM on the first batch: more would fit what is its own
@@ -132,14 +133,11 @@ class Stream:
 
         Nothing is pickled, and the file takes the place of an older one only when it is complete.
         """
-        tree = (self.arguments.arrays, self._fitted, self.log_density)
-        header = {
-            **_kind(self.arguments, self._order),
-            "arrays": len(self.arguments.arrays),
-            "batches": self.num_batches,
-            "known": self._known,
-        }
-        save_tree(path, tree, header)
+        words = _in_words(self.arguments, self._order)
+        arrays, density = self.arguments.arrays, self.log_density
+        state = {"arrays": arrays, "fitted": self._fitted, "density": density}
+        kept = Checkpoint(path, Run(words, self.plan, self.arguments))
+        kept.write(state, batches=self.num_batches, known=self._known)
 
 
 def start_stream(
@@ -175,11 +173,13 @@ def start_stream(
 def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments) -> Stream:
     """A saved fit, with the structure of its arguments taken from a batch."""
     order = _stepwise(online)
-    leaves, header = load_tree(path, _kind(batch, order))
-    arrays = tuple(jnp.asarray(leaf) for leaf in leaves[: header["arrays"]])
-    shapes = tuple((array.shape, str(array.dtype)) for array in arrays)
-    arguments = Arguments(arrays, batch.layout._replace(shapes=shapes))
+    saved, words = read(path), _in_words(batch, order)
+    saved.check(Run(words))
+    told = saved.fill({"arrays": (ANY,) * len(batch.arrays)}, "state")
+    arrays = tuple(map(jnp.asarray, told["arrays"]))
+    arguments = Arguments(arrays, batch.layout._replace(shapes=shapes_of(arrays)))
     found, arguments = online.plan_of(arguments)
+    saved.check(Run(words, found, arguments))
     observed = found.observe(arguments)
     whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
     values = {site.name: jnp.zeros((1, *site.shape)) for site in found.reading.parameters}
@@ -187,10 +187,11 @@ def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments
     shaped = jax.eval_shape(begin, arrays, whole, values)
     fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shaped.fitted)
     density = jax.ShapeDtypeStruct((), shaped.objective.dtype)
-    fitted, density = fill((fitted, density), leaves[header["arrays"] :], path)
-    leading = _leading(arguments, observed.num_rows)
+    fitted = saved.fill({"fitted": fitted}, "state")["fitted"]
+    density = saved.fill({"density": density}, "state")["density"]
+    leading, notes = _leading(arguments, observed.num_rows), saved.header
     return Stream(
-        found, arguments, density, header["batches"], leading, order, fitted, header["known"]
+        found, arguments, density, notes["batches"], leading, order, fitted, notes["known"]
     )
 
 
@@ -232,11 +233,11 @@ def _stepwise(online: OnlineEM) -> Stepwise:
     return online.order
 
 
-def _kind(arguments: Arguments, order: Stepwise) -> dict[str, Any]:
-    """What a saved fit must share with what goes on from it."""
-    arrays = [[list(shape[1:]), dtype] for shape, dtype in arguments.layout.shapes]
-    static = [[place, repr(value)] for place, value in arguments.layout.static]
-    return {"kind": "stream", "order": described(order), "arguments": static, "columns": arrays}
+def _in_words(arguments: Arguments, order: Stepwise) -> dict[str, str]:
+    """What a saved fit must share with what goes on from it: of the arrays, not which rows they hold."""
+    outline = tuple(f"{dtype} (rows, *{shape[1:]})" for shape, dtype in arguments.layout.shapes)
+    words = arguments_in_words(Arguments(outline, arguments.layout))
+    return {"the engine": "OnlineEM, on a stream", "order": in_words(order), **words}
 
 
 def _compiled(plan: Plan, arguments: Arguments, order: Stepwise) -> Callable[..., Any]:

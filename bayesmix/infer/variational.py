@@ -21,9 +21,9 @@ from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
-from .checkpoint import checkpoint_at
 from .chunks import Progress, run_in_chunks
 from .convergence import judge
+from .keep import checkpoint_at
 from .mean_field import (
     Factorised,
     Scope,
@@ -152,6 +152,7 @@ class VariationalBayes:
         arguments = split(args, kwargs)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments)
+        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         check_complete(blocks)
@@ -172,7 +173,7 @@ class VariationalBayes:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, state, (arguments.arrays, given, key), "VB"),
+            checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
         )
         return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))

@@ -153,7 +153,7 @@ def tidy_traced(reading: Reading, rows: dict[str, Row], whole: frozenset[str]) -
     """As :func:`tidy`, of rows that are being traced: nothing can be checked, and what is missing is
     found when the compiled function runs. Sites in `whole` have no missing cells but masked ones.
 
-    Raises :class:`ProgramError` where a latent is masked, or sites of the rows are weighted differently.
+    Raises :class:`ProgramError` where sites of the rows are weighted differently.
     """
     values, present, labels = {}, {}, {}
     for site in reading.observed:
@@ -172,7 +172,8 @@ def tidy_traced(reading: Reading, rows: dict[str, Row], whole: frozenset[str]) -
     for latent in reading.latents:
         value = rows[latent.name].value
         if value is not None:
-            hidden, index = unknown(value, latent.lowest), jnp.nan_to_num(value).astype(int) - latent.lowest
+            hidden = unknown(value, latent.lowest)
+            index = jnp.nan_to_num(value).astype(int) - latent.lowest
             outside = (index < 0) | (index >= latent.size)
             labels[latent.name] = jnp.where(hidden, -1, jnp.where(outside, latent.size, index))
     weights = [row.scale for row in rows.values()]

@@ -251,9 +251,6 @@ class Plans:
         # by the layout of a call: what has to be held, and the plan where that is held
         self._held, self._read = Recent(_PLANS), Recent(_PLANS)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "given": None}  # a plan is read again when needed
-
     def of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
         """The plan for these arguments, and the arguments as it takes them.
 

@@ -23,6 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family
+from . import graph as eliminate
 from .blocks import Blocks
 from .devices import over_blocks
 from .evaluate import Evaluation
@@ -134,6 +135,20 @@ def log_factors(
 
     _, kept = over_blocks(visit, tuple, (_every_block(tables, blocks),), blocks.mesh)
     return jax.tree.map(blocks.restore, kept)
+
+
+def log_evidence(
+    graph: Graph, families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
+) -> Array:
+    """log p(x_i | theta) of every row with the latents summed out, (N,)."""
+    tables = _tables(families, evaluation, blocks)
+
+    def visit(sums: tuple[()], block: _Block) -> tuple[tuple[()], Array]:
+        found = _of_block(graph, families, _at_pattern(tables, block, blocks), tables, block)
+        return sums, jnp.broadcast_to(eliminate.sum_out(graph, found), blocks.weight.shape[1:])
+
+    _, kept = over_blocks(visit, tuple, (_every_block(tables, blocks),), blocks.mesh)
+    return blocks.restore(kept)
 
 
 def each_factor(

@@ -64,11 +64,25 @@ def without_priors(program: Program) -> Program:
         >>> sorted(fit.parameters["mean"].round(3).tolist())
         [-2.5, 7.5]
     """
+    return WithoutPriors(program)
 
+<<<<<<< HEAD
     rows = Recent(_LAYOUTS)
+=======
+>>>>>>> checkpoints
 
-    def flat(*args: Any, **kwargs: Any) -> Any:
+class WithoutPriors:
+    """A NumPyro program without priors; made by :func:`without_priors`."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._rows: dict[Layout, str | None] = {}
+        update_wrapper(self, program, updated=())
+        self.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = split(args, kwargs)
+<<<<<<< HEAD
 
         def name_of_rows() -> str | None:
             with _Isolated():
@@ -80,6 +94,14 @@ def without_priors(program: Program) -> Program:
     update_wrapper(flat, program)
     flat.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
     return flat
+=======
+        if arguments.layout not in self._rows:
+            with _Isolated():
+                found = _plate_of_rows(Unrolled(self.program), arguments)
+            self._rows[arguments.layout] = found
+        with _FlattenPriors(self._rows[arguments.layout]):
+            return self.program(*args, **kwargs)
+>>>>>>> checkpoints
 
 
 def _plate_of_rows(program: Program, arguments: Arguments) -> str | None:

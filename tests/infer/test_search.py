@@ -215,9 +215,9 @@ def test_a_stopped_search_goes_on_and_ends_as_it_would_have(tmp_path):
     ):
         np.testing.assert_array_equal(one, other)
     assert [each.name for each in tmp_path.iterdir()] == ["search.npz"]
-    with pytest.raises(ProgramError, match="of another search"):
+    with pytest.raises(ProgramError, match="is of another run"):
         search(*LONG).run(6, ROWS, checkpoint=path)
-    with pytest.raises(ProgramError, match="of another search"):
+    with pytest.raises(ProgramError, match="is of another run"):
         search(*LONG).run(5, ROWS + 1e-9, checkpoint=path)
     path.write_bytes(b"nothing")
     with pytest.raises(ProgramError, match="not saved by bayesmix"):
