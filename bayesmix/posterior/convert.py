@@ -53,8 +53,8 @@ def to_arviz(
 
     A row of weight w (`handlers.scale`) stands for w equal rows. In `log_likelihood` it has w entries,
     along `<rows>_copy`, whose coordinate is the row's number: leaving out one of them is leaving out one
-    observation, so `az.loo` and `az.compare` are those of the rows written out. Where weights are not whole
-    numbers, there are no copies to leave out, and the group is not there (a warning says so).
+    observation, so `az.loo` and `az.compare` are those of the rows written out. Where weights are not
+    whole numbers, there are no copies to leave out, and the group is not there (a warning says so).
 
     Args:
         mcmc: a `numpyro.infer.MCMC` that has run, or a `VariationalResult`.
@@ -192,9 +192,14 @@ def gather(
     if gaps and _wanted(None, size * width, "imputed_data"):
         filled = impute_draws(plan, arguments, flat, rng_key)
         groups["imputed_data"] = {name: grouped(value) for name, value in filled.items()}
+    hidden = plan.labels.hidden
+    swapped = [f"{n}={labels[group.latents[0]]}" for group in hidden for n in group.complements]
+    bound = [name for group in hidden for name in group.bound if name in posterior]
     attrs = {
         "posterior": {
             "label_dims": ", ".join(_label_dims(plan)),
+            "label_complements": ", ".join(swapped),
+            "label_bound": ", ".join(dict.fromkeys(bound)),
             "exchangeable": "yes" if plan.labels.exchangeable else "no",
             "relabelled": "no",
         }
@@ -221,9 +226,9 @@ def _copies(observed: Observed, draws: int, asked: bool | None) -> np.ndarray | 
     weight = np.ones(observed.num_rows) if observed.weight is None else np.asarray(observed.weight)
     if (weight != np.round(weight)).any():
         reason = (
-            "row weights (handlers.scale) that are not whole numbers are no copies of a row, of which one "
-            "could be left out: there is no group 'log_likelihood'; for log densities of the rows use "
-            "bayesmix.predictive_log_density"
+            "row weights (handlers.scale) that are not whole numbers are no copies of a row, of which "
+            "one could be left out: there is no group 'log_likelihood'; for log densities of the rows "
+            "use bayesmix.predictive_log_density"
         )
         if asked:
             raise ProgramError(reason)

@@ -28,7 +28,7 @@ from .loops import Unrolled
 from .modules import read_arrays
 from .observed import check_cells, check_components, check_numbers, check_seen, tidy
 from .probe import few_rows, probe
-from .reading import ON_TRACED, Program, Reading, look, observe, structure_of, to_hold
+from .reading import ON_TRACED, Program, Reading, Site, look, observe, structure_of, to_hold
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
 
@@ -198,10 +198,9 @@ class Plan:
         group = self.labels.group_of(latent)
         axes = group.axes if group else {}
         for site in self.reading.parameters:
-            batch = len(site.shape) - site.event_ndim
-            for plate in site.plates:
-                if batch + plate.dim in axes.get(site.name, ()):
-                    return plate.name
+            for axis, plate in self._plate_axes(site).items():
+                if axis in axes.get(site.name, ()):
+                    return plate
         if len(self.reading.latents) <= 1:
             return "component"
         return f"{group.latents[0] if group else latent}_component"
@@ -211,14 +210,30 @@ class Plan:
         reading = self.reading
         site = next(s for s in (*reading.parameters, *reading.deterministic) if s.name == name)
         names = [f"{name}_dim_{axis}" for axis in range(len(site.shape))]
-        batch = len(site.shape) - site.event_ndim
-        for plate in site.plates:
-            names[batch + plate.dim] = plate.name
+        for axis, plate in self._plate_axes(site).items():
+            names[axis] = plate
         for group in self.labels.groups:
             for position, axis in enumerate(group.axes.get(name, ())):
                 label = self.label_dim(group.latents[0])
                 names[axis] = label + ("_next" * position)
         return tuple(names)
+
+    def _plate_axes(self, site: Site) -> dict[int, str]:
+        """The axes of a site's value that are plates, with their names.
+
+        How many axes of a deterministic site or a `numpyro.param` are its own, NumPyro does not say: as
+        few as leave the plates their sizes; where it carries labels, an axis of theirs is a plate's.
+        """
+        known = site.event_ndim < len(site.shape)
+        trials = [len(site.shape) - site.event_ndim] if known else range(len(site.shape), 0, -1)
+        fitting = []
+        for batch in trials:
+            axes = {batch + plate.dim: plate for plate in site.plates}
+            if all(i >= 0 and site.shape[i] in (1, plate.size) for i, plate in axes.items()):
+                fitting.append({i: plate.name for i, plate in axes.items()})
+        carried = {i for g in self.labels.groups for i in g.axes.get(site.name, ())}
+        fitting.sort(key=lambda axes: not carried & set(axes))
+        return fitting[0] if fitting else {}
 
     def __str__(self) -> str:
         """The explanation that `print(plan)` shows."""

@@ -95,7 +95,7 @@ class Reading(NamedTuple):
 
     @property
     def data(self) -> tuple[Site, ...]:
-        """What the program observes in the rows, known labels last, though other sites depend on them."""
+        """What the program observes in the rows; last the labels that it knows."""
         return (*self.observed, *(latent.site for latent in self.latents if latent.observed))
 
     @property

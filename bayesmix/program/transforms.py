@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax import Array
 from numpyro.primitives import Messenger
 
 from . import rows as row_pass
@@ -159,7 +160,7 @@ class RowDensity(dist.Distribution):
     gradient goes through statistics.
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     pytree_data_fields = ("_given",)
     pytree_aux_fields = ("_by_row", "_weighted")
 
