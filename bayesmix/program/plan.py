@@ -26,9 +26,26 @@ from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
 from .modules import read_arrays
-from .observed import check_cells, check_components, check_numbers, check_seen, tidy
+from .observed import (
+    check_alike,
+    check_cells,
+    check_components,
+    check_numbers,
+    check_seen,
+    tidy,
+)
 from .probe import few_rows, probe
-from .reading import ON_TRACED, Program, Reading, Site, look, observe, structure_of, to_hold
+from .reading import (
+    ON_TRACED,
+    Program,
+    Reading,
+    Site,
+    described,
+    look,
+    observe,
+    structure_of,
+    to_hold,
+)
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
 
@@ -143,6 +160,7 @@ class Plan:
         mesh = mesh_of(arguments.arrays)
         if any(isinstance(array, jax.core.Tracer) for array in arguments.arrays):
             return observe(self.program, self.reading, arguments)._replace(mesh=mesh)
+        self.check_call(arguments)
         with jax.core.eval_context():
             structure = structure_of(self.reading)
             looking = self.remember(
@@ -154,6 +172,16 @@ class Plan:
                 check_seen(observed)
                 check_components(self.labels, observed)
             return observed._replace(mesh=mesh)
+
+    def check_call(self, arguments: Arguments) -> None:
+        """Raise :class:`ProgramError` where the program has sites of other shapes with these arguments
+        than those that the plan was made from, but for the number of rows."""
+
+        def check() -> None:
+            with jax.core.eval_context():
+                check_alike(self.reading, lambda: described(self.program, arguments))
+
+        self.remember(("call", arguments.layout), check)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
         """The observed rows, arranged once for any number of passes; not to be called under jit, unless
@@ -356,6 +384,7 @@ def plan_arguments(program: Program, arguments: Arguments) -> Plan:
         parts = attributes.pop("parts")
         made = Plan(program, reading, **attributes, gaps=gaps, held=held)
         made.remember(("look", arguments.layout), lambda: looking)
+        made.remember(("call", arguments.layout), lambda: None)
         # were all rows looked at, as they are?
         if shapes_of(looked_at[0].arrays) == arguments.layout.shapes:
             made.remember(made._place_of_parts(arguments.layout, np.float64), lambda: parts)
