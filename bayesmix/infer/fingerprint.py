@@ -18,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
-from numpyro.distributions.distribution import validation_enabled
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.tracing import unchecked
 
 # what the end of a run does not depend on, and what is told by densities
 _NO_SETTINGS = ("plans", "program", "callback", "progress_bar", "report_every")
@@ -54,7 +55,7 @@ class Run(NamedTuple):
             weight = blocks.restore(blocks.weight)
             return evaluation.prior, jnp.where(weight > 0, weight * each, 0.0)
 
-        with jax.enable_x64(True), validation_enabled(False):
+        with jax.enable_x64(True), unchecked():
             blocks = plan.blocks_of_rows(arguments)
             looked = plan.remember(("fingerprint", layout), lambda: compile_lightly(look))
             found = []

@@ -21,6 +21,7 @@ from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
+from ..program.transforms import Marginal
 from .starts import SeedingRows, seeding_rows, starting_values
 
 _PERMUTATION_STREAM = 0x7065726D
@@ -97,6 +98,7 @@ class ConjugateGibbs(MCMCKernel):
         self.keep_latents = keep_latents
         self.permute_labels = permute_labels
         self._told: Values = {}
+        self._alone = False
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ class ConjugateGibbs(MCMCKernel):
         found, arguments = self.plans.of(arguments)
         self._check(found)
         self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
+        self._alone = GIBBS_SITES_KWARG not in (model_kwargs or {})
         observed = found.observe(arguments, fitting=True)
         blocks = found.arrange(observed)
         one, many, given, many_given = found.remember(
@@ -186,8 +189,9 @@ class ConjugateGibbs(MCMCKernel):
     # ------------------------------------------------------------------ a block of numpyro.infer.Gibbs
     @property
     def model(self) -> Callable[..., Any]:
-        """The program, which all blocks share."""
-        return self.plans.program
+        """The program, which all blocks share; of a kernel that has run by itself, the program with the
+        latents summed out, which has the sites of its draws and one log likelihood for each row."""
+        return Marginal(self.plans) if self._alone else self.plans.program
 
     def refresh(
         self, state: Any, model_args: tuple[Any, ...], model_kwargs: dict[str, Any] | None

@@ -85,7 +85,8 @@ def aligned(
 ) -> dict[str, np.ndarray]:
     """`values` with every group's labels in the order that is closest to `reference`."""
     for group in plan.labels.hidden:
-        values = permute_labels(values, group.axes, align(plan, group, reference, values))
+        order = align(plan, group, reference, values)
+        values = permute_labels(values, group.axes, order, group.complements)
     return values
 
 

@@ -338,7 +338,11 @@ class EMResult(Prediction):
 
     # --------------------------------------------------------------------------------------- within
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        return self.plan.call(args, kwargs) if args or kwargs else self.arguments
+        if not (args or kwargs):
+            return self.arguments
+        arguments = self.plan.call(args, kwargs)
+        self.plan.check_call(arguments)
+        return arguments
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Observed]:
         arguments = self._arguments(args, kwargs)

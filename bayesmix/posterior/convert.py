@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from ..program.arguments import Arguments
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
+from ..program.reading import Site
 from . import arviz_compat
-from .draws import at_draws, flatten, known_latents, replicate
+from .draws import at_draws, flatten, replicate
 from .imputation import impute_draws
 
 # entries of one group beyond which it is left out, with a warning, unless asked for
@@ -35,6 +37,7 @@ def to_arviz(
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     latents: bool | None = None,
+    log_likelihood: bool | None = None,
     posterior_predictive: bool | None = None,
     rng_key: Any = None,
 ) -> Any:
@@ -46,19 +49,26 @@ def to_arviz(
     `<latent>_probability`, and the labels themselves where they were drawn; `posterior_predictive`, one
     replicated data set per draw; `sample_stats`; `observed_data`. Dimensions are named after the
     program's plates; the dimension of component labels is recorded in `posterior.attrs["label_dims"]`.
+    A likelihood written with `numpyro.factor` is in `log_likelihood` alone, as it has no data to draw.
+
+    A row of weight w (`handlers.scale`) stands for w equal rows. In `log_likelihood` it has w entries,
+    along `<rows>_copy`, whose coordinate is the row's number: leaving out one of them is leaving out one
+    observation, so `az.loo` and `az.compare` are those of the rows written out. Where weights are not
+    whole numbers, there are no copies to leave out, and the group is not there (a warning says so).
 
     Args:
         mcmc: a `numpyro.infer.MCMC` that has run, or a `VariationalResult`.
         coords, dims: names for coordinates and dimensions, as in ArviZ; they win over the program's.
-        latents, posterior_predictive: whether to compute these groups; by default where they are not
-            too large (a warning says when they were left out).
+        latents, log_likelihood, posterior_predictive: whether to compute these groups; by default where
+            they are not too large (a warning says when they were left out).
         rng_key: for the replicated data, and for draws from a `VariationalResult`; fixed by default.
 
     Returns:
         An `InferenceData` (ArviZ 0.23) or a `DataTree` (ArviZ 1.x).
 
     Raises:
-        ProgramError: where the run was not made by one of these.
+        ProgramError: where the run was not made by one of these, or a group that was asked for is not
+            to be had.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -96,6 +106,7 @@ def to_arviz(
         coords=coords or {},
         dims=dims or {},
         latents=latents,
+        log_likelihood=log_likelihood,
         posterior_predictive=posterior_predictive,
         rng_key=rng_key,
     )
@@ -126,6 +137,7 @@ def gather(
     latents: bool | None,
     posterior_predictive: bool | None,
     rng_key: Any,
+    log_likelihood: bool | None = None,
 ) -> Any:
     """Build every group from draws (chain, draw, ...) of the plan's parameters."""
     reading = plan.reading
@@ -143,19 +155,15 @@ def gather(
     wanted = bool(reading.latents) and _wanted(latents, size * values, "latents")
     at = at_draws(plan, arguments, flat, probabilities=wanted)
     posterior = {**draws, **{name: grouped(value) for name, value in at.deterministic.items()}}
-    data_sites = [*reading.observed, *known_latents(reading)]
-    site = "+".join(s.name for s in data_sites)
+    site = "+".join(s.name for s in reading.data)
     weight = np.ones(num_rows) if observed.weight is None else observed.weight
-    lp = grouped(at.log_prior + at.log_likelihood @ weight)
+    counted = np.where(weight > 0, at.log_likelihood, 0.0)  # of no weight are impossible rows too
     groups: dict[str, dict[str, Any]] = {
         "posterior": posterior,
-        "log_likelihood": {site: grouped(at.log_likelihood)},
-        "sample_stats": {"lp": lp, **_statistics(extra)},
-        "observed_data": _with_gaps(observed),
+        "sample_stats": {"lp": grouped(at.log_prior + counted @ weight), **_statistics(extra)},
     }
     rows = reading.rows.name
     names = {name: list(plan.dims(name)) for name in posterior}
-    names[site] = [rows]
     labels = {latent.name: plan.label_dim(latent.name) for latent in reading.latents}
     if wanted:
         groups["latents"] = {f"{n}_probability": grouped(at.probabilities[n]) for n in labels}
@@ -163,28 +171,76 @@ def gather(
         drawn_labels = _drawn_labels(plan, extra.get("latents", ()))
         groups["latents"] |= drawn_labels
         names |= {name: [rows] for name in drawn_labels}
-    width = sum(int(np.prod(s.shape[1:], dtype=int)) for s in data_sites)
-    if _wanted(posterior_predictive, size * width, "posterior_predictive"):
+    copies = _copies(observed, int(np.prod(lead)), log_likelihood)
+    if copies is not None:
+        along = rows if observed.weight is None else f"{rows}_copy"
+        groups["log_likelihood"] = {site: grouped(at.log_likelihood[:, copies])}
+        names[site] = [along]
+    drawable = {s.name for s in reading.data if _numbers(s)}
+    if not drawable and posterior_predictive:
+        raise ProgramError(
+            f"'{site}' is a numpyro.factor, from which no data can be drawn; leave out "
+            "posterior_predictive=True, or give the likelihood as a distribution with obs="
+        )
+    width = sum(_numbers(s) for s in reading.data)
+    if drawable and _wanted(posterior_predictive, size * width, "posterior_predictive"):
         drawn = replicate(plan, arguments, flat, rng_key)
-        groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
+        groups["posterior_predictive"] = {n: grouped(v) for n, v in drawn.items() if n in drawable}
+    if drawable:
+        groups["observed_data"] = {n: v for n, v in observed.given.items() if n in drawable}
     gaps = any(there is not None for there in observed.present.values())
     if gaps and _wanted(None, size * width, "imputed_data"):
         filled = impute_draws(plan, arguments, flat, rng_key)
         groups["imputed_data"] = {name: grouped(value) for name, value in filled.items()}
+    hidden = plan.labels.hidden
+    swapped = [f"{n}={labels[group.latents[0]]}" for group in hidden for n in group.complements]
+    bound = [name for group in hidden for name in group.bound if name in posterior]
     attrs = {
         "posterior": {
             "label_dims": ", ".join(_label_dims(plan)),
+            "label_complements": ", ".join(swapped),
+            "label_bound": ", ".join(dict.fromkeys(bound)),
             "exchangeable": "yes" if plan.labels.exchangeable else "no",
             "relabelled": "no",
         }
     }
-    counted: dict[str, Sequence[Any]] = {rows: list(range(num_rows))}
+    index: dict[str, Sequence[Any]] = {rows: list(range(num_rows))}
     for latent in reading.latents:
-        counted[labels[latent.name]] = list(range(latent.size))
+        index[labels[latent.name]] = list(range(latent.size))
     for dim in _label_dims(plan):
         first, *tied = dim.split("=")
-        counted |= dict.fromkeys(tied, counted[first])
-    return _assemble(plan, groups, {**counted, **coords}, {**names, **dims}, attrs, site)
+        index |= dict.fromkeys(tied, index[first])
+    index |= coords
+    if copies is not None:
+        index.setdefault(along, np.asarray(index[rows])[copies])
+    return _assemble(plan, groups, index, {**names, **dims}, attrs)
+
+
+def _copies(observed: Observed, draws: int, asked: bool | None) -> np.ndarray | None:
+    """The row of each entry of a log likelihood, each row as often as its weight says; None for none.
+
+    Raises :class:`ProgramError` where it is asked for and weights are not whole numbers.
+    """
+    if asked is False:
+        return None
+    weight = np.ones(observed.num_rows) if observed.weight is None else np.asarray(observed.weight)
+    if (weight != np.round(weight)).any():
+        reason = (
+            "row weights (handlers.scale) that are not whole numbers are no copies of a row, of which "
+            "one could be left out: there is no group 'log_likelihood'; for log densities of the rows "
+            "use bayesmix.predictive_log_density"
+        )
+        if asked:
+            raise ProgramError(reason)
+        warnings.warn(reason, stacklevel=4)
+        return None
+    wanted = _wanted(asked, draws * int(weight.sum()), "log_likelihood")
+    return np.repeat(np.arange(observed.num_rows), weight.astype(int)) if wanted else None
+
+
+def _numbers(site: Site) -> int:
+    """How many numbers an observed site has in each row; none where it is a factor."""
+    return math.prod(site.shape[1:])
 
 
 def _drawn_labels(plan: Plan, latents: Any) -> dict[str, np.ndarray]:
@@ -210,11 +266,9 @@ def _assemble(
     coords: Mapping[str, Sequence[Any]],
     names: Mapping[str, Sequence[str]],
     attrs: Mapping[str, Mapping[str, str]],
-    site: str,
 ) -> Any:
     """Observed values have more axes than their log likelihood of the same name: name them apart."""
-    sites = [*plan.reading.observed, *known_latents(plan.reading)]
-    wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in sites}
+    wide = {s.name: [plan.reading.rows.name, *_columns(s, coords)] for s in plan.reading.data}
     by_value = {**names, **wide}
     of_values = {"observed_data", "posterior_predictive", "imputed_data"}
     first = {g: v for g, v in groups.items() if g not in of_values}
@@ -232,17 +286,6 @@ def _columns(site: Any, coords: Mapping[str, Sequence[Any]]) -> list[str]:
     if len(sizes) == 1 and len(coords.get("column", ())) == sizes[0]:
         return ["column"]
     return [f"{site.name}_dim_{axis}" for axis in range(1, len(sizes) + 1)]
-
-
-def _with_gaps(observed: Observed) -> dict[str, np.ndarray]:
-    """Observed values, NaN where they are missing."""
-    values = {}
-    for name, value in observed.values.items():
-        there = observed.present[name]
-        values[name] = value if there is None else np.where(there, value, np.nan)
-    for name, labels in (observed.labels or {}).items():
-        values[name] = np.where(labels < 0, np.nan, labels)
-    return values
 
 
 def _statistics(extra: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ from ..program.compiling import compile_fully
 from ..program.evaluate import Values
 from ..program.graph import marginals
 from ..program.plan import Plan
-from ..program.reading import Reading, Site
 from ..program.rows import log_factors
 from ..program.tracing import sites_of
 
@@ -40,11 +39,6 @@ def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
         return jax.lax.map(lambda draw: function(draw, *given), draws, batch_size=size)
 
     return jax.tree.map(np.asarray, run(draws, *given))
-
-
-def known_latents(reading: Reading) -> list[Site]:
-    """Latents that the program observes: part of its data, though other sites depend on them."""
-    return [latent.site for latent in reading.latents if latent.observed]
 
 
 class AtDraws(NamedTuple):
@@ -90,7 +84,7 @@ def replicate(
 ) -> dict[str, np.ndarray]:
     """Data drawn anew from the program at each draw, by observed site, (S, N, ...)."""
     reading = plan.reading
-    names = tuple(site.name for site in (*reading.observed, *known_latents(reading)))
+    names = tuple(site.name for site in reading.data)
     count = jax.tree.leaves(draws)[0].shape[0]
 
     def one(drawn: Any, arrays: tuple[Array, ...]) -> Values:

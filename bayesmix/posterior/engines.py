@@ -401,9 +401,13 @@ def _reordered_estimates(
     result: EngineResult, group: LabelGroup, order: np.ndarray
 ) -> EngineResult:
     def moved(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {n: np.asarray(v) for n, v in permute_labels(values, group.axes, order).items()}
+        turned = permute_labels(values, group.axes, order, group.complements)
+        return {n: np.asarray(v) for n, v in turned.items()}
 
-    low, high = (moved({n: ends[i] for n, ends in result.interval.items()}) for i in range(2))
+    ends = [moved({n: ends[i] for n, ends in result.interval.items()}) for i in range(2)]
+    low, high = (
+        {n: end(ends[0][n], ends[1][n]) for n in ends[0]} for end in (np.minimum, np.maximum)
+    )
     by_latent = {
         name: each[:, order] if name in group.latents else each
         for name, each in result.by_latent.items()

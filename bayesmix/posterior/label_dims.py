@@ -29,6 +29,20 @@ def every_dim(posterior: xr.Dataset, dims: tuple[str, ...]) -> tuple[str, ...]:
     return (*dims, *(dim for dim in tied if dim in posterior.dims))
 
 
+def complements(posterior: xr.Dataset) -> dict[str, str]:
+    """Probabilities that turn into one minus themselves where two labels are swapped, each with the
+    label dimension."""
+    text = str(posterior.attrs.get("label_complements", ""))
+    pairs = [part.split("=") for part in text.split(",") if "=" in part]
+    return {name.strip(): dim.strip() for name, dim in pairs if name.strip() in posterior}
+
+
+def bound_to_labels(posterior: xr.Dataset) -> tuple[str, ...]:
+    """Variables that a renaming changes though no dimension of theirs counts labels."""
+    text = str(posterior.attrs.get("label_bound", ""))
+    return tuple(name.strip() for name in text.split(",") if name.strip() in posterior)
+
+
 def latents_of(idata: Any) -> xr.Dataset:
     """The group ``latents``, or a data set without variables where there is none."""
     import xarray as xr

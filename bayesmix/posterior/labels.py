@@ -7,9 +7,11 @@ everything that no renaming can change (density, log likelihood, sorted values) 
 ``posterior.attrs`` says ``label_dims`` (the dimensions whose index is a label, with commas between
 them; one that is always renamed with another, such as the second of a chain's transitions, follows it
 and an equals sign: ``state=state_next``), ``exchangeable`` ("yes", "no", "unknown": is the prior the
-same under every renaming) and ``relabelled`` ("no" or a method). The group ``latents`` may hold
-``<z>_probability`` (chain, draw, rows, component) and drawn labels ``<z>`` (chain, draw, rows), which
-are positions from 0 to K - 1.
+same under every renaming) and ``relabelled`` ("no" or a method). ``label_complements`` names
+probabilities that are one minus themselves where two labels are swapped (``share=component``), and
+``label_bound`` variables that a renaming changes though no dimension counts labels. The group
+``latents`` may hold ``<z>_probability`` (chain, draw, rows, component) and drawn labels ``<z>`` (chain,
+draw, rows), which are positions from 0 to K - 1.
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior.label_dims import every_dim, label_dims, latents_of, named_dims
+from bayesmix.posterior.label_dims import (
+    bound_to_labels,
+    complements,
+    every_dim,
+    label_dims,
+    latents_of,
+    named_dims,
+)
 from bayesmix.posterior.labelled_draws import (
     draws_by_dim,
     latents_labelled_by,
@@ -123,7 +132,7 @@ def label_switching(idata: Any, method: Method | None = None) -> LabelSwitching:
     found = find_permutations(idata, method=method) if dims else {}
     within, chains_differ, labellings = switches(found) if dims else nothing
     every = every_dim(posterior, dims)
-    carrying = [name for name, v in posterior.data_vars.items() if set(every) & set(v.dims)]
+    carrying = carrying_labels(posterior, every)
     invariant = compat.diagnostics(_invariant(idata, posterior, every))
     labelled = compat.diagnostics(posterior[carrying])
     exchangeable = posterior.attrs.get("exchangeable", "unknown")
@@ -186,7 +195,8 @@ def relabel(
             to be matched is not there or not finite, or if components cannot be told apart.
 
     Warns with :class:`LabelSwitchingWarning` if the prior tells components apart, as labels then have
-    a meaning of their own.
+    a meaning of their own; and names variables that follow the labels though none of their dimensions
+    counts them (the first component's mean, say): they cannot be renamed, and are left out.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -213,6 +223,15 @@ def relabel(
             LabelSwitchingWarning,
             stacklevel=2,
         )
+    bound = bound_to_labels(posterior)
+    if bound:
+        warnings.warn(
+            f"{', '.join(map(repr, bound))} of the posterior cannot be renamed, as it depends on the "
+            "labels and none of its dimensions counts them: it is left out; compute it from the renamed "
+            "parameters.",
+            LabelSwitchingWarning,
+            stacklevel=2,
+        )
     idata = renamed_draws(idata, permutations)
     done = compat.dataset(idata, "posterior").assign_attrs(
         relabelled=method_name(method or Pivot())
@@ -230,11 +249,25 @@ def renamed_draws(idata: Any, permutations: Mapping[str, np.ndarray]) -> Any:
 
 
 def renamed(posterior: xr.Dataset, permutations: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """Every variable permuted along its label dimensions, and along those that go with them."""
+    """Every variable permuted along its label dimensions, and along those that go with them; without
+    those that cannot be."""
     every = dict(permutations)
     for dim, *others in named_dims(posterior):
         every |= {other: permutations[dim] for other in others if dim in permutations}
-    return posterior.assign({name: _permute(v, every) for name, v in posterior.data_vars.items()})
+    posterior = posterior.drop_vars(bound_to_labels(posterior))
+    found = {name: _permute(v, every) for name, v in posterior.data_vars.items()}
+    for name, dim in complements(posterior).items():
+        if dim in permutations:
+            share = posterior[name].transpose("chain", "draw")
+            turned = np.where(permutations[dim][..., 0] != 0, 1 - share.values, share.values)
+            found[name] = share.copy(data=turned)
+    return posterior.assign(found)
+
+
+def carrying_labels(posterior: xr.Dataset, dims: tuple[str, ...]) -> list[str]:
+    """Variables whose values change when labels, which these dimensions count, are renamed."""
+    names = [str(name) for name, v in posterior.data_vars.items() if set(dims) & set(v.dims)]
+    return [*names, *complements(posterior), *bound_to_labels(posterior)] if dims else names
 
 
 def switches(permutations: Mapping[str, np.ndarray]) -> tuple[tuple[int, ...], bool, int]:
@@ -345,8 +378,11 @@ def _invariant(idata: Any, posterior: xr.Dataset, dims: tuple[str, ...]) -> xr.D
     fit = log_likelihood(idata)
     if fit is not None and fit.shape == tuple(posterior.sizes[d] for d in ("chain", "draw")):
         found["log likelihood"] = xr.DataArray(fit, dims=("chain", "draw"))
-    for name, v in sorted_along(posterior.drop_vars(dims, errors="ignore"), dims).items():
+    kept = posterior.drop_vars([*dims, *bound_to_labels(posterior)], errors="ignore")
+    for name, v in sorted_along(kept, dims).items():
         found[f"{name} (sorted)" if set(dims) & set(v.dims) else name] = v
+    for name in complements(kept):
+        found[f"{name} (smaller share)"] = np.minimum(found[name], 1 - found.pop(name))
     return xr.Dataset(found)
 
 

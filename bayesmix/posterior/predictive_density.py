@@ -54,10 +54,18 @@ def predictive_log_density(
         posterior = arviz_compat.dataset(draws, "posterior")
         chains = {str(name): posterior[name].values for name in posterior.data_vars}
         found = dict(flatten(chains))
-    missing = [name for name in plan.reading.parameter_names if name not in found]
+    shapes = {site.name: site.shape for site in plan.reading.parameters}
+    missing = [name for name in shapes if name not in found]
     if missing:
         raise ProgramError(
             f"draws lacks {', '.join(map(repr, missing))}; give draws of every parameter"
         )
+    count = len(np.atleast_1d(found[next(iter(shapes))]))
+    for name, shape in shapes.items():
+        if found[name].shape != (count, *shape):
+            raise ProgramError(
+                f"draws of '{name}' have shape {found[name].shape}, where the program has {shape} at "
+                f"each of {count} draws: give (S, ...) of the same S for every parameter"
+            )
     values = {name: found[name] for name in plan.reading.parameter_names}
     return average_log_density(at_draws(plan, arguments, values).log_likelihood)

@@ -58,7 +58,7 @@ def summary(idata: Any, prob: float = 0.94) -> pd.DataFrame:
 def _why_not_yet(idata: Any, posterior: Any) -> str | None:
     """The reason why component values should not be read, or None."""
     dims = [dim for dim in labels.label_dims(idata) if posterior.sizes.get(dim, 1) > 1]
-    carrying = [f"`{name}`" for name, v in posterior.data_vars.items() if set(dims) & set(v.dims)]
+    carrying = [f"`{name}`" for name in labels.carrying_labels(posterior, tuple(dims))]
     exchangeable = posterior.attrs.get("exchangeable", "unknown")
     relabelled = posterior.attrs.get("relabelled", "no")
     if not carrying or relabelled != "no" or exchangeable == "no":

@@ -55,6 +55,17 @@ class Observed(NamedTuple):
         """N."""
         return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the call gave of each site, known labels too: NaN where it is missing."""
+        found = dict(self.values)
+        for name, there in self.present.items():
+            if there is not None:
+                found[name] = np.where(there, found[name], np.nan)
+        for name, labels in (self.labels or {}).items():
+            found[name] = np.where(labels < 0, np.nan, labels)
+        return found
+
     def take(self, index: Any) -> Observed:
         """Some of the rows, on one device."""
         return jax.tree.map(lambda array: array[index], self._replace(mesh=None))

@@ -168,8 +168,7 @@ def _group(group: LabelGroup, several: bool) -> str:
         name = group.complements[0]
         return text + (
             f", and by {name} (swapping labels turns it into 1 - {name}); the prior "
-            f"is symmetric, so every mode has 2! copies, and relabelling cannot reach {name}: write the "
-            "weights as a Dirichlet over two categories"
+            "is symmetric, so every mode has 2! copies: relabel before reading component parameters"
         )
     if group.exchangeable:
         return text + (

@@ -10,6 +10,7 @@ the parameters; then the posterior has K! copies of every mode.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,10 @@ class LabelGroup(NamedTuple):
 
     `exchangeable` is False where permuting the labels changes the prior density, or where some site (a
     stick-breaking weight, say) cannot be permuted at all. `complements` names probabilities that must
-    change to one minus themselves when two labels are swapped (a Bernoulli latent's). `known`: the
-    program observes some of the latents, so that the data tell the labels apart.
+    change to one minus themselves when two labels are swapped (a Bernoulli latent's). `bound` names
+    deterministic sites that a renaming changes though no axis counts labels: the first component's mean,
+    a flat vector of all. `known`: the program observes some of the latents, so that the data tell the
+    labels apart.
     """
 
     latents: tuple[str, ...]
@@ -35,6 +38,7 @@ class LabelGroup(NamedTuple):
     axes: dict[str, tuple[int, ...]]
     exchangeable: bool
     complements: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
     known: bool = False
 
 
@@ -144,31 +148,40 @@ def _group(
         if length == size and name not in found
     }
     trials = [{}, *({name: axis} for name, axis in hidden.items()), hidden]
-    for extra in trials:
-        if exchangeable({**axes, **extra}):
-            follows = _follows(tested, values, size, {**axes, **extra})
-            return LabelGroup(latents, size, {**found, **extra, **follows}, True)
-    everything = {**found, **_follows(tested, values, size, axes)}
-    for name in probabilities if size == 2 else ():
-        if np.ndim(values[name]) == 0 and exchangeable(axes, (name,)):
-            return LabelGroup(latents, size, everything, True, (name,))
-    return LabelGroup(latents, size, everything, False)
+    shares = [n for n in probabilities if size == 2 and np.ndim(values[n]) == 0]
+    choices = [({**axes, **extra}, ()) for extra in trials] + [(axes, (name,)) for name in shares]
+    chosen = next((choice for choice in choices if exchangeable(*choice)), None)
+    carrying, complements = (axes, ()) if chosen is None else chosen
+    follows, bound = _follows(tested, values, size, carrying, complements)
+    every = {**found, **carrying, **follows}
+    return LabelGroup(latents, size, every, chosen is not None, complements, bound)
 
 
 def _follows(
-    tested: Tested, values: Values, size: int, axes: dict[str, tuple[int, ...]]
-) -> dict[str, tuple[int, ...]]:
-    """Deterministic sites that are permuted along an axis when the parameters are permuted."""
+    tested: Tested,
+    values: Values,
+    size: int,
+    axes: dict[str, tuple[int, ...]],
+    complements: tuple[str, ...],
+) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Deterministic sites that are permuted when the labels are, with the axes; and the names of those
+    that change in another way."""
     order = np.roll(np.arange(size), 1)
-    before, after = tested.derive(values), tested.derive(permute_labels(values, axes, order))
-    return {
-        name: (axis,)
-        for name, value in before.items()
-        for axis, length in enumerate(np.shape(value))
-        if length == size
-        and not _close(value, after[name])
-        and _close(np.take(value, order, axis=axis), after[name])
-    }
+    before = tested.derive(values)
+    after = tested.derive(permute_labels(values, axes, order, complements))
+    follows, bound = {}, []
+    for name, value in before.items():
+        if np.array_equal(value, after[name], equal_nan=True) or _close(value, after[name]):
+            continue
+        long = [axis for axis, length in enumerate(np.shape(value)) if length == size]
+        sets = chain.from_iterable(combinations(long, n + 1) for n in range(len(long)))
+        for some in sets:
+            if _close(permute_labels({name: value}, {name: some}, order)[name], after[name]):
+                follows[name] = some
+                break
+        else:
+            bound.append(name)
+    return follows, tuple(bound)
 
 
 def _carried(tested: Tested, before: Factors, told: Values, name: str, axis: int) -> set[str]:
@@ -250,19 +263,24 @@ def _exchangeable(
     swap = np.arange(size)
     swap[:2] = [1, 0]
     for order in (swap, np.roll(np.arange(size), 1)):
-        permuted = permute_labels(values, axes, order)
-        permuted |= {name: 1 - values[name] for name in complements}
+        permuted = permute_labels(values, axes, order, complements)
         same = _close(tested.density(values), tested.density(permuted))
         if not (same and _close(tested.log_prior(values), tested.log_prior(permuted))):
             return False
     return True
 
 
-def permute_labels(values: Values, axes: dict[str, tuple[int, ...]], order: np.ndarray) -> Values:
-    """Values with component `order[k]` put at label k, along each site's label axes."""
+def permute_labels(
+    values: Values,
+    axes: dict[str, tuple[int, ...]],
+    order: np.ndarray,
+    complements: tuple[str, ...] = (),
+) -> Values:
+    """Values with component `order[k]` put at label k, along each site's label axes; where that swaps
+    two labels, complements are one minus themselves."""
     permuted = dict(values)
     for name, value in values.items():
         for axis in axes.get(name, ()):
             value = np.take(value, order, axis=axis)
-        permuted[name] = value
+        permuted[name] = 1 - value if name in complements and order[0] else value
     return permuted

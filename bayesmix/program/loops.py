@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from numpyro.contrib.control_flow.scan import PytreeTrace
 from numpyro.primitives import Messenger
 
+from .weights import weights_may_be_zero
+
 
 class Unrolled:
     """A program whose scans are loops over their steps; others are as they were."""
@@ -22,7 +24,7 @@ class Unrolled:
         self.__name__ = getattr(self.program, "__name__", "a NumPyro program")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with _Unroll():
+        with weights_may_be_zero(), _Unroll():
             return self.program(*args, **kwargs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -231,6 +232,40 @@ def check_seen(observed: Observed) -> None:
                 + (f" in column {columns} (counted from 0)" if np.ndim(never) else "")
                 + "; leave out what was never observed"
             )
+
+
+def check_alike(reading: Reading, look: Callable[[], dict[str, Site]]) -> None:
+    """Has a call the sites that were read, but for the number of rows? `look` gives its sites.
+
+    Raises :class:`ProgramError` naming the first site whose shape differs.
+    """
+    usual = {site.name: site for site in (*reading.parameters, *reading.data)}
+    cure = ", ".join(f"{site.name} {_of_row(site, reading)}" for site in reading.data)
+    cure = f"give arguments like those of before: the same K, and in each row of shape {cure}"
+    try:
+        found = look()
+    except ProgramError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ProgramError(
+            f"the program cannot be run with these arguments ({said}); {cure}"
+        ) from error
+    for name, site in found.items():
+        if name in usual and _of_row(site, reading) != _of_row(usual[name], reading):
+            before, now = (_of_row(one, reading) for one in (usual[name], site))
+            where = " in each row" if name in {s.name for s in reading.data} else ""
+            raise ProgramError(
+                f"site '{name}' has shape {now}{where} with these arguments, and had {before}; {cure}"
+            )
+
+
+def _of_row(site: Site, reading: Reading) -> tuple[int, ...]:
+    """A site's shape without the axis of rows."""
+    if reading.rows.name not in {plate.name for plate in site.plates}:
+        return site.shape
+    axis = len(site.shape) - site.event_ndim + reading.rows.dim
+    return tuple(size for i, size in enumerate(site.shape) if i != axis)
 
 
 def check_numbers(arguments: Arguments, observed: Observed) -> None:

@@ -27,9 +27,26 @@ from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
 from .modules import read_arrays
-from .observed import check_cells, check_components, check_numbers, check_seen, tidy
+from .observed import (
+    check_alike,
+    check_cells,
+    check_components,
+    check_numbers,
+    check_seen,
+    tidy,
+)
 from .probe import few_rows, probe
-from .reading import ON_TRACED, Program, Reading, look, observe, structure_of, to_hold
+from .reading import (
+    ON_TRACED,
+    Program,
+    Reading,
+    Site,
+    described,
+    look,
+    observe,
+    structure_of,
+    to_hold,
+)
 from .recent import Recent
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
@@ -155,6 +172,7 @@ class Plan:
             grouped = {n for n, f in self.families.items() if isinstance(f, Family) and f.grouped}
             whole = frozenset(grouped if not self.gaps else ())
             return observe(self.program, self.reading, arguments, whole)._replace(mesh=mesh)
+        self.check_call(arguments)
         with jax.core.eval_context():
             structure = structure_of(self.reading)
             looking = self.remember(
@@ -166,6 +184,16 @@ class Plan:
                 check_seen(observed)
                 check_components(self.labels, observed)
             return observed._replace(mesh=mesh)
+
+    def check_call(self, arguments: Arguments) -> None:
+        """Raise :class:`ProgramError` where the program has sites of other shapes with these arguments
+        than those that the plan was made from, but for the number of rows."""
+
+        def check() -> None:
+            with jax.core.eval_context():
+                check_alike(self.reading, lambda: described(self.program, arguments))
+
+        self.remember(("call", arguments.layout), check)
 
     def blocks_of_rows(self, arguments: Arguments) -> Blocks:
         """The observed rows, arranged once for any number of passes."""
@@ -209,10 +237,9 @@ class Plan:
         group = self.labels.group_of(latent)
         axes = group.axes if group else {}
         for site in self.reading.parameters:
-            batch = len(site.shape) - site.event_ndim
-            for plate in site.plates:
-                if batch + plate.dim in axes.get(site.name, ()):
-                    return plate.name
+            for axis, plate in self._plate_axes(site).items():
+                if axis in axes.get(site.name, ()):
+                    return plate
         if len(self.reading.latents) <= 1:
             return "component"
         return f"{group.latents[0] if group else latent}_component"
@@ -222,14 +249,30 @@ class Plan:
         reading = self.reading
         site = next(s for s in (*reading.parameters, *reading.deterministic) if s.name == name)
         names = [f"{name}_dim_{axis}" for axis in range(len(site.shape))]
-        batch = len(site.shape) - site.event_ndim
-        for plate in site.plates:
-            names[batch + plate.dim] = plate.name
+        for axis, plate in self._plate_axes(site).items():
+            names[axis] = plate
         for group in self.labels.groups:
             for position, axis in enumerate(group.axes.get(name, ())):
                 label = self.label_dim(group.latents[0])
                 names[axis] = label + ("_next" * position)
         return tuple(names)
+
+    def _plate_axes(self, site: Site) -> dict[int, str]:
+        """The axes of a site's value that are plates, with their names.
+
+        How many axes of a deterministic site or a `numpyro.param` are its own, NumPyro does not say: as
+        few as leave the plates their sizes; where it carries labels, an axis of theirs is a plate's.
+        """
+        known = site.event_ndim < len(site.shape)
+        trials = [len(site.shape) - site.event_ndim] if known else range(len(site.shape), 0, -1)
+        fitting = []
+        for batch in trials:
+            axes = {batch + plate.dim: plate for plate in site.plates}
+            if all(i >= 0 and site.shape[i] in (1, plate.size) for i, plate in axes.items()):
+                fitting.append({i: plate.name for i, plate in axes.items()})
+        carried = {i for g in self.labels.groups for i in g.axes.get(site.name, ())}
+        fitting.sort(key=lambda axes: not carried & set(axes))
+        return fitting[0] if fitting else {}
 
     def __str__(self) -> str:
         """The explanation that `print(plan)` shows."""
@@ -352,6 +395,7 @@ def plan_arguments(
         parts = attributes.pop("parts")
         made = Plan(program, reading, **attributes, gaps=gaps, held=held)
         made.remember(("look", arguments.layout), lambda: looking)
+        made.remember(("call", arguments.layout), lambda: None)
         # were all rows looked at, as they are?
         if shapes_of(looked_at[0].arrays) == arguments.layout.shapes:
             made.remember(made._place_of_parts(arguments.layout, np.float64), lambda: parts)

@@ -83,6 +83,16 @@ def resized(program: Program, reading: Reading, arguments: Arguments) -> Reading
     return found
 
 
+def described(program: Program, arguments: Arguments) -> dict[str, Site]:
+    """What the sites of a call are; nothing is computed."""
+
+    def look_at(sites: dict[str, Any]) -> dict[str, Site]:
+        kept = {n: s for n, s in sites.items() if s["type"] in ("sample", "param")}
+        return {name: describe(name, site) for name, site in kept.items()}
+
+    return _looked_at(program, arguments, look_at)
+
+
 def structure_of(reading: Reading) -> Structure:
     """What a reading says of the latents."""
     graph = reading.graph

@@ -261,7 +261,9 @@ def _accumulate(
     def of_block(block: _Block, row_weight: Array, told: Any) -> tuple[_Sums, Any]:
         prepared = _at_pattern(tables, block, blocks)
         found = weigh(lambda: _of_block(graph, families, prepared, tables, block), told)
-        weights = [each * row_weight for each in found.weights]
+        # padding and rows of no weight may hold anything
+        counted = row_weight > 0
+        weights = [jnp.where(counted, each, 0.0) * row_weight for each in found.weights]
         keys = _keys(found.hidden_key, len(families))
         moments: tuple[dict[str, Any], dict[str, Any]] = {}, {}
         for (name, family), key in zip(families.items(), keys, strict=True):
@@ -270,8 +272,7 @@ def _accumulate(
                 sums = family.accumulate(prepared[name], block.rows[name], own, key)
                 moments[_apart(family, name, blocks)][name] = sums
         counts = {name: jnp.sum(weights[graph.clique_of[name]], axis=1) for name in tables.latent}
-        # padding and rows of no weight may hold anything
-        evidence = jnp.sum(jnp.where(row_weight > 0, found.log_evidence, 0.0) * row_weight)
+        evidence = jnp.sum(jnp.where(counted, found.log_evidence, 0.0) * row_weight)
         kept = {i: weights[i] for i in kept_cliques}
         return _Sums(evidence, counts, *moments), (kept, found.said)
 

@@ -94,6 +94,11 @@ class Reading(NamedTuple):
         return tuple(site.name for site in self.parameters)
 
     @property
+    def data(self) -> tuple[Site, ...]:
+        """What the program observes in the rows; last the labels that it knows."""
+        return (*self.observed, *(latent.site for latent in self.latents if latent.observed))
+
+    @property
     def latent(self) -> Latent | None:
         """The only latent of a row; None where there is none, or several."""
         return self.latents[0] if len(self.latents) == 1 else None

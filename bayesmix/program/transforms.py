@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax import Array
 from numpyro.primitives import Messenger
 
 from . import rows as row_pass
-from .arguments import Arguments, split
-from .blocks import Blocks
+from .arguments import Arguments, Layout, split
+from .blocks import Blocks, Observed
 from .compiling import compile_fully
+from .errors import ProgramError
+from .graph import sum_out
 from .loops import Unrolled
 from .plan import Plan, Plans
 from .reading import ON_TRACED, Program, plate_of_rows, to_hold
@@ -66,42 +69,25 @@ def without_priors(program: Program) -> Program:
     """
     return WithoutPriors(program)
 
-<<<<<<< HEAD
-    rows = Recent(_LAYOUTS)
-=======
->>>>>>> checkpoints
 
 class WithoutPriors:
     """A NumPyro program without priors; made by :func:`without_priors`."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._rows: dict[Layout, str | None] = {}
+        self._rows = Recent(_LAYOUTS)
         update_wrapper(self, program, updated=())
         self.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = split(args, kwargs)
-<<<<<<< HEAD
 
         def name_of_rows() -> str | None:
             with _Isolated():
-                return _plate_of_rows(Unrolled(program), arguments)
+                return _plate_of_rows(Unrolled(self.program), arguments)
 
-        with one_at_a_time, _FlattenPriors(rows.get(arguments.layout, name_of_rows)):
-            return program(*args, **kwargs)
-
-    update_wrapper(flat, program)
-    flat.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
-    return flat
-=======
-        if arguments.layout not in self._rows:
-            with _Isolated():
-                found = _plate_of_rows(Unrolled(self.program), arguments)
-            self._rows[arguments.layout] = found
-        with _FlattenPriors(self._rows[arguments.layout]):
+        with one_at_a_time, _FlattenPriors(self._rows.get(arguments.layout, name_of_rows)):
             return self.program(*args, **kwargs)
->>>>>>> checkpoints
 
 
 def _plate_of_rows(program: Program, arguments: Arguments) -> str | None:
@@ -114,9 +100,9 @@ def _plate_of_rows(program: Program, arguments: Arguments) -> str | None:
 class Marginal:
     """A NumPyro program with the latent summed out; made by :func:`marginalize`."""
 
-    def __init__(self, program: Program | Plan) -> None:
-        self.plans = Plans(program)
-        self._factors = Recent(_LAYOUTS)
+    def __init__(self, program: Program | Plan | Plans) -> None:
+        self.plans = program if isinstance(program, Plans) else Plans(program)
+        self._densities = Recent(_LAYOUTS)
         self.__name__ = f"{getattr(self.plans.program, '__name__', 'program')}, latent summed out"
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
@@ -132,23 +118,103 @@ class Marginal:
         found = self.plan(*args, **kwargs)
         arguments = found.call(args, kwargs)
         with _Isolated():
-            blocks = found.blocks_of_rows(arguments)
+            observed = found.observe(arguments)
+            blocks = found.arrange(observed)
         visible = _Parameters(found)
+        args, kwargs = arguments.call()  # a latent that is being traced indexes no array of NumPy's
         with visible:
             found.program(*args, **kwargs)
+        total, by_row = self._compiled(found, arguments.layout)
+        given = arguments.arrays, blocks, visible.values
         with _Isolated():
-            value = self._factor(found, arguments)(arguments.arrays, blocks, visible.values)
-        numpyro.factor("log_likelihood", value)
+            intermediates = [total(*given)]
+        name, value = _data(found, observed)
+        rows = RowDensity(by_row, given, value, weighted=observed.weight is not None)
+        with (
+            _Intermediates(intermediates),
+            numpyro.plate(found.reading.rows.name, observed.num_rows, dim=-1),
+        ):
+            numpyro.sample(name, rows, obs=value)
 
-    def _factor(self, found: Plan, arguments: Arguments) -> Any:
-        """The rows' log density as one compiled function: samplers also call programs outside jit."""
-        layout = arguments.layout
+    def _compiled(self, found: Plan, layout: Layout) -> tuple[Any, Any]:
+        """The rows' log density, their sum and each, as compiled functions: samplers also call programs
+        outside jit."""
 
-        def factor(arrays: Any, blocks: Blocks, values: Any) -> Any:
+        def total(arrays: Any, blocks: Blocks, values: Any) -> Array:
             evaluation = found.evaluate(Arguments(arrays, layout), values)
             return row_pass.log_likelihood(found.graph, found.families, evaluation, blocks)
 
-        return self._factors.get(layout, lambda: compile_fully(factor))
+        def by_row(arrays: Any, blocks: Blocks, values: Any) -> Array:
+            tables = found.log_factors(Arguments(arrays, layout), blocks, values)
+            return sum_out(found.graph, tables)
+
+        return self._densities.get(layout, lambda: (compile_fully(total), compile_fully(by_row)))
+
+
+def _data(found: Plan, observed: Observed) -> tuple[str, Any]:
+    """The name and the value of the site that stands for all data of the rows: where there are several,
+    their columns side by side."""
+    given = observed.given
+    sites = [site.name for site in found.reading.data]
+    if len(sites) == 1:
+        return sites[0], given[sites[0]]
+    columns = [jnp.reshape(given[name], (observed.num_rows, -1)) for name in sites]
+    return "+".join(sites), jnp.concatenate(columns, axis=1)
+
+
+class RowDensity(dist.Distribution):
+    """The density of the rows of one call with the latents summed out, at parameter values.
+
+    It belongs to the data that it was made with. `log_prob(value)` has an entry for each row, (N,), as
+    ArviZ needs them; with `intermediates` it is their sum, which NumPyro's samplers need, and whose
+    gradient goes through statistics.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    pytree_data_fields = ("_given",)
+    pytree_aux_fields = ("_by_row", "_weighted")
+
+    def __init__(self, by_row: Any, given: Any, value: Any, weighted: bool) -> None:
+        self._by_row, self._given, self._weighted = by_row, given, weighted
+        super().__init__(jnp.shape(value)[:1], jnp.shape(value)[1:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Any numbers, and NaN where something is missing."""
+        return dist.constraints.independent(dist.constraints.real, self.event_dim)
+
+    def _validate_sample(self, value: Any) -> Any:
+        return jnp.ones(self.batch_shape, bool)  # data were looked at when the program was read
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        """log p(x_i) of each row, or the sum over the rows with their weights."""
+        if intermediates:
+            return intermediates[0]
+        if self._weighted:
+            raise ProgramError(
+                "rows have weights (handlers.scale), of which a log likelihood by row knows nothing: "
+                "use bayesmix.to_arviz, which has an entry for each of a row's copies"
+            )
+        return self._by_row(*self._given)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        """Rows are not drawn from here."""
+        raise ProgramError(
+            "data are not drawn with the latent summed out; draw them from the program itself, or take "
+            "the group posterior_predictive of bayesmix.to_arviz"
+        )
+
+
+class _Intermediates(Messenger):
+    """Hand the site inside its intermediate results."""
+
+    def __init__(self, intermediates: list[Any]) -> None:
+        self.intermediates = intermediates
+        super().__init__()
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        if msg["type"] == "sample":
+            msg["intermediates"] = self.intermediates
 
 
 class _Isolated(Messenger):
@@ -202,9 +268,12 @@ class _Parameters(Messenger):
 def marginalize(program: Program | Plan) -> Callable[..., None]:
     """A NumPyro program with the same parameters and the latent summed out, for NUTS, SVI and others.
 
-    Its log density is log p(theta) + sum_i log sum_k p(z_i = k | theta) p(x_i | z_i = k, theta), as one
-    factor site `log_likelihood`. Its gradient is the expected complete score (Fisher's identity), so a
-    gradient costs what the value costs and stores nothing per row.
+    Its log density is log p(theta) + sum_i w_i log sum_k p(z_i = k | theta) p(x_i | z_i = k, theta). Its
+    gradient is the expected complete score (Fisher's identity), so a gradient costs what the value costs
+    and stores nothing per row. The data are one site, in the plate of rows and named after the data
+    (`x+y` where the rows have two sites), so that `numpyro.infer.log_likelihood`, and with it
+    `arviz.from_numpyro`, finds one log likelihood for each row; where rows have weights
+    (`handlers.scale`), it is refused, and :func:`bayesmix.to_arviz` serves.
 
     Args:
         program: a NumPyro program (or a plan of one) with one finite latent per row.
