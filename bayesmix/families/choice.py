@@ -99,8 +99,8 @@ def _choice_family(peeled: Peeled) -> Family | None:
     parts = [_part(part, peeled) for part in whole.parts]
     families = [_point_family(part) or lookup(part) for part in parts]
     supports = [part.support for part in whole.parts]
-    if any(jax.tree.leaves(support) for support in supports):
-        return None
+    if whole.checked and any(jax.tree.leaves(support) for support in supports):
+        return None  # a support with bounds, which may depend on the row
     found = [family for family in families if family is not None]
     if len(found) < len(parts):
         return None

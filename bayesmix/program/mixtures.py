@@ -1,8 +1,8 @@
-"""Marginal mixtures of a program, opened: a latent for the component, and the components by its value.
+"""Marginal mixtures of a program, opened: a latent for the component, and components by its value.
 
-NumPyro has distributions with the latent summed out: `MixtureSameFamily`, `MixtureGeneral`, zero-inflated
-ones. Where one is observed in the plate of rows, the same model with its latent spelled out says more:
-labels, closed forms, Gibbs. For a site `x` the latent is `x_component`. Where every column of a row has
+NumPyro has distributions with the latent summed out: `MixtureSameFamily`, `MixtureGeneral`, and the
+zero-inflated ones. Where one is observed in the plate of rows, the same model with its latent spelled
+out says more: labels, closed forms, Gibbs. For a site `x` the latent is `x_component`. Where every column of a row has
 a component of its own, columns become sites (`x_0`, `x_1` and so on), each with its latent.
 
 A mixture that is no data, such as the prior of a parameter, stays what it is.
@@ -33,7 +33,8 @@ from .roles import describe
 # columns with components of their own become sites up to this many
 _MOST_COLUMNS = 64
 
-_ZERO_INFLATED = (dist.ZeroInflatedProbs, dist.ZeroInflatedLogits)
+# not what is derived from them, whose density may be another
+_ZERO_INFLATED = (dist.ZeroInflatedProbs, dist.ZeroInflatedPoisson, dist.ZeroInflatedLogits)
 _MIXTURES = (dist.MixtureSameFamily, dist.MixtureGeneral, *_ZERO_INFLATED)
 
 
@@ -119,7 +120,7 @@ def _why_closed(site: dict[str, Any], rows: int) -> str:
 def _try(mixture: Any) -> None:
     component = _pieces(mixture).choose(jnp.zeros((), int))
     for part in component.parts if isinstance(component, OneOf) else (component,):
-        if isinstance(part, _MIXTURES):
+        if type(part) in _MIXTURES:
             _try(part)
     shape = (*component.batch_shape, *component.event_shape)
     component.log_prob(component.support.feasible_like(jnp.zeros(shape)))
@@ -131,13 +132,13 @@ def _is_open(site: dict[str, Any]) -> bool:
         site["type"] == "sample"
         and site["is_observed"]
         and site["cond_indep_stack"]
-        and isinstance(_layers(site["fn"])[-1], _MIXTURES)
+        and type(_layers(site["fn"])[-1]) in _MIXTURES
     )
 
 
 # ----------------------------------------------------------------------------------------- handlers
 class _Open(Messenger):
-    """Send a latent's message before that of an observed mixture, which becomes one of its components."""
+    """Send a latent's message before that of an observed mixture, which becomes its component."""
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
@@ -183,7 +184,7 @@ class _Open(Messenger):
 
         def unfolded(fn: Any) -> Any:
             inner = _take_apart(fn)
-            if not isinstance(inner.mixture, _MIXTURES) or inner.reinterpreted or inner.masks:
+            if type(inner.mixture) not in _MIXTURES or inner.reinterpreted or inner.masks:
                 return fn
             return self._component(inner.mixture, shape, msg, name, latents)
 
@@ -310,7 +311,8 @@ class _Apart(NamedTuple):
 
 def _take_apart(fn: Any) -> _Apart:
     layers = _layers(fn)
-    count, masks = 0, []
+    count = 0
+    masks: list[Any] = []
     for layer in layers:
         if isinstance(layer, dist.Independent):
             count += layer.reinterpreted_batch_ndims
@@ -339,7 +341,7 @@ class _Pieces(NamedTuple):
 
 
 def _pieces(mixture: Any) -> _Pieces:
-    if isinstance(mixture, _ZERO_INFLATED):
+    if type(mixture) in _ZERO_INFLATED:
         logits = getattr(mixture, "gate_logits", None)
         gate = (
             dist.Bernoulli(probs=mixture.gate) if logits is None else dist.Bernoulli(logits=logits)
