@@ -18,6 +18,7 @@ from jax import Array, lax, random
 
 from .exponential import INFINITE, exponential_family, known
 from .likelihoods import Family, Lead, lookup, register
+from .masked import Masked, masked
 from .peel import Peeled, peel
 
 
@@ -78,13 +79,6 @@ def _choose(chosen: Any, each: list[Any]) -> Any:
 
 
 # ------------------------------------------------------------------------------------ its statistics
-class Choice(NamedTuple):
-    """Parameters: for each part, which of the K components it is (ones and zeros), and its own."""
-
-    members: tuple[Array, ...]
-    parts: tuple[Any, ...]
-
-
 class ChoiceRows(NamedTuple):
     """Rows as each part's family has them, and minus infinity (a stand-in) where they are impossible
     under it, (N,) each; None where they never are."""
@@ -96,24 +90,19 @@ class ChoiceRows(NamedTuple):
 def _choice_family(peeled: Peeled) -> Family | None:
     """A family where every part has one, and impossible values can be told from the value alone."""
     whole = peeled.base
-    parts = [_part(part, peeled) for part in whole.parts]
-    families = [_point_family(part) or lookup(part) for part in parts]
+    families = [_point_family(part) or lookup(part) for part in _parts(peeled)]
     supports = [part.support for part in whole.parts]
     if whole.checked and any(jax.tree.leaves(support) for support in supports):
         return None  # a support with bounds, which may depend on the row
-    found = [family for family in families if family is not None]
-    if len(found) < len(parts):
+    found = [masked(family) for family in families if family is not None]
+    if len(found) < len(families):
         return None
 
-    def parameters(later: Peeled, lead: Lead) -> Choice:
+    def parameters(later: Peeled, lead: Lead) -> tuple[Masked, ...]:
         chosen = lead(later.base.chosen, later.reinterpreted).reshape(-1)
-        dtype = jnp.result_type(float)
-        return Choice(
-            tuple((chosen == number).astype(dtype) for number in range(len(found))),
-            tuple(
-                family.parameters(_part(part, later), lead)
-                for family, part in zip(found, later.base.parts, strict=True)
-            ),
+        return tuple(
+            family.parameters(part._replace(mask=chosen == number), lead)
+            for number, (family, part) in enumerate(zip(found, _parts(later), strict=True))
         )
 
     def arrange(value: Any, present: Any) -> ChoiceRows:
@@ -135,10 +124,13 @@ def _choice_family(peeled: Peeled) -> Family | None:
     return _delegating(found)._replace(parameters=parameters, arrange=arrange)
 
 
-def _part(part: Any, whole: Peeled) -> Peeled:
-    """A part's distribution, peeled, within the event of the whole."""
-    own = peel(part)
-    return Peeled(own.base, own.reinterpreted + whole.reinterpreted, whole.event_shape)
+def _parts(whole: Peeled) -> list[Peeled]:
+    """The distributions of all parts, peeled, within the event of the whole."""
+    parts = [peel(part) for part in whole.base.parts]
+    return [
+        Peeled(part.base, part.reinterpreted + whole.reinterpreted, whole.event_shape)
+        for part in parts
+    ]
 
 
 def _delegating(families: list[Family]) -> Family:
@@ -147,38 +139,37 @@ def _delegating(families: list[Family]) -> Family:
     def each(method: Callable[[Family], Any], *given: Any) -> tuple[Any, ...]:
         return tuple(method(f)(*own) for f, *own in zip(families, *given, strict=True))
 
-    def prepare(parameters: Choice, pattern: Any) -> Choice:
+    def prepare(parameters: Any, pattern: Any) -> Any:
         patterns = [pattern if family.grouped else None for family in families]
-        return parameters._replace(parts=each(lambda f: f.prepare, parameters.parts, patterns))
+        return each(lambda f: f.prepare, parameters, patterns)
 
-    def log_prob(prepared: Choice, rows: ChoiceRows) -> Array:
-        own = each(lambda f: f.log_prob, prepared.parts, rows.parts)
-        total: Any = 0.0
-        for member, found, never in zip(prepared.members, own, rows.impossible, strict=True):
-            found = found if never is None else found + never
-            total = total + jnp.where(member[:, None] > 0, found, 0)
+    def log_prob(prepared: Any, rows: ChoiceRows) -> Array:
+        total = jnp.zeros(())
+        own = each(lambda f: f.log_prob, prepared, rows.parts)
+        for part, found, never in zip(prepared, own, rows.impossible, strict=True):
+            total += found if never is None else jnp.where(part.mask[:, None], found + never, 0)
         return total
 
-    def accumulate(prepared: Choice, rows: ChoiceRows, weights: Array, rng_key: Any) -> Any:
-        keys = [None] * len(families) if rng_key is None else random.split(rng_key, len(families))
-        own = [weights * member[:, None] for member in prepared.members]
-        return each(lambda f: f.accumulate, prepared.parts, rows.parts, own, keys)
+    def accumulate(prepared: Any, rows: ChoiceRows, weights: Array, rng_key: Any) -> Any:
+        size = len(families)
+        keys = [None] * size if rng_key is None else random.split(rng_key, size)
+        return each(lambda f: f.accumulate, prepared, rows.parts, [weights] * size, keys)
 
-    def expected_log_prob(parameters: Choice, statistics: Any) -> Array:
-        own = each(lambda f: f.expected_log_prob, parameters.parts, statistics)
-        chosen = zip(parameters.members, own, strict=True)
-        return sum((jnp.where(member > 0, x, 0) for member, x in chosen), jnp.zeros(()))
+    def expected_log_prob(parameters: Any, statistics: Any) -> Array:
+        return sum(each(lambda f: f.expected_log_prob, parameters, statistics), jnp.zeros(()))
 
-    def moments(parameters: Choice) -> tuple[Array, Array]:
-        means, covariances = zip(*each(lambda f: f.moments, parameters.parts), strict=True)
-        chosen = list(zip(parameters.members, means, covariances, strict=True))
+    def moments(parameters: Any) -> tuple[Array, Array]:
+        means, spreads = zip(*each(lambda f: f.moments, parameters), strict=True)
+        masks = [part.mask for part in parameters]
         return (
-            sum(jnp.where(member[:, None] > 0, mean, 0) for member, mean, _ in chosen),
-            sum(jnp.where(member[:, None, None] > 0, spread, 0) for member, _, spread in chosen),
+            sum(jnp.where(mask[:, None], x, 0) for mask, x in zip(masks, means, strict=True)),
+            sum(
+                jnp.where(mask[:, None, None], x, 0) for mask, x in zip(masks, spreads, strict=True)
+            ),
         )
 
-    def complete(prepared: Choice, sums: Any) -> Any:
-        return each(lambda f: f.complete or (lambda _, own: own), prepared.parts, sums)
+    def complete(prepared: Any, sums: Any) -> Any:
+        return each(lambda f: f.complete or (lambda _, own: own), prepared, sums)
 
     def combine(one: Any, other: Any, first: Any, second: Any) -> Any:
         size = len(families)
@@ -186,13 +177,13 @@ def _delegating(families: list[Family]) -> Family:
 
     return Family(
         name="one of " + ", ".join(family.name for family in families),
-        parameter_names=Choice._fields,
+        parameter_names=tuple(family.name for family in families),
         parameters=lambda peeled, lead: None,
         arrange=lambda value, present: None,
         prepare=prepare,
         log_prob=log_prob,
         accumulate=accumulate,
-        finish=lambda prepared, sums: each(lambda f: f.finish, prepared.parts, sums),
+        finish=lambda prepared, sums: each(lambda f: f.finish, prepared, sums),
         expected_log_prob=expected_log_prob,
         moments=moments,
         grouped=any(family.grouped for family in families),
