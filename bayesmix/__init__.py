@@ -5,6 +5,7 @@ from . import threads as _threads
 _threads.widen_pool()  # before anything computes
 
 from .comparison import Comparison, compare  # noqa: E402
+from .families import choice as _choice  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import outcomes as _outcomes  # noqa: E402
 from .families import positive as _positive  # noqa: E402
@@ -45,7 +46,7 @@ from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
 from .saved_comparison import load_comparison  # noqa: E402
 
-del _gaussian, _outcomes, _positive, _student, _threads
+del _choice, _gaussian, _outcomes, _positive, _student, _threads
 
 __all__ = [
     "EM",

@@ -9,3 +9,7 @@ class ProgramError(ValueError):
 
 class PytreeParameter(ProgramError):
     """A `numpyro.param` site holds a pytree; see :mod:`bayesmix.program.modules`."""
+
+
+class MarginalMixture(ProgramError):
+    """An observed site is a mixture with its latent summed out; see :mod:`bayesmix.program.mixtures`."""

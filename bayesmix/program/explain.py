@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..families.augmented import RowFamily
+from .mixtures import opened_in
 
 if TYPE_CHECKING:
     from .conjugacy import Conditional
@@ -26,6 +27,7 @@ def explain(plan: Plan) -> str:
     lines = [
         f"program: {getattr(plan.program, '__name__', 'a NumPyro program')}",
         f"  plate '{rows.name}' of {rows.size} rows was probed; " + _latents(reading),
+        *_opened(plan.program),
         "",
         "sites",
     ]
@@ -70,6 +72,20 @@ def _latents(reading: Reading) -> str:
         f"{len(reading.latents)} latents, summed out one after another "
         f"(largest table: {largest} numbers a row)"
     )
+
+
+def _opened(program: Any) -> list[str]:
+    """Which marginal mixtures are read as latents and components, and which are not."""
+    found = opened_in(program)
+    if found is None:
+        return []
+    lines = []
+    for site, (family, latents) in found.sites.items():
+        names = ", ".join(f"'{latent}'" for latent in latents)
+        lines.append(f"  '{site}' is a {family}, opened: its component is latent {names}")
+    for site, reason in found.closed.items():
+        lines.append(f"  '{site}' is a mixture that stays summed out, without labels: {reason}")
+    return lines
 
 
 def _shape(shape: tuple[object, ...]) -> str:

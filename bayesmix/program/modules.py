@@ -21,6 +21,7 @@ from .arguments import Arguments
 from .blocks import Observed
 from .errors import ProgramError, PytreeParameter
 from .evaluate import Values, enumerated_trace
+from .mixtures import read_opened
 from .reading import Look, Program, Reading, read
 from .tracing import unchecked
 
@@ -93,7 +94,7 @@ def _is_real(leaf: Any) -> bool:
 def read_arrays(program: Program, arguments: Arguments) -> tuple[Program, Reading, Observed, Look]:
     """As :func:`read`, of the program itself, or of one whose pytree parameters are taken apart."""
     try:
-        return program, *read(program, arguments)
+        return program, *read_opened(program, arguments)
     except PytreeParameter:
         arrays = ArrayParameters(program)
         reading, observed, looking = read(arrays, arguments)

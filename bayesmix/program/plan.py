@@ -26,6 +26,7 @@ from .graph import Graph, Tables
 from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
+from .mixtures import Opened
 from .modules import read_arrays
 from .observed import (
     check_alike,
@@ -61,7 +62,7 @@ class Plan:
     """Everything that the engines need to know about a program, and nothing about its data.
 
     Attributes:
-        program: the NumPyro program, its scans unrolled.
+        program: the NumPyro program, its scans unrolled and its marginal mixtures opened.
         reading: sites and their roles.
         certificate: how far densities were from NumPyro's own where the reading was certified.
         families: for each observed site, the family whose statistics stand for its rows, or None.
@@ -360,7 +361,7 @@ def plan_arguments(
             "a program is read on real data, and these are being traced by a JAX transformation; "
             "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
         )
-    program = Unrolled(program)
+    program = Opened(Unrolled(program))
     with jax.core.eval_context():
         try:
             read = read_arrays(program, arguments)

@@ -77,7 +77,7 @@ def read(program: Program, arguments: Arguments) -> tuple[Reading, Observed, Loo
 def resized(program: Program, reading: Reading, arguments: Arguments) -> Reading:
     """A reading of the same program on other rows; nothing is computed."""
     structure = structure_of(reading)
-    found = _looked_at(program, arguments, lambda sites: assign_roles(sites, structure))
+    found = looked_at(program, arguments, lambda sites: assign_roles(sites, structure))
     if _is_traced(found):
         return assign_roles(_plain_trace(program, arguments), structure)
     return found
@@ -161,7 +161,7 @@ def to_hold(program: Program, arguments: Arguments, failure: Exception) -> froze
 
     def runs(places: frozenset[int]) -> bool:
         try:
-            _looked_at(program, arguments.hold(places), len)
+            looked_at(program, arguments.hold(places), len)
         except ON_TRACED:
             return False
         return True
@@ -190,7 +190,7 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     Nothing is computed: the program is traced abstractly, and dependencies are followed through its
     operations. An observed site that other sites depend on is a latent with known values.
     """
-    found = _looked_at(program, arguments, _survey)
+    found = looked_at(program, arguments, _survey)
     reached = _dependencies(program, arguments, found)
     inside = {name: reached.density[name] for name in found.values}
     latents = found.hidden
@@ -265,7 +265,7 @@ def _check_rows(reached: _Reached, found: _Survey, latents: frozenset[str]) -> N
 def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
     """The name of the plate of rows, where there is one; nothing is computed."""
     try:
-        return _looked_at(program, arguments, _survey).rows
+        return looked_at(program, arguments, _survey).rows
     except ProgramError:
         return None  # what is wrong will be said when the program is read
 
@@ -459,7 +459,7 @@ def _feasible(site: dict[str, Any]) -> Any:
     return site["fn"].support.feasible_like(jnp.zeros(shape))
 
 
-def _looked_at(
+def looked_at(
     program: Program, arguments: Arguments, look_at: Callable[[dict[str, Any]], Found]
 ) -> Found:
     """`look_at` of the program's sites, with nothing computed."""

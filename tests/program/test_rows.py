@@ -391,10 +391,14 @@ def test_told_parameters_are_honoured_by_every_engine(handler):
 
 
 # ---------------------------------------------------------------------------- one component, no latent
+class OwnMixture(dist.MixtureSameFamily):
+    """A density of the user's own, of which nothing is known."""
+
+
 def ready_mixture(x):
     weights = numpyro.sample("weights", dist.Dirichlet(2.0 * jnp.ones(K)))
     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0).expand([K]).to_event(1))
-    mixture = dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(mean, 1.0))
+    mixture = OwnMixture(dist.Categorical(weights), dist.Normal(mean, 1.0))
     with numpyro.plate("rows", len(x)):
         numpyro.sample("x", mixture, obs=x)
 
