@@ -33,6 +33,7 @@ from ..program.evaluate import Values
 from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
+from ..program.settings import check_fields
 from ..program.statistics import scaled
 from .accelerators import free_coordinates
 from .coordinates import constrained, potential_energy, unconstrained
@@ -91,6 +92,9 @@ class GibbsMoves:
     """
 
     sweeps: int = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self, call: Call) -> None:
         """Refuse programs of which sweeps do not leave the road's densities as they are."""
@@ -183,6 +187,9 @@ class HamiltonianMoves:
 
     moves: int = 2
     steps: int = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self, call: Call) -> None:
         """Any program will do."""
