@@ -140,6 +140,7 @@ class Geometric:
     rate: float = 1.1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.start > 0 and self.rate > 0 and (self.rate - 1) * (1 - self.start) > 0):
             raise ProgramError(
                 f"a schedule from {self.start} at rate {self.rate} never reaches 1; start below 1 with "

@@ -207,6 +207,7 @@ class PowerDecay:
     offset: float = 2.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.5 < self.kappa <= 1.0:
             raise ProgramError(
                 f"kappa is {self.kappa:g}, and the stepwise mean settles for 0.5 < kappa <= 1 alone; "
@@ -235,6 +236,7 @@ class ConstantRate:
     rate: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 < self.rate <= 1.0:
             raise ProgramError(f"rate is {self.rate:g}; give more than 0 and at most 1")
 
