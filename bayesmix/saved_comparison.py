@@ -27,7 +27,7 @@ from .posterior.netcdf import read_arrays, read_groups, write_groups
 from .posterior.tables import Agreement
 from .program.errors import ProgramError
 
-_FORMAT, _VERSION = "bayesmix comparison", 1
+_VERSION = 1
 _NAME = "comparison.nc"
 _RECORDS = {
     kind.__name__: kind
@@ -44,18 +44,34 @@ def file_of(path: str | Path) -> Path:
 
 def save_comparison(comparison: Comparison, path: str | Path) -> Path:
     """Write a comparison to one file; see :meth:`Comparison.save`."""
-    import xarray as xr
-
     file = file_of(path)
     file.parent.mkdir(parents=True, exist_ok=True)
+    return _save(file, "comparison", comparison)
+
+
+def save_answer(result: EngineResult, run: Mapping[str, str], file: Path) -> Path:
+    """Write one engine's answer, and what tells its run from others, to a file of the same form."""
+    return _save(file, "answer", {"result": result, "run": run})
+
+
+def load_answer(file: Path) -> tuple[EngineResult, dict[str, str]]:
+    """What :func:`save_answer` wrote. Raises :class:`ProgramError` as :func:`load_comparison`."""
+    found = _load(file, "answer")
+    return found["result"], found["run"]
+
+
+def _save(file: Path, kind: str, value: Any) -> Path:
+    import xarray as xr
+
     packed = _Packed()
     told = {
-        "comparison": packed.pack(comparison, ""),
+        kind: packed.pack(value, ""),
         "groups": list(packed.datasets),
         "digests": packed.digests,
     }
     contents = json.dumps(told)
-    attrs = {"format": _FORMAT, "format_version": _VERSION, "digest": _digest_of(contents)}
+    digest = _digest_of(contents)
+    attrs = {"format": f"bayesmix {kind}", "format_version": _VERSION, "digest": digest}
     root = xr.Dataset({"contents": ((), contents)}, attrs=attrs)
     return write_groups(file, {"": root, **packed.datasets}, packed.arrays)
 
@@ -79,7 +95,11 @@ def load_comparison(path: str | Path) -> Comparison:
 
     :func:`bayesmix.compare` has an example with a file.
     """
-    file = file_of(path)
+    found: Comparison = _load(file_of(path), "comparison")
+    return found
+
+
+def _load(file: Path, kind: str) -> Any:
     if not file.is_file():
         raise ProgramError(
             f"there is no file '{file}'; give one that Comparison.save wrote, or its folder"
@@ -91,8 +111,8 @@ def load_comparison(path: str | Path) -> Comparison:
             f"'{file}' cannot be read as netCDF, or is not whole; save the comparison again"
         ) from error
     attrs = root.attrs
-    if attrs.get("format") != _FORMAT or "contents" not in root:
-        raise ProgramError(f"'{file}' holds no comparison; give a file that Comparison.save wrote")
+    if attrs.get("format") != f"bayesmix {kind}" or "contents" not in root:
+        raise ProgramError(f"'{file}' holds no {kind}; give a file that Comparison.save wrote")
     if attrs.get("format_version") != _VERSION:
         raise ProgramError(
             f"'{file}' is in format {attrs.get('format_version')} of comparisons, and this bayesmix "
@@ -108,7 +128,7 @@ def load_comparison(path: str | Path) -> Comparison:
         raise _damaged(file) from error
     if any(_digest(arrays[place]) != digest for place, digest in told["digests"].items()):
         raise _damaged(file)
-    return _Unpack(groups, arrays).value(told["comparison"])
+    return _Unpack(groups, arrays).value(told[kind])
 
 
 def _damaged(file: Path) -> ProgramError:

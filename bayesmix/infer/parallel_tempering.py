@@ -191,7 +191,7 @@ def _ladder(betas: int | Sequence[float]) -> tuple[float, ...]:
     if np.ndim(betas) == 0:
         rungs = whole("betas", betas, least=2)
         return tuple(float(beta) for beta in np.linspace(0.0, 1.0, rungs) ** 5)
-    ladder = tuple(number("betas", beta) for beta in betas)
+    ladder = tuple(number("betas", beta) for beta in np.asarray(betas).tolist())
     if len(ladder) < 2 or ladder[0] != 0 or ladder[-1] != 1 or (np.diff(ladder) <= 0).any():
         raise ProgramError(f"betas are {ladder}; give numbers that increase from 0 to 1")
     return ladder
