@@ -80,7 +80,7 @@ class KeptAnswers:
                 continue
             differ = [name for name, words in self.run.items() if run.get(name) != words]
             if differ:
-                why = why or f"they are of a run with another {' and '.join(differ)}"
+                why = why or f"they are of another run ({', '.join(differ)})"
                 self._foreign.append(file)
             else:
                 self._found[file.stem] = result

@@ -23,7 +23,7 @@ from .posterior import arviz_compat
 from .posterior.calibration import Calibration
 from .posterior.engines import EngineResult, Evidence
 from .posterior.labels import LabelSwitching
-from .posterior.netcdf import read_arrays, read_groups, write_groups
+from .posterior.netcdf import is_changed, read_arrays, read_groups, write_groups
 from .posterior.tables import Agreement
 from .program.errors import ProgramError
 
@@ -100,13 +100,21 @@ def load_comparison(path: str | Path) -> Comparison:
 
 
 def _load(file: Path, kind: str) -> Any:
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except OSError as error:
+        raise ProgramError(f"'{file}' cannot be looked at ({error.strerror})") from error
+    if not there:
         raise ProgramError(
             f"there is no file '{file}'; give one that Comparison.save wrote, or its folder"
         )
     try:
+        if is_changed(file):
+            raise _damaged(file)
         root = read_groups(file, [""])[""]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except ProgramError:
+        raise
+    except Exception as error:  # what readers raise of damaged bytes has no end
         raise ProgramError(
             f"'{file}' cannot be read as netCDF, or is not whole; save the comparison again"
         ) from error
@@ -124,9 +132,10 @@ def _load(file: Path, kind: str) -> Any:
     told = json.loads(contents)
     try:
         groups, arrays = read_groups(file, told["groups"]), read_arrays(file, told["digests"])
-    except (OSError, KeyError) as error:
+        changed = any(_digest(arrays[place]) != digest for place, digest in told["digests"].items())
+    except Exception as error:
         raise _damaged(file) from error
-    if any(_digest(arrays[place]) != digest for place, digest in told["digests"].items()):
+    if changed:
         raise _damaged(file)
     return _Unpack(groups, arrays).value(told[kind])
 
