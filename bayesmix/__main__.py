@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import SourceLoader
 from pathlib import Path
 from typing import Any
 
-_BAD_INPUT, _INTERRUPTED = 2, 130
+_FAILED, _BAD_INPUT, _STOPPED = 1, 2, 128  # the last plus the number of the signal
 
 
 class CommandError(Exception):
@@ -21,26 +24,79 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0; 2 for bad input; 130 when interrupted)."""
+    """Run a command; returns the exit status: 0; 1 where an engine stopped with an error; 2 for bad
+    input; 130 when interrupted, and 143 when terminated."""
     parser = _parser()
     asked = parser.parse_args(arguments)
+    asked.signal = signal.SIGINT
     try:
-        return asked.run(asked)
+        with _terminated_as_interrupted(asked):
+            return asked.run(asked)
     except KeyboardInterrupt:
-        print("bayesmix: interrupted before any engine had finished", file=sys.stderr)
-        return _INTERRUPTED
-    except (CommandError, ValueError) as error:
-        if not _is_ours(error):
+        _say(f"bayesmix: interrupted{_kept(getattr(asked, 'folder', None))}")
+        return _STOPPED + asked.signal
+    except Exception as error:
+        sentence = _sentence(error, asked)
+        if sentence is None:
             raise
-        print(f"bayesmix: {error}", file=sys.stderr)
+        _say(f"bayesmix: {sentence}")
         return _BAD_INPUT
 
 
-def _is_ours(error: Exception) -> bool:
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _terminated_as_interrupted(asked: argparse.Namespace) -> Iterator[None]:
+    """SIGTERM stops a command as Ctrl-C does; `asked.signal` is the one that came."""
+
+    def stop(number: int, _: Any) -> None:
+        asked.signal = number
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _kept(folder: Path | None) -> str:
+    """What is said of the answers that a folder keeps."""
+    from .kept_answers import FOLDER, kept_names
+
+    names = [] if folder is None else kept_names(folder)
+    if folder is None or not names:
+        return ""
+    return (
+        f"; '{folder / FOLDER}' keeps what has finished ({', '.join(names)}), and the same command goes "
+        "on from it"
+    )
+
+
+def _sentence(error: Exception, asked: argparse.Namespace) -> str | None:
+    """What is wrong with what was asked for; None where something else is wrong."""
     from .program.errors import ProgramError
     from .tables import TableError
 
-    return isinstance(error, CommandError | ProgramError | TableError)
+    if isinstance(error, CommandError | ProgramError | TableError):
+        return str(error)
+    place = str(getattr(asked, "program", None) or "").rpartition(":")[0]
+    if isinstance(error, SyntaxError) and error.filename == place:
+        return f"'{place}', line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == place]
+    if own and not Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
+        said = " ".join(str(error).split())
+        where = f"'{place}', line {own[-1].lineno}, in {own[-1].name}"
+        return f"{where}: {type(error).__name__}: {said}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use '{error.filename}' ({error.strerror}); check the path, or give another"
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,9 +180,12 @@ def _prepare() -> None:
 
     jax.config.update("jax_enable_x64", True)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bayesmix" / "jax"
-        )
+        try:
+            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            cache = caches / "bayesmix" / "jax"
+            cache.mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError):  # no home, or one that cannot be written
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -144,7 +203,13 @@ def _read(asked: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:
         program = PROGRAMS[asked.model]
     else:
         raise CommandError(f"unknown --model '{asked.model}'; choose among {', '.join(PROGRAMS)}")
-    return read_table(asked.data, asked.columns), program
+    table = read_table(asked.data, asked.columns)
+    if asked.k > len(table.values):
+        raise CommandError(
+            f"{asked.k} components need at least as many rows, and there are {len(table.values)}; "
+            "lower K (-k)"
+        )
+    return table, program
 
 
 def _load(place: str) -> Callable[..., Any]:
@@ -158,9 +223,15 @@ def _load(place: str) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location("bayesmix_user_program", path)
     if spec is None or not isinstance(spec.loader, SourceLoader):
         raise CommandError(f"'{path}' is not a Python file; give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    # not by the loader, which would leave compiled code beside the user's file
-    exec(spec.loader.source_to_code(Path(path).read_bytes(), path), module.__dict__)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        # not by the loader, which would leave compiled code beside the user's file
+        exec(spec.loader.source_to_code(Path(path).read_bytes(), path), module.__dict__)
+    except SystemExit as error:
+        raise CommandError(
+            f"'{path}' ends Python when it is read; put what is no definition under "
+            "if __name__ == '__main__'"
+        ) from error
     if not callable(getattr(module, name, None)):
         raise CommandError(f"'{path}' has no function '{name}'; check the name after the colon")
     return getattr(module, name)
@@ -169,8 +240,9 @@ def _load(place: str) -> Callable[..., Any]:
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
     """Find out before the work that the folder cannot be written; leave none behind that is empty."""
-    made = not folder.exists()
+    made = False
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -193,8 +265,9 @@ def _compare(asked: argparse.Namespace) -> int:
         ("--warmup", asked.warmup),
         ("--samples", asked.samples),
         ("--chains", asked.chains),
+        ("--seed", asked.seed),
     ):
-        if value < (4 if option == "--samples" else 1):
+        if value < {"--samples": 4, "--seed": 0}.get(option, 1):
             raise CommandError(f"{option} is {value}; it is too small")
     from .posterior.engines import ENGINES, USUAL
 
@@ -204,7 +277,7 @@ def _compare(asked: argparse.Namespace) -> int:
         raise CommandError(f"unknown engine '{unknown[0]}'; choose among {', '.join(ENGINES)}")
     if not 0 <= asked.held_out < 1:
         raise CommandError(f"--held-out is {asked.held_out}; give a share from 0 to below 1")
-    folder = Path(asked.out or f"bayesmix-{Path(table.name).stem}")
+    asked.folder = folder = Path(asked.out or f"bayesmix-{table.name}")
     with _writable(folder):
         return _compare_into(folder, asked, table, program, engines)
 
@@ -217,7 +290,10 @@ def _compare_into(
     engines: Sequence[str],
 ) -> int:
     from .comparison import compare
+    from .report import earlier_files
 
+    if earlier_files(folder):
+        _say(f"'{folder}' holds an earlier comparison, whose files this one will replace")
     found = compare(
         program,
         table.values,
@@ -232,14 +308,25 @@ def _compare_into(
         columns=table.columns,
         title=f"{_words(program)}, K = {asked.k}, on {table.name} ({len(table.values)} rows)",
         progress_bar=not asked.no_progress,
-        announce=lambda line: print(line, file=sys.stderr, flush=True),
+        announce=_say,
+        folder=folder,
     )
+    try:
+        report = found.write(folder)
+    except OSError as error:
+        print(found.table())
+        raise CommandError(
+            f"cannot write into '{folder}' ({error.strerror or error}); make room there, or give "
+            f"another --out{_kept(folder)}"
+        ) from error
     print(found.table())
-    report = found.write(folder)
     print(
         f"\nWritten: {report}, and beside it comparison.nc, summary.json and the draws (posterior.nc)"
     )
-    return _INTERRUPTED if found.interrupted else 0
+    if found.interrupted:
+        _say(f"bayesmix: interrupted{_kept(folder)}")
+        return _STOPPED + int(asked.signal)
+    return _FAILED if found.raised else 0
 
 
 def _words(program: Callable[..., Any]) -> str:

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from numpyro.distributions import constraints
 
+from .engine_runs import Found, Split, run_engines
 from .families.forms import base_support
+from .kept_answers import KeptAnswers, run_in_words
 from .posterior import calibration, tables
 from .posterior.calibration import Calibration
-from .posterior.compile_clock import clock
 from .posterior.engines import (
     ENGINES,
     USUAL,
@@ -33,10 +34,12 @@ from .program.arguments import Arguments, has_rows, split, take_rows
 from .program.errors import ProgramError
 from .program.plan import Plan, Plans
 from .program.reading import Program
+from .program.settings import whole
 
 _GRID_DRAWS = 200
 _SMALLEST_TRAINING = 10
-_TAKE_EVERYTHING = ("MLE-EM", "MAP-EM")
+_LARGEST_SEED = 2**63 - 9  # engines add a little to it
+_LEAST_DRAWS = 4  # of a chain, for what is said of its convergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,8 @@ class Comparison:
         evidence: log p(x) by the engines that give it. left_out: engines that do not take the program,
             each with the reason.
         verdict: in plain words, whether plugging in the mode is safe here.
-        interrupted: whether the run was stopped before all engines had finished.
+        interrupted: whether the run was interrupted; `engines` holds those that had finished.
+        raised: the engines in `left_out` that stopped with an error.
         plan: the plan that was used; None in a comparison that was loaded from a file.
     """
 
@@ -82,6 +86,7 @@ class Comparison:
     interrupted: bool
     evidence: list[dict[str, Any]]
     left_out: dict[str, str]
+    raised: tuple[str, ...] = ()
 
     def table(self) -> str:
         """The whole comparison as text."""
@@ -98,7 +103,8 @@ class Comparison:
         """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`), `summary.json`, and all of the
         comparison as `comparison.nc` (see :meth:`save`).
 
-        Each file is written in full or not at all. Raises `OSError` where the folder cannot be written.
+        All files are made before the first takes its place; those of an earlier comparison go. Raises
+        `OSError` where the folder cannot be written, and leaves it as it was.
         """
         from .report import write_comparison
 
@@ -132,6 +138,7 @@ def compare(
     title: str | None = None,
     progress_bar: bool = True,
     announce: Callable[[str], None] | None = None,
+    folder: str | Path | None = None,
     **kwargs: Any,
 ) -> Comparison:
     """Run one program through several engines and set MAP beside full Bayes.
@@ -152,12 +159,18 @@ def compare(
         title: a title for the table and the report.
         progress_bar: show progress.
         announce: called with one line when an engine starts.
+        folder: where each engine's answer is kept as soon as it is there. The same call with the same
+            folder takes up what an earlier one, stopped by whatever, had kept (then without its `fit`);
+            what another program, data, settings or versions had left there is not taken up. Writing a
+            whole comparison to the folder (:meth:`Comparison.write`) removes what was kept.
 
     Returns:
-        A :class:`Comparison`. Interrupting (Ctrl-C) returns the engines that had finished.
+        A :class:`Comparison`. Interrupting (Ctrl-C) returns the engines that had finished, and an engine
+        that raises an error is left out, with the error in the log.
 
     Raises:
         ProgramError: where the program or the data cannot be read, or an engine is unknown.
+        KeyboardInterrupt: where no engine had finished, or on a second interruption.
 
     Example:
         >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
@@ -184,13 +197,37 @@ def compare(
         raise ProgramError(f"engines holds {asked}; choose among {', '.join(ENGINES)}")
     if not 0 <= held_out < 1:
         raise ProgramError(f"held_out is {held_out}; give a share of the rows, from 0 to below 1")
+    settings = Settings(
+        whole("seed", seed, 0, _LARGEST_SEED),
+        whole("restarts", restarts),
+        whole("num_warmup", num_warmup, 0),
+        whole("num_samples", num_samples, _LEAST_DRAWS),
+        whole("num_chains", num_chains),
+        progress_bar,
+    )
     plan, arguments = Plans(program).of(split(args, kwargs))
-    settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
-    split_rows = _split_rows(plan, arguments, held_out, seed)
-    found, left_out, interrupted = _run(plan, arguments, split_rows, engines, settings, announce)
-    observed = plan.observe(arguments).values
-    data = np.concatenate([np.reshape(v, (v.shape[0], -1)) for v in observed.values()], axis=1)
+    data = np.concatenate(
+        [np.reshape(v, (v.shape[0], -1)) for v in plan.observe(arguments).values.values()], axis=1
+    )
     names = _column_names(plan, columns, data.shape[1])
+    call = _Call(plan, arguments, data, names, title or _title(plan, data.shape[0]), settings)
+    say = announce or (lambda line: None)
+    kept = KeptAnswers(
+        folder, lambda: run_in_words(plan, arguments, settings, held_out, _versions()), say
+    )
+    split_rows = _split_rows(plan, arguments, held_out, settings.seed)
+    found = run_engines(
+        plan, arguments, settings, split_rows, tuple(dict.fromkeys(engines)), kept, say
+    )
+    try:
+        return _set_side_by_side(call, found)
+    except KeyboardInterrupt:
+        say("interrupted: what has finished is set side by side (interrupt again to stop at once)")
+        return _set_side_by_side(call, found._replace(interrupted=True))
+
+
+def _set_side_by_side(call: _Call, found: Found) -> Comparison:
+    plan, arguments, data, names = call.plan, call.arguments, call.data, call.columns
     results = _in_one_order(plan, found.engines)
     transforms, note = _calibrated(plan, arguments, found, results)
     calibrated = [calibration.record(each, names) for each in transforms]
@@ -198,13 +235,13 @@ def compare(
     diagnostics = tables.diagnostics(results)
     modes = weighed_modes(plan, arguments, results)
     return Comparison(
-        title=title or _title(plan, data.shape[0]),
+        title=call.title,
         plan=plan,
         plan_text=str(plan),
         columns=names,
         data=data,
         num_components=plan.reading.num_components,
-        seed=seed,
+        seed=call.settings.seed,
         versions=_versions(),
         engines=results,
         parameters=tables.parameters(plan, results, names),
@@ -217,20 +254,25 @@ def compare(
         diagnostics=diagnostics,
         density=_density(plan, arguments, data, results),
         verdict=verdict(scores, calibrated, modes, agreements, diagnostics),
-        interrupted=interrupted,
+        interrupted=found.interrupted,
         evidence=tables.evidence(results),
-        left_out=left_out,
+        left_out=found.left_out,
+        raised=tuple(found.errors),
     )
 
 
-class _Split(NamedTuple):
-    """A call with the training rows, and the numbers of the held-out rows."""
+class _Call(NamedTuple):
+    """What is compared: a program on its arguments; the data (N, D), names of columns, a title."""
 
-    train: Arguments
-    test: np.ndarray
+    plan: Plan
+    arguments: Arguments
+    data: np.ndarray
+    columns: tuple[str, ...]
+    title: str
+    settings: Settings
 
 
-def _split_rows(plan: Plan, arguments: Arguments, held_out: float, seed: int) -> _Split | None:
+def _split_rows(plan: Plan, arguments: Arguments, held_out: float, seed: int) -> Split | None:
     """None where no argument has a row axis, or too few rows are left."""
     size = plan.reading.rows.size
     count = round(size * held_out)
@@ -238,67 +280,17 @@ def _split_rows(plan: Plan, arguments: Arguments, held_out: float, seed: int) ->
     if count < 1 or not has_rows(arguments, size) or size - count < least:
         return None
     order = np.random.default_rng(seed).permutation(size)
-    return _Split(take_rows(arguments, size, np.sort(order[count:])), np.sort(order[:count]))
-
-
-class _Found(NamedTuple):
-    """Engines' answers, those of fits without the held-out rows, and the numbers of these rows."""
-
-    engines: dict[str, EngineResult]
-    parts: dict[str, EngineResult]
-    test: np.ndarray | None
-
-
-def _run(
-    plan: Plan,
-    arguments: Arguments,
-    rows: _Split | None,
-    engines: Sequence[str],
-    settings: Settings,
-    announce: Callable[[str], None] | None,
-) -> tuple[_Found, dict[str, str], bool]:
-    """Each engine's answer, those that do not take the program and why, and whether it was stopped."""
-    found = _Found({}, {}, None if rows is None else rows.test)
-    left_out: dict[str, str] = {}
-    say = announce or (lambda line: None)
-    size = plan.reading.rows.size
-    try:
-        for name in engines:
-            say(f"{name}: {size} rows")
-            try:
-                with clock() as taken:
-                    result = ENGINES[name](plan, arguments, settings)
-            except ProgramError as error:
-                if name in _TAKE_EVERYTHING:  # something else is wrong
-                    raise
-                say(f"{name}: left out")
-                left_out[name] = str(error)
-                continue
-            result = replace(result, seconds=taken.seconds, compiling=taken.compiling)
-            if rows is not None:
-                say(f"{name}: again without the held-out rows")
-                part = ENGINES[name](plan, rows.train, settings)
-                test = take_rows(arguments, size, rows.test)
-                result = replace(result, held_out=part.log_density(plan, test))
-                found.parts[name] = part
-            found.engines[name] = result
-    except KeyboardInterrupt:
-        if not found.engines:
-            raise
-        return found, left_out, True
-    if not found.engines:
-        raise ProgramError("no engine takes the program: " + " ".join(left_out.values()))
-    return found, left_out, False
+    return Split(take_rows(arguments, size, np.sort(order[count:])), np.sort(order[:count]))
 
 
 def _calibrated(
-    plan: Plan, arguments: Arguments, found: _Found, results: Mapping[str, EngineResult]
+    plan: Plan, arguments: Arguments, found: Found, results: Mapping[str, EngineResult]
 ) -> tuple[list[Calibration], str]:
     """Every engine's transforms; or none, and a sentence that says why."""
     transforms = []
     try:
         for name, result in results.items():
-            if found.test is not None:
+            if found.test is not None and name in found.parts:
                 part = found.parts[name]
                 transforms.append(calibration.held_out(plan, arguments, part, found.test))
             alone = calibration.left_out(plan, arguments, result)

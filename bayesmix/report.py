@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -335,22 +336,44 @@ def write_report(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
 def write_comparison(comparison: Any, folder: str | os.PathLike[str]) -> Path:
     """Write `report.html`, `summary.json`, `comparison.nc` and each sampler's draws (`posterior.nc`).
 
-    The first sampler's relabelled draws go to `posterior.nc`, any other's to `posterior_<name>.nc`. Each
-    file is written in full or not at all, the report last. Returns the report's path. Raises `OSError`
-    where the folder cannot be made or written.
+    The first sampler's relabelled draws go to `posterior.nc`, any other's to `posterior_<name>.nc`. All
+    files are made first, then those of an earlier comparison go, and these take their place. What
+    engines had kept there goes too, unless some have yet to finish. Returns the report's path. Raises
+    `OSError` where the folder cannot be made or written; the earlier files are as they were then.
     """
+    from .kept_answers import forget
     from .posterior.arviz_compat import to_netcdf
 
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     sampled = [result for result in comparison.engines.values() if result.idata is not None]
-    for i, result in enumerate(sampled):
-        suffix = "" if i == 0 else f"_{result.name.lower()}"
-        to_netcdf(result.idata, where / f"posterior{suffix}.nc")
-    comparison.save(where)
-    summary = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(where / "summary.json", summary)
-    return write_report(comparison, where / "report.html")
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=where) as made_in:
+        made = Path(made_in)
+        for i, result in enumerate(sampled):
+            to_netcdf(result.idata, made / _draws_file("" if i == 0 else result.name))
+        comparison.save(made)
+        summary = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        write_text(made / "summary.json", summary)
+        write_report(comparison, made / "report.html")
+        for name in earlier_files(where):
+            (where / name).unlink()
+        for file in made.iterdir():
+            os.replace(file, where / file.name)
+    if not (comparison.interrupted or comparison.raised):
+        forget(where)
+    return where / "report.html"
+
+
+def _draws_file(engine: str) -> str:
+    return f"posterior_{engine.lower()}.nc" if engine else "posterior.nc"
+
+
+def earlier_files(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a folder that are those of a comparison, by name."""
+    from .posterior.engines import ENGINES
+
+    ours = {"report.html", "summary.json", "comparison.nc", *map(_draws_file, ("", *ENGINES))}
+    return sorted(name for name in ours if (Path(folder) / name).is_file())
 
 
 def write_text(path: Path, text: str) -> Path:

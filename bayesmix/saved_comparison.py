@@ -23,11 +23,11 @@ from .posterior import arviz_compat
 from .posterior.calibration import Calibration
 from .posterior.engines import EngineResult, Evidence
 from .posterior.labels import LabelSwitching
-from .posterior.netcdf import read_arrays, read_groups, write_groups
+from .posterior.netcdf import is_changed, read_arrays, read_groups, write_groups
 from .posterior.tables import Agreement
 from .program.errors import ProgramError
 
-_FORMAT, _VERSION = "bayesmix comparison", 1
+_VERSION = 1
 _NAME = "comparison.nc"
 _RECORDS = {
     kind.__name__: kind
@@ -44,18 +44,34 @@ def file_of(path: str | Path) -> Path:
 
 def save_comparison(comparison: Comparison, path: str | Path) -> Path:
     """Write a comparison to one file; see :meth:`Comparison.save`."""
-    import xarray as xr
-
     file = file_of(path)
     file.parent.mkdir(parents=True, exist_ok=True)
+    return _save(file, "comparison", comparison)
+
+
+def save_answer(result: EngineResult, run: Mapping[str, str], file: Path) -> Path:
+    """Write one engine's answer, and what tells its run from others, to a file of the same form."""
+    return _save(file, "answer", {"result": result, "run": run})
+
+
+def load_answer(file: Path) -> tuple[EngineResult, dict[str, str]]:
+    """What :func:`save_answer` wrote. Raises :class:`ProgramError` as :func:`load_comparison`."""
+    found = _load(file, "answer")
+    return found["result"], found["run"]
+
+
+def _save(file: Path, kind: str, value: Any) -> Path:
+    import xarray as xr
+
     packed = _Packed()
     told = {
-        "comparison": packed.pack(comparison, ""),
+        kind: packed.pack(value, ""),
         "groups": list(packed.datasets),
         "digests": packed.digests,
     }
     contents = json.dumps(told)
-    attrs = {"format": _FORMAT, "format_version": _VERSION, "digest": _digest_of(contents)}
+    digest = _digest_of(contents)
+    attrs = {"format": f"bayesmix {kind}", "format_version": _VERSION, "digest": digest}
     root = xr.Dataset({"contents": ((), contents)}, attrs=attrs)
     return write_groups(file, {"": root, **packed.datasets}, packed.arrays)
 
@@ -79,20 +95,32 @@ def load_comparison(path: str | Path) -> Comparison:
 
     :func:`bayesmix.compare` has an example with a file.
     """
-    file = file_of(path)
-    if not file.is_file():
+    found: Comparison = _load(file_of(path), "comparison")
+    return found
+
+
+def _load(file: Path, kind: str) -> Any:
+    try:
+        there = file.is_file()
+    except OSError as error:
+        raise ProgramError(f"'{file}' cannot be looked at ({error.strerror})") from error
+    if not there:
         raise ProgramError(
             f"there is no file '{file}'; give one that Comparison.save wrote, or its folder"
         )
     try:
+        if is_changed(file):
+            raise _damaged(file)
         root = read_groups(file, [""])[""]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except ProgramError:
+        raise
+    except Exception as error:  # what readers raise of damaged bytes has no end
         raise ProgramError(
             f"'{file}' cannot be read as netCDF, or is not whole; save the comparison again"
         ) from error
     attrs = root.attrs
-    if attrs.get("format") != _FORMAT or "contents" not in root:
-        raise ProgramError(f"'{file}' holds no comparison; give a file that Comparison.save wrote")
+    if attrs.get("format") != f"bayesmix {kind}" or "contents" not in root:
+        raise ProgramError(f"'{file}' holds no {kind}; give a file that Comparison.save wrote")
     if attrs.get("format_version") != _VERSION:
         raise ProgramError(
             f"'{file}' is in format {attrs.get('format_version')} of comparisons, and this bayesmix "
@@ -104,11 +132,12 @@ def load_comparison(path: str | Path) -> Comparison:
     told = json.loads(contents)
     try:
         groups, arrays = read_groups(file, told["groups"]), read_arrays(file, told["digests"])
-    except (OSError, KeyError) as error:
+        changed = any(_digest(arrays[place]) != digest for place, digest in told["digests"].items())
+    except Exception as error:
         raise _damaged(file) from error
-    if any(_digest(arrays[place]) != digest for place, digest in told["digests"].items()):
+    if changed:
         raise _damaged(file)
-    return _Unpack(groups, arrays).value(told["comparison"])
+    return _Unpack(groups, arrays).value(told[kind])
 
 
 def _damaged(file: Path) -> ProgramError:

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,15 @@ def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | No
     Args:
         name_or_path: a name from ``bayesmix.datasets.names()``, or the path of a file. A CSV file
             is UTF-8 with commas and one header line.
-        columns: which columns to take, in this order. All of them when left out; then every
-            column must be numeric.
+        columns: which columns to take, in this order. All of them when left out (but the index that
+            pandas has put into a Parquet file); then every column must be numeric.
 
     Returns:
         A :class:`~bayesmix.datasets.Table` with float64 ``values`` ``[N, D]``, all finite, N >= 2.
 
     Raises:
         TableError: no such file, not a table, no or one row, an unknown, repeated, text or
-            constant column, missing or infinite values.
+            constant column, missing or infinite values, whole numbers that float64 does not hold.
 
     >>> read_table("faithful", columns=["waiting"])
     Table(faithful: 272 rows, 1 column: waiting)
@@ -55,10 +56,10 @@ def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | No
             shipped.name, shipped.values[:, places], chosen, shipped.labels, shipped.source
         )
     path = Path(name_or_path)
-    frame = _read_frame(path)
+    frame, row_names = _read_frame(path)
     where = f"'{path}'"
-    chosen = _choose(where, tuple(str(name) for name in frame.columns), columns)
     frame.columns = [str(name) for name in frame.columns]
+    chosen = _choose(where, tuple(frame.columns), columns, row_names)
     if len(frame) == 0:
         raise TableError(f"{where} has column names but no rows; there is nothing to fit.")
     values = np.column_stack([_numbers(where, name, frame[name]) for name in chosen])
@@ -78,14 +79,18 @@ class ParquetBatches:
     batch_size: int
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        where, names = f"'{self.path}'", list(self.columns)
+        pyarrow = _pyarrow(where)
         with _open_parquet(self.path) as file:
-            for batch in file.iter_batches(batch_size=self.batch_size, columns=list(self.columns)):
-                yield np.column_stack(
-                    [
-                        batch[name].cast("float64").to_numpy(zero_copy_only=False)
-                        for name in self.columns
-                    ]
-                )
+            batches = file.iter_batches(batch_size=self.batch_size, columns=names)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pyarrow.ArrowException, OSError) as error:
+                    raise _not_parquet(where, error) from error
+                if batch is None:
+                    return
+                yield np.column_stack([_doubles(where, name, batch[name]) for name in names])
 
 
 def read_batches(
@@ -95,7 +100,7 @@ def read_batches(
 
     Args:
         path: the path of a file.
-        columns: which columns to take, in this order. All of them when left out.
+        columns: which columns to take, in this order. All of them when left out, but pandas' index.
         batch_size: rows in a batch; some have fewer.
 
     Returns:
@@ -117,14 +122,45 @@ def read_batches(
     where = f"'{path}'"
     if batch_size < 1:
         raise TableError(f"batch_size is {batch_size}; ask for at least one row.")
-    if not path.is_file():
+    if not _exists(path) or path.is_dir():
         raise TableError(f"there is no file {where}; give the path of a .parquet file.")
-    with _open_parquet(path) as file:
-        schema = file.schema_arrow
-    _check_unique(where, schema.names)
-    chosen = _choose(where, tuple(schema.names), columns)
+    try:
+        with _open_parquet(path) as file:
+            schema = file.schema_arrow
+        names, row_names = tuple(schema.names), _row_names(schema)
+    except (UnicodeError, JSONDecodeError) as error:
+        raise _not_parquet(where, error) from error
+    _check_unique(where, names)
+    chosen = _choose(where, names, columns, row_names)
     _check_numeric(where, schema, chosen)
     return ParquetBatches(path, chosen, batch_size)
+
+
+def _doubles(where: str, name: str, column: Any) -> np.ndarray:
+    """A column of a batch as float64."""
+    try:
+        found = column.cast("float64")
+    except _pyarrow(where).ArrowException as error:
+        raise TableError(
+            f"column '{name}' of {where} has no place in float64: {_one_line(error)}; subtract a "
+            "constant, or choose other columns with columns=."
+        ) from error
+    return np.asarray(found.to_numpy(zero_copy_only=False))
+
+
+def _row_names(schema: Any) -> tuple[str, ...]:
+    """The columns of a Parquet file in which pandas has put an index."""
+    told = (schema.pandas_metadata or {}).get("index_columns", ())
+    return tuple(name for name in told if isinstance(name, str))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise TableError(
+            f"'{path}' cannot be looked at ({error.strerror}); give the path of another file."
+        ) from error
 
 
 def _check_numeric(where: str, schema: Any, columns: tuple[str, ...]) -> None:
@@ -168,10 +204,10 @@ def _not_parquet(where: str, error: Exception) -> TableError:
     )
 
 
-def _read_frame(path: Path) -> Any:
-    """A pandas frame with unique, non-empty column names, whatever the columns hold."""
+def _read_frame(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """A pandas frame with unique column names, whatever the columns hold, and those that name rows."""
     where = f"'{path}'"
-    if path.is_dir():
+    if _exists(path) and path.is_dir():
         raise TableError(f"{where} is a folder; name one .csv or .parquet file in it.")
     if not path.exists():
         raise TableError(
@@ -185,7 +221,7 @@ def _read_frame(path: Path) -> Any:
     if path.stat().st_size == 0:
         raise TableError(f"{where} is empty; it should hold a line of column names, then rows.")
     if path.suffix.lower() == ".csv":
-        return _read_csv(path)
+        return _read_csv(path), ()
     return _read_parquet(path)
 
 
@@ -198,8 +234,9 @@ def _read_csv(path: Path) -> Any:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # The header is read as a line of text, because pandas would quietly rename repeated
             # names, and take the first column for row names where the header is one name short.
-            header = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
-            names = ["" if pd.isna(name) else name.strip() for name in header.iloc[0]]
+            text = {"dtype": str, "keep_default_na": False}  # a column may be called NA
+            header = pd.read_csv(path, header=None, nrows=1, skipinitialspace=True, **text)
+            names = [name.strip() for name in header.iloc[0]]
             _check_header(where, names)
             frame = pd.read_csv(path, index_col=False, skipinitialspace=True, low_memory=False)
     except pd.errors.EmptyDataError:
@@ -222,17 +259,17 @@ def _read_csv(path: Path) -> Any:
     return frame
 
 
-def _read_parquet(path: Path) -> Any:
+def _read_parquet(path: Path) -> tuple[Any, tuple[str, ...]]:
     where = f"'{path}'"
     pyarrow = _pyarrow(where)
-    import pandas as pd
-
     try:
-        frame = pd.read_parquet(path, engine="pyarrow")
+        table = pyarrow.parquet.read_table(path)
+        frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+        names, row_names = table.column_names, _row_names(table.schema)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise _not_parquet(where, error) from error
-    _check_unique(where, [str(name) for name in frame.columns])
-    return frame
+    _check_unique(where, names)
+    return frame, row_names
 
 
 def _one_line(error: Exception) -> str:
@@ -269,9 +306,15 @@ def _check_unique(where: str, names: Sequence[str]) -> None:
 
 
 def _choose(
-    where: str, available: tuple[str, ...], columns: Sequence[str] | None
+    where: str,
+    available: tuple[str, ...],
+    columns: Sequence[str] | None,
+    row_names: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     if columns is None:
+        available = tuple(name for name in available if name not in row_names)
+        if not available:
+            raise TableError(f"{where} has no column; save the table with its columns.")
         blank = [str(place + 1) for place, name in enumerate(available) if not name]
         if blank:
             raise TableError(
@@ -310,8 +353,26 @@ def _numbers(where: str, name: str, column: Any) -> np.ndarray:
                 f"'{column.iloc[bad[0]]}'); choose the numeric columns with --columns (columns=), "
                 "or turn it into numbers."
             )
-        column = as_numbers
-    return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    else:
+        as_numbers = column
+    found = np.asarray(as_numbers.to_numpy(dtype=np.float64, na_value=np.nan))
+    if not pd.api.types.is_float_dtype(column):
+        _check_exact(where, name, column, found)
+    return found
+
+
+def _check_exact(where: str, name: str, column: Any, found: np.ndarray) -> None:
+    """Beyond 2^53 whole numbers have no float64 of their own."""
+    large = np.flatnonzero(np.abs(found) >= 2.0**53)
+    for row, value in zip(large, column.iloc[large].tolist(), strict=True):
+        exact = str(value).strip()
+        if not exact.lstrip("+-").isdigit() or int(exact) == int(found[row]):
+            continue
+        raise TableError(
+            f"column '{name}' of {where} has whole numbers beyond 2^53, between which float64 does not "
+            f"tell (row {row + 1} holds {exact}); subtract a constant, or leave the column out with "
+            "--columns (columns=)."
+        )
 
 
 def _check_values(where: str, values: np.ndarray, columns: tuple[str, ...]) -> None:

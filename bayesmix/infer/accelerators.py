@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.settings import check_fields
 from .coordinates import constrained, unconstrained
 
 
@@ -49,6 +50,9 @@ class OverRelaxation:
 
     growth: float = 1.3
     largest: float = 1000.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, growth=1.0, largest=1.0)
 
     def begin(self, start: Array) -> Array:
         """eta = 1."""
@@ -89,6 +93,9 @@ class Squarem:
 
     longest: float = 1.0
     factor: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, longest=1.0, factor=1.0)
 
     def begin(self, start: Array) -> _Squared:
         """Before the first step of a cycle."""
@@ -145,6 +152,9 @@ class Anderson:
 
     memory: int = 5
     ridge: float = 1e-10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def begin(self, start: Array) -> _History:
         """Nothing remembered."""

@@ -17,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from ..program.reading import Site
+from ..program.settings import check_fields
 from .coordinates import constrained, unconstrained
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Newton:
     """
 
     steps: int = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
@@ -129,6 +133,9 @@ class LBFGS:
     steps: int = 12
     memory: int = 8
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
         import optax
@@ -149,6 +156,9 @@ class GradientAscent:
     """
 
     steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""

@@ -10,6 +10,7 @@ from jax import Array
 from numpy.typing import ArrayLike
 
 from ..program.errors import ProgramError
+from ..program.settings import whole
 from . import lloyd
 from .codebook import read_rows
 from .kmeans import KMeans, check_different
@@ -113,12 +114,10 @@ def distortion_curve(
         raise ProgramError(
             f"held_out has {held_out.shape[1]} columns and x has {x.shape[1]}; give both the same"
         )
-    sizes = np.unique(np.asarray(Ks, int))
-    if len(sizes) < 3 or sizes[0] < 1 or restarts < 1:
-        raise ProgramError(
-            f"Ks is {list(Ks)} and restarts {restarts}; give at least three different numbers of "
-            "clusters from 1 up, and at least one start"
-        )
+    restarts = whole("restarts", restarts)
+    sizes = np.unique([whole("Ks", size) for size in Ks])
+    if len(sizes) < 3:
+        raise ProgramError(f"Ks is {list(Ks)}; give at least three different numbers of clusters")
     largest = int(sizes[-1])
     check_different(x, largest)
     means = KMeans(largest, seeding=seeding, max_steps=max_steps, progress_bar=progress_bar)

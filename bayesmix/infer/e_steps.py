@@ -25,6 +25,7 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.settings import check_fields
 from ..program.statistics import combine
 from .steps import objective_and_statistics, pass_with
 
@@ -139,6 +140,7 @@ class Geometric:
     rate: float = 1.1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.start > 0 and self.rate > 0 and (self.rate - 1) * (1 - self.start) > 0):
             raise ProgramError(
                 f"a schedule from {self.start} at rate {self.rate} never reaches 1; start below 1 with "
@@ -169,6 +171,13 @@ class Tempered:
     """
 
     schedule: float | Schedule = Geometric()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.schedule == 0:
+            raise ProgramError(
+                "schedule is 0, at which nothing is left of the data; give more than 0"
+            )
 
     def begin(
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
@@ -211,6 +220,9 @@ class MeanField:
     """
 
     sweeps: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def begin(
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
@@ -265,6 +277,9 @@ class MonteCarlo:
 
     num_draws: float | Schedule = 1
     gain: float | Schedule = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_draws=1)
 
     def begin(
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
@@ -356,6 +371,9 @@ class AscentMonteCarlo:
     normal_stop: float = 1.64
     tolerance: float = 1e-4
     most_draws: int = 10_000
+
+    def __post_init__(self) -> None:
+        check_fields(self, num_groups=2)
 
     def begin(
         self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array

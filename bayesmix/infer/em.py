@@ -15,10 +15,10 @@ from ..program import rows as row_pass
 from ..program.arguments import Arguments, Layout, split
 from ..program.blocks import Blocks
 from ..program.compiling import compile_fully, compile_lightly
-from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, tolerance_of, whole
 from .accelerators import Accelerator
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
@@ -114,15 +114,15 @@ class EM:
         progress_bar: bool = True,
     ) -> None:
         self.plans = Plans(program)
-        self.max_steps = max_steps
-        self.tolerance = tolerance
+        self.max_steps = whole("max_steps", max_steps)
+        self.tolerance = tolerance_of(tolerance)
         self.seeding = seeding
         self.e_step = e_step
         self.m_step = m_step
         self.accelerator = accelerator
         self.keep_path = keep_path
         self.callback = callback
-        self.report_every = report_every
+        self.report_every = whole("report_every", report_every)
         self.progress_bar = progress_bar
 
     def run(
@@ -168,10 +168,7 @@ class EM:
         checkpoint: str | Path | None = None,
     ) -> EMResult:
         """As :meth:`run`, for arguments already split into arrays and static ones."""
-        if restarts < 1:
-            raise ProgramError(f"restarts is {restarts}; ask for at least one")
-        if isinstance(rng_key, int):
-            rng_key = random.key(rng_key)
+        restarts, rng_key = whole("restarts", restarts), key_of(rng_key)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments.layout)
         kept = checkpoint_at(

@@ -13,6 +13,7 @@ from jax import Array, random
 from numpy.typing import ArrayLike
 
 from ..program.errors import ProgramError
+from ..program.settings import key_of, tolerance_of, whole
 from . import lloyd
 from .chunks import Progress, run_in_chunks
 from .codebook import KMeansResult, read_rows
@@ -87,16 +88,12 @@ class KMeans:
         report_every: int = 20,
         progress_bar: bool = True,
     ) -> None:
-        if num_clusters < 1 or max_steps < 1:
-            raise ProgramError(
-                f"num_clusters is {num_clusters} and max_steps {max_steps}; give at least 1 of each"
-            )
-        self.num_clusters = num_clusters
+        self.num_clusters = whole("num_clusters", num_clusters)
         self.seeding = seeding
-        self.max_steps = max_steps
-        self.tolerance = tolerance
+        self.max_steps = whole("max_steps", max_steps)
+        self.tolerance = tolerance_of(tolerance)
         self.callback = callback
-        self.report_every = report_every
+        self.report_every = whole("report_every", report_every)
         self.progress_bar = progress_bar
 
     def run(
@@ -124,8 +121,7 @@ class KMeans:
             ProgramError: where x is not a table of finite numbers with at least K different rows, or
                 `init` does not fit it.
         """
-        if restarts < 1:
-            raise ProgramError(f"restarts is {restarts}; ask for at least one")
+        restarts = whole("restarts", restarts)
         x = read_rows(x, "x")
         check_different(x, self.num_clusters)
         origin = x.mean(axis=0, dtype=float).astype(x.dtype)
@@ -155,7 +151,7 @@ class KMeans:
 
     def seed(self, rng_key: Array, x: np.ndarray, restarts: int) -> Array:
         """Centroids (restarts, K, D) at seeds among the rows."""
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         keys = random.split(key, restarts)
         return lloyd.seeded(self.seeding, keys, jnp.asarray(x), self.num_clusters)
 

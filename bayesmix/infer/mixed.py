@@ -23,6 +23,7 @@ from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.reading import Site
+from ..program.settings import number, whole
 from .coordinates import LogDensity, Potential, constrained, potential_energy, unconstrained
 from .gibbs import ConjugateGibbs, GibbsState
 from .steps import log_posterior
@@ -106,8 +107,8 @@ class MixedGibbs(ConjugateGibbs):
         marginal: bool = False,
     ) -> None:
         super().__init__(program, keep_latents=keep_latents, permute_labels=permute_labels)
-        self.target_accept_prob = target_accept_prob
-        self.max_tree_depth = max_tree_depth
+        self.target_accept_prob = number("target_accept_prob", target_accept_prob, 0.0, 1.0)
+        self.max_tree_depth = whole("max_tree_depth", max_tree_depth)
         self.dense_mass = dense_mass
         self.marginal = marginal
         self._trajectory: Trajectory | None = None

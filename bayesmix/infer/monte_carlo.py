@@ -24,6 +24,7 @@ from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, whole
 from .chains import Chains, ChainState, Completed, first_values
 from .chunks import Progress
 from .keep import checkpoint_at
@@ -127,9 +128,9 @@ class MonteCarloEM:
     ) -> None:
         self.program = program
         self.hidden = tuple(sorted((hidden,) if isinstance(hidden, str) else hidden))
-        self.num_chains = num_chains
-        self.num_moves = num_moves
-        self.num_steps = num_steps
+        self.num_chains = whole("num_chains", num_chains)
+        self.num_moves = whole("num_moves", num_moves)
+        self.num_steps = whole("num_steps", num_steps)
         self.m_step = m_step
         self.callback = callback
         self.progress_bar = progress_bar
@@ -154,7 +155,7 @@ class MonteCarloEM:
         Raises:
             ProgramError: where a hidden site is none of the rows', or the program cannot be read.
         """
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         first_key, start_key, run_key = random.split(key, 3)
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
         arguments = split((told, *args), kwargs)

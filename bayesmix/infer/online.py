@@ -19,6 +19,7 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, tolerance_of, whole
 from .chunks import Progress, told
 from .keep import ANY, Checkpoint, checkpoint_at
 from .orders import Incremental, Stepwise
@@ -92,12 +93,10 @@ class OnlineEM:
         seeding: Seeding = kmeans_plus_plus,
         progress_bar: bool = True,
     ) -> None:
-        if look_every < 1:
-            raise ProgramError(f"look_every is {look_every}; look after one pass at least")
         self.plans = Plans(program)
         self.order = Stepwise() if order is None else order
-        self.tolerance = tolerance
-        self.look_every = look_every
+        self.tolerance = tolerance_of(tolerance)
+        self.look_every = whole("look_every", look_every)
         self.callback = callback
         self.seeding = seeding
         self.progress_bar = progress_bar
@@ -131,11 +130,8 @@ class OnlineEM:
             ProgramError: where the program or its data cannot be read, where a factor differs from row
                 to row, or where there are fewer rows than the order asks for.
         """
-        if restarts < 1 or num_passes < 1:
-            raise ProgramError(
-                f"restarts is {restarts} and num_passes {num_passes}; ask for at least one of each"
-            )
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        restarts, num_passes = whole("restarts", restarts), whole("num_passes", num_passes)
+        key = key_of(rng_key)
         found, arguments = self.plan_of(split(args, kwargs))
         kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
         observed = found.observe(arguments, fitting=True)
@@ -177,7 +173,7 @@ class OnlineEM:
         Raises:
             ProgramError: as :meth:`run`; and where the order is not :class:`Stepwise`.
         """
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         return start_stream(self, key, split(args, kwargs), num_rows, restarts, init)
 
     def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Stream:

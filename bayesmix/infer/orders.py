@@ -35,6 +35,7 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.settings import check_fields
 from ..program.statistics import Statistics, combine, scaled
 from .m_steps import maximise_blocks
 from .steps import objective_and_statistics
@@ -109,8 +110,7 @@ class Incremental:
     num_batches: int = 20
 
     def __post_init__(self) -> None:
-        if self.num_batches < 1:
-            raise ProgramError(f"num_batches is {self.num_batches}; ask for at least one")
+        check_fields(self)
 
     def count(self, num_rows: int) -> int:
         """The number of batches."""
@@ -207,6 +207,7 @@ class PowerDecay:
     offset: float = 2.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.5 < self.kappa <= 1.0:
             raise ProgramError(
                 f"kappa is {self.kappa:g}, and the stepwise mean settles for 0.5 < kappa <= 1 alone; "
@@ -235,6 +236,7 @@ class ConstantRate:
     rate: float
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 < self.rate <= 1.0:
             raise ProgramError(f"rate is {self.rate:g}; give more than 0 and at most 1")
 
@@ -280,12 +282,9 @@ class Stepwise:
     averaging: float | None = 3.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ProgramError(f"batch_size is {self.batch_size}; ask for at least one row")
-        if self.averaging is not None and not (
-            math.isfinite(self.averaging) and self.averaging >= 0
-        ):
-            raise ProgramError(f"averaging is {self.averaging}; give at least 0, or None for none")
+        check_fields(self)
+        if self.averaging is not None and math.isinf(self.averaging):
+            raise ProgramError(f"averaging is {self.averaging}; give a number, or None for none")
 
     def count(self, num_rows: int) -> int:
         """The number of batches, which are of about equal size."""

@@ -17,6 +17,7 @@ from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
+from ..program.settings import number, whole
 from .tempering import USUAL_MOVES, Call, Moves, Tuning, first_tuning, prior_draws, retuned
 
 
@@ -186,11 +187,10 @@ class ParallelTempering(MCMCKernel):
 
 
 def _ladder(betas: int | Sequence[float]) -> tuple[float, ...]:
-    if isinstance(betas, int):
-        if betas < 2:
-            raise ProgramError(f"betas is {betas}; ask for at least two rungs")
-        return tuple(float(beta) for beta in np.linspace(0.0, 1.0, betas) ** 5)
-    ladder = tuple(float(beta) for beta in betas)
+    if np.ndim(betas) == 0:
+        rungs = whole("betas", betas, least=2)
+        return tuple(float(beta) for beta in np.linspace(0.0, 1.0, rungs) ** 5)
+    ladder = tuple(number("betas", beta) for beta in np.asarray(betas).tolist())
     if len(ladder) < 2 or ladder[0] != 0 or ladder[-1] != 1 or (np.diff(ladder) <= 0).any():
         raise ProgramError(f"betas are {ladder}; give numbers that increase from 0 to 1")
     return ladder

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 from scipy.special import softmax
 
 from ..program.arguments import Arguments
@@ -19,6 +19,7 @@ from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.modules import site_values
 from ..program.plan import Plan
+from ..program.settings import key_of
 from . import predict
 from .modes import Mode
 from .moments import (
@@ -311,7 +312,7 @@ class EMResult(Prediction):
         Returns:
             By site, arrays of the shape that the site has in the program.
         """
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         return self._run(predict.draw_rows, self._arguments(args, kwargs), key)
 
     def print_summary(self) -> None:

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..program.arguments import Arguments, split
 from ..program.errors import ProgramError
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, tolerance_of, whole
 from .em import EM
 from .keep import ANY, Checkpoint, checkpoint_at
 from .search_moves import better
@@ -89,12 +90,13 @@ class Search:
     ) -> None:
         if not strategies:
             raise ProgramError("there is no strategy to search by; give at least one")
-        if batch < 1:
-            raise ProgramError(f"batch is {batch}; at least one start has to run at a time")
         self.plans = Plans(program)
         self.strategies = named(strategies)
-        self.max_steps, self.tolerance, self.batch = max_steps, tolerance, batch
-        self.patience, self.callback = patience, callback
+        self.max_steps = whole("max_steps", max_steps)
+        self.tolerance = tolerance_of(tolerance)
+        self.batch = whole("batch", batch)
+        self.patience = None if patience is None else whole("patience", patience)
+        self.callback = callback
         self.progress_bar = progress_bar
 
     def run(
@@ -115,7 +117,7 @@ class Search:
             ProgramError: where the program or its data cannot be read, where a strategy makes no sense
                 for it, or where the checkpoint is of another search; the message names the cure.
         """
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         problem = self.problem(split(args, kwargs))
         kept = checkpoint_at(checkpoint, self, problem.plan, problem.arguments, key)
         history, finished = self._resume(problem, kept)

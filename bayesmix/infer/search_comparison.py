@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..program.arguments import split
 from ..program.errors import ProgramError
 from ..program.plan import Plan
+from ..program.settings import key_of, number, whole
 from .search import Search, named
 from .search_moves import better
 from .search_problem import Climbs, Problem
@@ -141,11 +142,10 @@ def compare_strategies(
 
     Source of the intervals: Wilson (1927), *JASA* 22, 209-212.
     """
-    if repeats < 1 or budget <= 0:
-        raise ProgramError(
-            f"repeats is {repeats} and budget {budget}; each strategy needs a run, and passes to spend"
-        )
-    key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+    repeats, budget = whole("repeats", repeats), number("budget", budget)
+    if not 0 < budget < np.inf:
+        raise ProgramError(f"budget is {budget:g}; each strategy needs passes to spend")
+    key = key_of(rng_key)
     members = named(strategies)
     search = Search(program, members, batch=batch, max_steps=max_steps, tolerance=tolerance)
     problem = search.problem(split(args, kwargs))

@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from ..program.compiling import Compiled
 from ..program.errors import ProgramError
+from ..program.settings import check_fields
 from .search_problem import Climbs, Problem, Solutions
 from .starts import SOFTENING, rough_values
 
@@ -43,6 +44,9 @@ class ConvexExemplar:
 
     widths: tuple[float, ...] = (0.25, 0.5, 1.0)
     exemplars: int = 200
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if earlier:

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array, random
 
 from ..program.errors import ProgramError
+from ..program.settings import check_fields
 from .modes import gather_modes
 from .search_problem import Climbs, Problem, Shares, join
 from .starts import SOFTENING, Seeding, kmeans_plus_plus
@@ -45,6 +46,9 @@ class SplitAndMerge:
     rounds: int = 10
     candidates: int = 8
     seeding: Seeding = kmeans_plus_plus
+
+    def __post_init__(self) -> None:
+        check_fields(self, rounds=0)
 
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if max(problem.units.values()) < 3:
@@ -89,6 +93,9 @@ class Genetic:
     generations: int = 5
     mutation: float = 0.2
     seeding: Seeding = kmeans_plus_plus
+
+    def __post_init__(self) -> None:
+        check_fields(self, generations=0)
 
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if not earlier:

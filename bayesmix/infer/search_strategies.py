@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array, random
 
 from ..program.errors import ProgramError
+from ..program.settings import check_fields
 from .search_exemplars import ConvexExemplar
 from .search_moves import Genetic, SplitAndMerge
 from .search_problem import LONGEST_WALK, Climbs, Problem, Schedule
@@ -72,6 +73,9 @@ class Restarts:
     count: int = 32
     seeding: Seeding = kmeans_plus_plus
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         left = self.count - sum(len(each.costs) for each in earlier)
         if left <= 0:
@@ -106,6 +110,9 @@ class DeterministicAnnealing:
     noise: float = 0.3
     seeding: Seeding = random_rows
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if earlier:
             return None
@@ -135,10 +142,12 @@ class SimulatedAnnealing:
     start_temperature: float = 2.0
     seeding: Seeding = random_rows
 
+    def __post_init__(self) -> None:
+        check_fields(self, steps=0)
+
     def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
         if earlier:
             return None
-        _check(self, self.steps >= 0, "steps", "at least 0")
         _check(self, self.start_temperature >= 1, "start_temperature", "at least 1")
         share = 1 - np.arange(self.steps) / max(self.steps, 1)
         schedule = Schedule(self.start_temperature**-share, np.zeros(self.steps), share)

@@ -17,6 +17,7 @@ from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, number, whole
 from .accelerators import free_coordinates
 from .tempering import (
     USUAL_MOVES,
@@ -93,11 +94,11 @@ class TemperedSMC:
         progress_bar: bool = True,
     ) -> None:
         self.plans = Plans(program)
-        self.num_particles = num_particles
-        self.num_runs = num_runs
-        self.target_ess = target_ess
+        self.num_particles = whole("num_particles", num_particles)
+        self.num_runs = whole("num_runs", num_runs)
+        self.target_ess = number("target_ess", target_ess, 0.0, 1.0)
         self.moves = moves
-        self.max_stages = max_stages
+        self.max_stages = whole("max_stages", max_stages)
         self.progress_bar = progress_bar
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
@@ -116,7 +117,7 @@ class TemperedSMC:
                 posterior was not reached in `max_stages`.
         """
         blackjax()
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        key = key_of(rng_key)
         found = self.plan(*args, **kwargs)
         arguments = found.specialise(found.call(args, kwargs))
         blocks = found.arrange(found.observe(arguments, fitting=True))

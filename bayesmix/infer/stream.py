@@ -19,6 +19,7 @@ from ..program.blocks import Blocks
 from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.plan import Plan
+from ..program.settings import number, whole
 from .em import EM
 from .fingerprint import Run, arguments_in_words, in_words
 from .keep import ANY, Checkpoint, read
@@ -162,6 +163,8 @@ def start_stream(
     fitted = jax.tree.map(lambda x: x[0], progress.fitted)
     weight = fitted.memory.rows
     if num_rows is not None:
+        if not 0 < number("num_rows", num_rows) < np.inf:
+            raise ProgramError(f"num_rows is {num_rows:g}; give a number of rows above 0")
         rows = jnp.asarray(float(num_rows), weight.dtype)
         fitted = fitted._replace(memory=fitted.memory._replace(rows=rows))
     prior = found.log_prior(found.evaluate(arguments, fitted.values))
@@ -203,6 +206,7 @@ def run_stream(
     kwargs: dict[str, Any],
 ) -> Stream:
     """A fit to all batches of an iterable, which is gone through so many times."""
+    num_passes = whole("num_passes", num_passes)
     if num_passes > 1 and iter(batches) is batches:
         raise ProgramError(
             "an iterator can be gone through once; for several passes give what can be gone through "

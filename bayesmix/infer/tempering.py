@@ -33,6 +33,7 @@ from ..program.evaluate import Values
 from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
+from ..program.settings import check_fields
 from ..program.statistics import scaled
 from ..program.tracing import sites_of
 from .accelerators import free_coordinates
@@ -92,6 +93,9 @@ class GibbsMoves:
     """
 
     sweeps: int = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self, call: Call) -> None:
         """Refuse programs of which sweeps do not leave the road's densities as they are."""
@@ -184,6 +188,9 @@ class HamiltonianMoves:
 
     moves: int = 2
     steps: int = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def check(self, call: Call) -> None:
         """Any program will do."""

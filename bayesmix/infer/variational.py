@@ -21,6 +21,7 @@ from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
 from ..program.plan import Plan, Plans
+from ..program.settings import key_of, tolerance_of, whole
 from .chunks import Progress, run_in_chunks
 from .convergence import judge
 from .keep import checkpoint_at
@@ -110,11 +111,11 @@ class VariationalBayes:
         progress_bar: bool = True,
     ) -> None:
         self.plans = Plans(program)
-        self.max_steps = max_steps
-        self.tolerance = tolerance
+        self.max_steps = whole("max_steps", max_steps)
+        self.tolerance = tolerance_of(tolerance)
         self.seeding = seeding
         self.callback = callback
-        self.report_every = report_every
+        self.report_every = whole("report_every", report_every)
         self.progress_bar = progress_bar
 
     def run(
@@ -146,9 +147,8 @@ class VariationalBayes:
                 cells of a vector), where a posterior is not proper, or where values underflow (a
                 concentration next to zero). The message names the cure.
         """
-        if restarts < 1:
-            raise ProgramError(f"restarts is {restarts}; ask for at least one")
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        restarts = whole("restarts", restarts)
+        key = key_of(rng_key)
         arguments = split(args, kwargs)
         found, arguments = self.plans.of(arguments)
         compiled = self._compile(found, arguments)

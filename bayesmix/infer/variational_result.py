@@ -22,6 +22,7 @@ from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.graph import Tables
 from ..program.plan import Plan
+from ..program.settings import key_of, whole
 from .mean_field import (
     Factorised,
     Scope,
@@ -118,9 +119,8 @@ class VariationalResult:
         Raises:
             ValueError: where `num_draws` is less than one.
         """
-        if num_draws < 1:
-            raise ValueError(f"num_draws is {num_draws}; ask for at least one")
-        key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
+        num_draws = whole("num_draws", num_draws)
+        key = key_of(rng_key)
         found = self._run("draws", _draws, self.statistics, random.split(key, num_draws))
         return {name: found[name] for name in self.plan.reading.parameter_names}
 

@@ -35,6 +35,7 @@ from .labels import LabelSwitching, label_switching, relabel, renamed_draws
 
 _REPLICATIONS = 50
 _LARGEST_RELATIVE_DRAWS = 400
+_MOST_MODES = 10  # whose parameters are kept
 _LARGEST_ERROR = 0.5  # of a log evidence that is worth comparing
 
 
@@ -67,8 +68,9 @@ class EngineResult:
     `labels` (N,) and `weights` (K,). `idata` and `raw` are the relabelled and the original draws;
     `plug_in` says whether predictions use the estimate alone. `switching` is None where draws are
     independent ones from an approximation (Laplace, VB), which cannot fail to mix. `seconds` is the time
-    on all rows, of which `compiling` were spent on tracing and compiling. `failed` are the statuses of
-    starts that ended elsewhere than in a mode, of `starts`.
+    on all rows, of which `compiling` were spent on tracing and compiling. `modes` are distinct modes'
+    objectives and numbers of starts, and `mode_parameters` the parameters of the first ten. `failed` are
+    the statuses of starts that ended elsewhere than in a mode, of `starts`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class EngineResult:
     objective: np.ndarray | None = None
     status: str = ""
     modes: list[tuple[float, int]] = field(default_factory=list)
+    mode_parameters: list[dict[str, np.ndarray]] = field(default_factory=list)
     starts: int = 0
     failed: tuple[str, ...] = ()
     fit: EMResult | None = None
@@ -231,6 +234,7 @@ def _point(name: str, plan: Plan, arguments: Arguments, settings: Settings) -> E
     found = fit.responsibilities()
     by_latent = found if isinstance(found, dict) else dict.fromkeys(latents, found)
     single = {n: v[None] for n, v in fit.parameters.items()}
+    modes = [mode for mode in fit.modes if mode.status]
     means, covariances = _moments(plan, arguments, single)
     return EngineResult(
         name=name,
@@ -241,7 +245,8 @@ def _point(name: str, plan: Plan, arguments: Arguments, settings: Settings) -> E
         covariances=covariances,
         objective=fit.objective,
         status=str(fit.status),
-        modes=[(mode.objective, mode.count) for mode in fit.modes if mode.status],
+        modes=[(mode.objective, mode.count) for mode in modes],
+        mode_parameters=[mode.parameters for mode in modes[:_MOST_MODES]],
         starts=len(fit.restart_statuses),
         failed=tuple(
             each.name.lower().replace("_", " ") for each in fit.restart_statuses if not each

@@ -25,6 +25,7 @@ from ..program.arguments import Arguments
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
+from ..program.settings import key_of
 from .draws import _over_draws
 
 
@@ -84,9 +85,8 @@ def multiple_imputations(
             f"{num} imputations were asked of {count} draws; ask for at least one and at most {count}"
         )
     chosen = np.linspace(0, count - 1, num).round().astype(int)
-    key = random.key(rng_key) if isinstance(rng_key, int) else rng_key
     few = {name: value[chosen] for name, value in values.items()}
-    return impute_draws(plan, plan.call(args, kwargs), few, key)
+    return impute_draws(plan, plan.call(args, kwargs), few, key_of(rng_key))
 
 
 def impute_draws(

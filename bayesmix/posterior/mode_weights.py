@@ -10,14 +10,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..infer.laplace import laplace_log_weight, log_copies
-from ..infer.modes import Mode
 from ..program.arguments import Arguments
 from ..program.plan import Plan
 from . import arviz_compat
 from .draws import at_draws
 from .engines import EngineResult
-
-_MOST_MODES = 10
 
 
 def weighed_modes(
@@ -30,30 +27,30 @@ def weighed_modes(
     among those that have one; a mode found alone has weight 1, and its integral is not computed; a
     `reason` says why there is none), and `draws`: the share of each sampler's draws that is nearest.
     """
-    fit = results["MAP-EM"].fit if "MAP-EM" in results else None
-    modes = [mode for mode in fit.modes if mode.status][:_MOST_MODES] if fit else []
-    if not modes:
+    found = results.get("MAP-EM")
+    if found is None or not found.modes:
         return []
+    modes = found.modes[: len(found.mode_parameters)]
     log_weights, reasons = np.array([np.nan]), [""]
     weights = np.array([1.0])
     if len(modes) > 1:
         blocks = plan.blocks_of_rows(arguments)
-        found = [laplace_log_weight(plan, arguments, blocks, m.parameters) for m in modes]
-        log_weights = np.array([np.nan if w.value is None else w.value for w in found])
-        reasons = [w.reason for w in found]
+        weighed = [laplace_log_weight(plan, arguments, blocks, at) for at in found.mode_parameters]
+        log_weights = np.array([np.nan if w.value is None else w.value for w in weighed])
+        reasons = [w.reason for w in weighed]
         weights = relative_weights(log_weights)
-    shares = _shares_of_draws(plan, arguments, modes, results)
+    shares = _shares_of_draws(plan, arguments, found.mode_parameters, results)
     return [
         {
-            "objective": mode.objective,
-            "starts": mode.count,
-            "copies": round(math.exp(log_copies(plan, mode.parameters))),
+            "objective": objective,
+            "starts": starts,
+            "copies": round(math.exp(log_copies(plan, found.mode_parameters[i]))),
             "log_weight": _number(log_weights[i]),
             "weight": _number(weights[i]),
             "reason": reasons[i],
             "draws": {name: float(share[i]) for name, share in shares.items()},
         }
-        for i, mode in enumerate(modes)
+        for i, (objective, starts) in enumerate(modes)
     ]
 
 
@@ -72,12 +69,15 @@ def relative_weights(log_weights: np.ndarray) -> np.ndarray:
 
 
 def _shares_of_draws(
-    plan: Plan, arguments: Arguments, modes: list[Mode], results: Mapping[str, EngineResult]
+    plan: Plan,
+    arguments: Arguments,
+    modes: list[dict[str, np.ndarray]],
+    results: Mapping[str, EngineResult],
 ) -> dict[str, np.ndarray]:
     sampled = {name: result for name, result in results.items() if result.draws is not None}
     if len(modes) == 1 or not sampled:
         return {name: np.ones(1) for name in sampled}
-    stacked = {name: np.stack([m.parameters[name] for m in modes]) for name in modes[0].parameters}
+    stacked = {name: np.stack([at[name] for at in modes]) for name in modes[0]}
     at_modes = at_draws(plan, arguments, stacked).log_likelihood
     shares = {}
     for name, result in sampled.items():

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 if TYPE_CHECKING:
     import xarray as xr
+
+_MARK, _DIGEST_BYTES, _CHUNK = b"\nbayesmix digest\n", 16, 1 << 20
 
 
 def write_groups(
@@ -22,7 +27,9 @@ def write_groups(
     """Write data sets by the path of their group ("" for the root, "a/b" for a group in a group), and
     arrays by their place ("a/name").
 
-    The file appears whole or not at all: it is written beside its destination, then renamed.
+    The file appears whole or not at all: it is written beside its destination, then renamed. After
+    netCDF's last byte stands a digest of them all, which netCDF takes no notice of. Raises `OSError`
+    where there is no room, or no permission.
 
     >>> import tempfile, xarray as xr
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -43,10 +50,52 @@ def write_groups(
         with library.File(partial, "a") as file:
             for place, value in (arrays or {}).items():
                 _write_array(file, place, value)
+        with partial.open("rb+") as stream:
+            stream.write(_MARK + _digest(stream))
+            os.fsync(stream.fileno())
         os.replace(partial, path)
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # HDF5 says much of what it was doing, and in several lines
+        raise _short(error, path) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _short(error: Exception, path: Path) -> OSError:
+    """The operating system's own error behind one of HDF5's."""
+    told = re.search(r"errno = (\d+)", str(error))
+    number = getattr(error, "errno", None) or (int(told[1]) if told else errno.EIO)
+    return OSError(number, os.strerror(number), str(path))
+
+
+def _digest(stream: BinaryIO, size: int = -1) -> bytes:
+    """A digest of the rest of a file, or of so many bytes of it."""
+    found = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    while size and (chunk := stream.read(_CHUNK if size < 0 else min(_CHUNK, size))):
+        found.update(chunk)
+        size -= len(chunk) if size > 0 else 0
+    return found.digest()
+
+
+def is_changed(path: str | os.PathLike[str]) -> bool:
+    """Has a file of :func:`write_groups` been damaged since? False for others, which have no digest.
+
+    HDF5 may not come to an end with a damaged file.
+    """
+    tail = len(_MARK) + _DIGEST_BYTES
+    with Path(path).open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END) - tail
+        if size < 0:
+            return False
+        stream.seek(size)
+        end = stream.read()
+        if not end.startswith(_MARK):
+            return False
+        stream.seek(0)
+        return _digest(stream, size) != end[len(_MARK) :]
 
 
 def _write_array(file: Any, place: str, value: np.ndarray) -> None:

@@ -35,6 +35,7 @@ from bayesmix.posterior.partitions import (
 from bayesmix.posterior.similarity import similarity_to_clusters
 from bayesmix.program.compiling import Compiled
 from bayesmix.program.errors import ProgramError
+from bayesmix.program.settings import whole
 
 _PART_ROWS = 3000  # beyond this many rows a random part of them is partitioned first
 _CARRIED = 2  # partitions of the part that are carried to all rows
@@ -152,8 +153,10 @@ def point_partition(
     z = compact(allocations_of(draws) if hasattr(draws, "groups") else draws)
     if z.ndim != 2:
         raise ProgramError(f"draws of a partition are labels (S, N), not {z.shape}")
-    if max_clusters is not None and max_clusters < 1:
-        raise ProgramError(f"`max_clusters` is at least 1, not {max_clusters}")
+    max_clusters = None if max_clusters is None else whole("max_clusters", max_clusters)
+    num_candidates = whole("num_candidates", num_candidates)
+    num_starts = whole("num_starts", num_starts)
+    max_sweeps = whole("max_sweeps", max_sweeps, least=0)
     draws = canonical(z)
     rows, most = draws.shape[1], int(draws.max()) + 1
     limit = min(rows, max(10, 2 * most) if max_clusters is None else max_clusters)

@@ -87,28 +87,82 @@ def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[tuple[int, ...], str], ...]:
     return tuple((tuple(array.shape), str(array.dtype)) for array in arrays)
 
 
-def _as_array(leaf: Any) -> Any:
-    """An array for anything that NumPy reads as numbers; other leaves come back unchanged."""
-    if isinstance(leaf, (jax.Array, jax.core.Tracer)):
-        return whole(leaf)
-    if isinstance(leaf, np.ndarray) or hasattr(leaf, "__array__"):
-        array = np.asarray(leaf)
-        if array.dtype == object or array.dtype.kind in "USM":
-            raise ProgramError(
-                "an argument of the program holds text or mixed objects; "
-                "pass an array of numbers (for a table, only its numeric columns)"
-            )
-        return array.astype(jnp.result_type(array), copy=False)
-    return leaf
+def _as_array(leaf: Any, name: str) -> Any:
+    """An array for anything that NumPy reads as numbers, but an int for one whole number alone; other
+    leaves come back unchanged."""
+    if isinstance(leaf, jax.core.Tracer):
+        return leaf
+    if not isinstance(leaf, jax.Array) and not hasattr(leaf, "__array__"):
+        return leaf
+    array = leaf if isinstance(leaf, jax.Array) else _plain(leaf)
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # random keys
+        return array
+    kind, what, cure = array.dtype.kind, "", ""
+    if kind == "c":
+        what, cure = "complex numbers", "pass real and imaginary parts as columns of their own"
+    elif kind in "mM":
+        what, cure = "times", "pass numbers, such as x / np.timedelta64(1, 's') for seconds"
+    elif kind != "b" and not jnp.issubdtype(array.dtype, jnp.number):
+        what, cure = "text or mixed objects", "pass numbers (for a table, only its numeric columns)"
+    if what:
+        raise ProgramError(f"argument {name} of the program holds {what}; {cure}")
+    if array.ndim == 0 and kind in "biu":
+        return array.item()
+    return whole(array) if isinstance(array, jax.Array) else _as_jax_has_it(array, name)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """The array of a leaf: of objects that are numbers, as nullable columns of pandas hold them, these
+    numbers, and NaN for what is missing, or masked."""
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.getmaskarray(leaf).any():
+        numbers = leaf.astype(np.result_type(leaf.dtype, np.float32))
+        return np.where(np.ma.getmaskarray(leaf), np.nan, np.asarray(numbers))
+    array = np.asarray(leaf)
+    if array.dtype != object:
+        return array
+    there = [not (each is None or type(each).__name__ == "NAType") for each in array.ravel()]
+    found = np.array([each for each, known in zip(array.ravel(), there, strict=True) if known])
+    if found.dtype == object and not any(isinstance(each, str) for each in found):
+        try:
+            found = found.astype(float)  # decimal fractions
+        except (TypeError, ValueError):
+            return array
+    if found.dtype.kind not in "biuf" or found.ndim != 1:
+        return array
+    if all(there):
+        return found.reshape(array.shape)
+    filled = np.full(array.size, np.nan)
+    filled[there] = found
+    return filled.reshape(array.shape)
+
+
+def _as_jax_has_it(array: np.ndarray, name: str) -> np.ndarray:
+    """The array in the machine's byte order and in a precision that JAX has.
+
+    Raises :class:`ProgramError` where numbers do not fit it.
+    """
+    own = np.dtype(float) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+    wanted = np.dtype(jax.dtypes.canonicalize_dtype(own))
+    if wanted == array.dtype:
+        return array
+    with np.errstate(over="ignore"):
+        found = array.astype(wanted)
+    if wanted.kind in "iu":
+        lost = found != array
+    else:
+        lost = np.isinf(found) & ~np.isinf(array)
+    if lost.any():
+        double = "" if wanted.itemsize == 8 else "call numpyro.enable_x64() first, or "
+        raise ProgramError(
+            f"argument {name} of the program holds {array[lost][0]!s}, which is too large for {wanted}; "
+            f"{double}pass smaller numbers (a difference, or other units)"
+        )
+    return found
 
 
 def _is_table(leaf: Any) -> bool:
     """Is it a data frame, or a column of one?"""
     return hasattr(leaf, "__dataframe__") or (hasattr(leaf, "to_numpy") and hasattr(leaf, "dtype"))
-
-
-def _is_numeric(table: Any) -> bool:
-    return np.asarray(table).dtype.kind in "biuf"
 
 
 def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True) -> Arguments:
@@ -119,15 +173,15 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True)
     >>> len(arguments.arrays), arguments.call()[0][1]
     (1, 3)
     """
-    leaves, treedef = jax.tree.flatten((args, kwargs))
+    leaves, treedef = jax.tree.flatten_with_path((args, kwargs))
     arrays, static, tables = [], [], []
-    for i, leaf in enumerate(leaves):
+    for i, ((_, *path), leaf) in enumerate(leaves):
         if _is_table(leaf):
-            if not _is_numeric(leaf):
+            if _plain(leaf).dtype.kind not in "biuf":
                 static.append((i, Held(leaf)))
                 continue
             tables.append((i, leaf))
-        leaf = _as_array(leaf)
+        leaf = _as_array(leaf, jax.tree_util.keystr(tuple(path), simple=True, separator="."))
         if isinstance(leaf, (jax.Array, jax.core.Tracer, np.ndarray)):
             arrays.append(leaf)
         else:

@@ -367,7 +367,8 @@ def _labels(reading: Reading, rows: dict[str, Row]) -> dict[str, np.ndarray] | N
 def _known(latent: Latent, value: np.ndarray) -> np.ndarray:
     hidden = unknown(value, latent.lowest)
     index = np.where(hidden, 0, value).astype(int) - latent.lowest
-    outside = ~hidden & ((index < 0) | (index >= latent.size))
+    between = ~_not_numbers(value) & (value % 1 != 0)
+    outside = between | (~hidden & ((index < 0) | (index >= latent.size)))
     if outside.any():
         raise ProgramError(
             f"known labels of '{latent.name}' are outside its {latent.size} values "

@@ -22,7 +22,7 @@ from .arguments import Arguments
 from .blocks import Observed
 from .compiling import compile_lightly
 from .errors import ProgramError
-from .held import choices, first_that_runs
+from .held import Held, choices, first_that_runs
 from .observed import (
     RAW,
     Row,
@@ -90,7 +90,7 @@ def described(program: Program, arguments: Arguments) -> dict[str, Site]:
         kept = {n: s for n, s in sites.items() if s["type"] in ("sample", "param")}
         return {name: describe(name, site) for name, site in kept.items()}
 
-    return _looked_at(program, arguments, look_at)
+    return looked_at(program, arguments, look_at)
 
 
 def structure_of(reading: Reading) -> Structure:
@@ -167,6 +167,12 @@ def to_hold(program: Program, arguments: Arguments, failure: Exception) -> froze
         return True
 
     found = first_that_runs(choices(kinds), runs)
+    if found is None and any(isinstance(value, Held) for _, value in arguments.layout.static):
+        raise ProgramError(
+            f"the program does not run ({type(failure).__name__}: "
+            f"{str(failure).strip().splitlines()[0]}) on a table that holds text or mixed objects; pass "
+            "numbers (for a table, only its numeric columns), or read columns by name in the program"
+        ) from failure
     if found is None and not isinstance(failure, jax.errors.JAXTypeError):
         raise failure  # a fault of the program's own
     if found is None:

@@ -251,7 +251,7 @@ def test_bad_input_is_named_with_its_cure():
         KMeans(3).run(0, x, init=hole[5:8])
     with pytest.raises(ProgramError, match="at least one"):
         KMeans(3).run(0, x, restarts=0)
-    with pytest.raises(ProgramError, match="at least 1 of each"):
+    with pytest.raises(ProgramError, match="num_clusters is 0"):
         KMeans(0)
     with pytest.raises(ProgramError, match="at least three different numbers"):
         bayesmix.distortion_curve(0, x, x, [2, 3])

@@ -299,7 +299,7 @@ def test_a_rate_that_does_not_settle_is_refused(kappa):
         (lambda: online(Stepwise()).run_stream(0, iter([1]), num_passes=2), "gone through once"),
         (lambda: online(Stepwise()).load("none.npz", *data()), "no file 'none.npz'"),
         (lambda: online(Stepwise(), look_every=0), "look_every is 0"),
-        (lambda: online(Stepwise()).run(0, *data(), num_passes=0), "num_passes 0"),
+        (lambda: online(Stepwise()).run(0, *data(), num_passes=0), "num_passes is 0"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(make, message):

@@ -1,7 +1,5 @@
 """Marginal mixtures are read as the same programs with their latents spelled out."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +10,8 @@ from numpyro import handlers
 from numpyro.infer.util import log_density
 
 import bayesmix
-from bayesmix import EM, ConjugateGibbs, ProgramError
-from bayesmix.posterior.draws import replicate
+from bayesmix import EM, ConjugateGibbs
 from bayesmix.program.arguments import split
-from bayesmix.program.mixtures import _joined, _picked
 from tests.checks import random_values
 
 N, K = 30, 3
@@ -107,8 +103,6 @@ def two_families(x):
     parts.append(dist.Gamma(2.0, 1 / scale[2]))
     mixture = dist.Mixture(dist.Categorical(weights), parts[:2] + parts[2:])
     del mixture  # supports differ: NumPyro asks for one
-    whole = dist.MixtureGeneral(
-        dist.Categorical(weights), parts, support=dist.constraints.real
-    )
+    whole = dist.MixtureGeneral(dist.Categorical(weights), parts, support=dist.constraints.real)
     with numpyro.plate("rows", len(x)):
         numpyro.sample("x", whole, obs=x)
