@@ -41,7 +41,7 @@ def status_of(found: Plan, state: Any, start: int, marks: Marks) -> Status:
     closed = [block for block in found.blocks if block.form is not None]
     improper = [b for b, proper in zip(closed, state.proper[start], strict=True) if not proper]
     if all(isinstance(block.form, DirichletForm | BetaForm) for block in improper):
-        return Status.WEIGHT_AT_BOUNDARY
+        return Status.AT_BOUNDARY
     if any(counts[start].min() < _EMPTY for counts in state.statistics.counts.values()):
         return Status.COMPONENT_EMPTY
     return Status.COVARIANCE_SINGULAR
