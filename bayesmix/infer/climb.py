@@ -34,12 +34,14 @@ _LENGTHS, _SHORTER, _SHORTEST = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3), 1e-4, 1e-13
 # a climb ends after a step that gained what was promised to within this share, as the next will gain
 # next to nothing, or no more than this share of what the climb gained before
 _CLOSE = 1e-2
+# a step along Newton's direction that gains less than this share of what was promised meets a corner
+_GOOD = 1e-3
 
 
 class Climbed(NamedTuple):
-    """Where a climb led, (P,); the gain that the slope and the curvature promised where it began, zero
-    where the loss rises in all directions though there be a slope (a corner), infinite where there is no
-    slope (NaN); and the curvature along each coordinate there, or infinity where it was not looked at."""
+    """Where a climb led, (P,); the gain that slope and curvature promised where it began: zero where the
+    loss rises in all directions though there be a slope (a corner), infinite where there is no slope
+    (NaN); and the curvature along each coordinate there, infinite where it was not looked at."""
 
     point: Array
     promised: Array
@@ -72,7 +74,9 @@ def climb(
 
     if climber is usual_climber:
         climber = Newton() if start.size <= LARGEST_HESSIAN else LBFGS()
-    climbed = climber.climb(loss, start) if isinstance(climber, Newton) else _by(climber, loss, start)
+    climbed = (
+        climber.climb(loss, start) if isinstance(climber, Newton) else _by(climber, loss, start)
+    )
     moved = jnp.any(climbed.point != start)
     found = constrained(sites, unravel(climbed.point))
     flattest = {name: jnp.min(each) for name, each in unravel(climbed.curvature).items()}
@@ -104,7 +108,7 @@ class Newton:
     Coordinates are scaled to a curvature of one each, so that their units do not matter. Where the
     curvature is next to nothing, as that of a Poisson's tiny rate, a step is far too long, and shorter
     and shorter ones are tried, as long as the slope promises more than rounding. Where none lowers the
-    loss (it has a corner, or no slope), each coordinate is moved by itself, up and down. Steps end after
+    loss (it has a corner, or no slope), each coordinate is moved by itself. Steps end after
     one that gained what was promised, or next to nothing.
 
     Args:
@@ -147,8 +151,8 @@ class _Walk(NamedTuple):
 
 class _Tried(NamedTuple):
     """The best point of those tried, its height, and that of the first; the scale of the lengths that
-    come next; the direction: Newton's (0), or a coordinate up or down (1, ..., 2P); and whether to
-    stop."""
+    come next; the direction: Newton's (0), or that of one coordinate after the other (1, ...); and
+    whether to stop."""
 
     point: Array
     height: Array
@@ -171,21 +175,24 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
     newton = -unit * (axes @ ((axes.T @ (unit * gradient)) / size))
     promised = -jnp.vdot(gradient, newton) / 2
     sloped = jnp.isfinite(promised)
-    reach = unit * jnp.maximum(1.0, jnp.abs(unit * jnp.where(jnp.isfinite(gradient), gradient, 0)))
+    # each coordinate by itself: its own Newton step, or where there is no slope one up, then one down
+    alone = jnp.where(sloped, -gradient * unit**2, unit)
+    count = jnp.where(sloped, 1, 2) * flat.size
     lengths = jnp.asarray((0.0, *_LENGTHS), flat.dtype)
 
     def look(tried: _Tried) -> _Tried:
-        place, down = jnp.divmod(tried.direction - 1, 2)
-        along = jnp.where(jnp.arange(flat.size) == place, reach, 0.0) * (1 - 2 * down)
+        down, place = jnp.divmod(tried.direction - 1, flat.size)
+        along = jnp.where(jnp.arange(flat.size) == place, alone, 0.0) * (1 - 2 * down)
         along = jnp.where(tried.direction == 0, newton, along)
         heights = jax.vmap(loss)(tried.point + tried.scale * lengths[:, None] * along)
         best = jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))
         better, rounding = best > 0, tiny.eps * jnp.abs(heights[0])
         scale = tried.scale * _SHORTER
         shortest = (scale < _SHORTEST) | (sloped & ~(scale * promised > rounding))
-        # along Newton's direction one better point will do; of the coordinates each is tried
-        turn = better | shortest
-        last = jnp.where(tried.direction == 0, better | ~(promised > 64 * rounding), False)
+        # along Newton's direction one good point will do; of the coordinates each is tried
+        turn, gain = better | shortest, heights[0] - heights[best]
+        good = (gain >= _GOOD * promised) | ~(promised > 64 * rounding)
+        last = (tried.direction == 0) & good
         direction = tried.direction + turn
         return _Tried(
             point=jnp.where(better, tried.point + tried.scale * lengths[best] * along, tried.point),
@@ -193,7 +200,7 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
             before=jnp.where(jnp.isnan(tried.before), heights[0], tried.before),
             scale=jnp.where(turn, 1.0, scale),
             direction=direction,
-            ended=(turn & last & sloped) | (direction > 2 * flat.size),
+            ended=(turn & last & sloped) | (direction > count),
         )
 
     one = jnp.ones((), flat.dtype)
@@ -203,7 +210,7 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
         _Tried(flat, one, jnp.nan * one, one, jnp.where(sloped, 0, 1), jnp.asarray(False)),
     )
     gain = jnp.where(tried.height < tried.before, tried.before - tried.height, 0.0)
-    cornered = (tried.direction > 2 * flat.size) & (gain == 0)
+    cornered = (tried.direction > count) & (gain == 0)
     hoped = jnp.where(sloped, jnp.where(cornered, 0.0, promised), jnp.inf)
     first, gained = walk.number == 0, walk.gained + gain
     climbed = Climbed(

@@ -57,8 +57,7 @@ def potential_energy(sites: tuple[Site, ...], log_density: LogDensity, values: V
     def potential(free: Values) -> Array:
         told = constrained(sites, free)
         jacobian = sum(
-            jnp.sum(bijection(s).log_abs_det_jacobian(free[s.name], told[s.name]))
-            for s in sites
+            jnp.sum(bijection(s).log_abs_det_jacobian(free[s.name], told[s.name])) for s in sites
         )
         return -(log_density({**values, **told}) + jacobian)
 

@@ -271,25 +271,3 @@ def _judge(
 def _chosen(first: Array, one: Fit, other: Fit) -> Fit:
     """One of two states; nothing is computed where they share an array."""
     return jax.tree.map(lambda a, b: a if a is b else jax.lax.select(first, a, b), one, other)
-
-
-def last_look(
-    found: Plan, arguments: Arguments, blocks: Blocks, states: EMState
-) -> tuple[Array, Values]:
-    """Whether all components explain every row alike; and deterministic sites at the end."""
-    few = blocks.first() if not found.by_row else blocks
-
-    def one(values: Values) -> tuple[Array, Values]:
-        evaluation = found.evaluate(arguments, values)
-        factors = row_pass.each_factor(found.families, evaluation, few)
-        spread = [
-            jnp.max(jnp.max(factors[name], axis=0) - jnp.min(factors[name], axis=0))
-            for name in found.families
-            if found.graph.scope(name)
-        ]
-        return jnp.max(jnp.stack(spread)) if spread else jnp.inf, evaluation.deterministic
-
-    apart, derived = jax.vmap(one)(states.values)
-    tiny = 1e3 * jnp.finfo(apart.dtype).eps
-    symmetric = (found.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
-    return symmetric, derived

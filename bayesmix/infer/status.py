@@ -87,10 +87,10 @@ _TEXTS = {
         "Give the gate's coefficients a prior (a normal one, say), or lower the number of components.",
     ),
     Status.CLIMB_STUCK: (
-        "A site without a closed form could not be moved, though the slope of the objective promises more "
-        "than the tolerance: this is no mode.",
-        "Bring the data and covariates to ordinary size, give initial values (init) or more restarts, or "
-        "name another climber (m_step).",
+        "A site without a closed form could not be moved, though the slope of the objective promises "
+        "more than the tolerance: this is no mode.",
+        "Bring the data and covariates to ordinary size, give initial values (init) or more restarts, "
+        "or name another climber (m_step).",
     ),
     Status.COMPONENTS_COINCIDE: (
         "Two components have become the same: they explain every row equally.",
