@@ -390,12 +390,14 @@ class BetaForm(NamedTuple):
         return jnp.sum(coefficients[0] * jnp.log(value) + coefficients[1] * jnp.log1p(-value))
 
     def mode(self, coefficients: Array, value: Array) -> tuple[Array, Array]:
-        """c_1 / (c_1 + c_2), kept off the ends by rounding alone."""
-        total = coefficients[0] + coefficients[1]
-        ratio = coefficients[0] / total
-        proper = (coefficients[0] >= 0) & (coefficients[1] >= 0) & (total > 0)
+        """c_1 / (c_1 + c_2), kept off the ends by rounding alone. Where one is negative there is no
+        interior mode: it is put at that end."""
+        floored = jnp.maximum(coefficients, 0.0)
+        total = floored[0] + floored[1]
+        proper = jnp.all(coefficients >= 0, axis=0) & (total > 0)
         eps = jnp.finfo(value.dtype).eps
-        return jnp.where(proper, jnp.clip(ratio, eps, 1 - eps), value), jnp.all(proper)
+        found = jnp.clip(floored[0] / jnp.where(total > 0, total, 1.0), eps, 1 - eps)
+        return jnp.where(total > 0, found, value), jnp.all(proper)
 
     def sample(self, rng_key: Array, coefficients: Array) -> Array:
         """A draw of each element."""

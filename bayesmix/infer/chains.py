@@ -253,4 +253,4 @@ class Chains:
 
             return jnp.mean(jax.vmap(one)(hidden, statistics))
 
-        return visit(self.plan, self.parts, lambda objective: log_joint, values)[0]
+        return visit(self.plan, self.parts, lambda objective: log_joint, values).values

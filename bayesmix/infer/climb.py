@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -29,8 +30,23 @@ Loss = Callable[[Array], Array]
 Climber = Callable[[Loss, Array], Array]  # from a loss and a start, (P,), to a lower point
 
 LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
-# lengths tried along a Newton direction, all at once; where none lowers the loss, all are made shorter
+# lengths tried along a direction, all at once; where none lowers the loss, all are made shorter
 _LENGTHS, _SHORTER, _SHORTEST = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3), 1e-4, 1e-13
+# a climb ends after a step that gained what was promised to within this share, as the next will gain
+# next to nothing, or no more than this share of what the climb gained before
+_CLOSE = 1e-2
+# a step along Newton's direction that gains less than this share of what was promised meets a corner
+_GOOD = 1e-3
+
+
+class Climbed(NamedTuple):
+    """Where a climb led, (P,); the gain that slope and curvature promised where it began: zero where the
+    loss rises in all directions though there be a slope (a corner), infinite where there is no slope
+    (NaN); and the curvature along each coordinate there, infinite where it was not looked at."""
+
+    point: Array
+    promised: Array
+    curvature: Array
 
 
 def usual_climber(loss: Loss, start: Array) -> Array:
@@ -43,25 +59,61 @@ def climb(
     log_joint: Callable[[Values], Array],
     values: Values,
     climber: Climber = usual_climber,
-) -> Values:
-    """Raise `log_joint` over `sites`, all else held fixed; returns values that are no worse."""
+) -> tuple[Values, Array, dict[str, Array]]:
+    """Raise `log_joint` over `sites`, all else held fixed.
+
+    Returns values that are no worse; what was promised where the climb began, as in :class:`Climbed`;
+    and the smallest curvature along a coordinate of each site there.
+    """
     start, unravel = ravel_pytree(unconstrained(sites, values))
 
     def loss(flat: Array) -> Array:
-        return -log_joint({**values, **constrained(sites, unravel(flat))})
+        told = constrained(sites, unravel(flat))
+        # families have a finite stand-in for what is infinite, which is no height to climb to
+        usable = jnp.all(jnp.isfinite(ravel_pytree(told)[0]))
+        return jnp.where(usable, -log_joint({**values, **told}), jnp.inf)
 
+    if climber is usual_climber:
+        climber = Newton() if start.size <= LARGEST_HESSIAN else LBFGS()
+    climbed = (
+        climber.climb(loss, start) if isinstance(climber, Newton) else _by(climber, loss, start)
+    )
+    moved = jnp.any(climbed.point != start)
+    found = constrained(sites, unravel(climbed.point))
+    flattest = {name: jnp.min(each) for name, each in unravel(climbed.curvature).items()}
+    better = {**values, **{n: jnp.where(moved, v, values[n]) for n, v in found.items()}}
+    return better, climbed.promised, flattest
+
+
+def _by(climber: Climber, loss: Loss, start: Array) -> Climbed:
+    """A climb by anything that takes a loss and a start. What the best step along the slope promises is
+    less than what all of the curvature would."""
+    gradient, product = jax.linearize(jax.grad(loss), start)
     flat = climber(loss, start)
     better = (loss(flat) < loss(start)) & jnp.all(jnp.isfinite(flat))
-    found = constrained(sites, unravel(jnp.where(better, flat, start)))
-    return {**values, **{n: jnp.where(better, v, values[n]) for n, v in found.items()}}
+    square = jnp.vdot(gradient, gradient)
+    bend = jnp.abs(jnp.vdot(gradient, product(gradient)))
+    promised = jnp.where(square > 0, square * (square / bend) / 2, 0.0)
+    point = jnp.where(better, flat, start)
+    return Climbed(point, _or_infinite(promised), jnp.full_like(start, jnp.inf))
+
+
+def _or_infinite(promised: Array) -> Array:
+    return jnp.where(jnp.isfinite(promised), promised, jnp.inf)
 
 
 @dataclass(frozen=True)
 class Newton:
     """Newton steps with the curvature's absolute value, so that each goes downhill, of the best length.
 
-    Where the curvature is next to nothing, as that of a Poisson's tiny rate, a step is far too long, and
-    shorter and shorter ones are tried, as long as the slope promises more than rounding.
+    Coordinates are scaled to a curvature of one each, so that their units do not matter. Where the
+    curvature is next to nothing, as that of a Poisson's tiny rate, a step is far too long, and shorter
+    and shorter ones are tried, as long as the slope promises more than rounding. Where none lowers the
+    loss (it has a corner, or no slope), each coordinate is moved by itself. Steps end after
+    one that gained what was promised, or next to nothing.
+
+    Args:
+        steps: the largest number of steps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -71,51 +123,107 @@ class Newton:
     Source: Nocedal & Wright (2006), *Numerical Optimization*, section 3.4.
     """
 
-    steps: int = 3
+    steps: int = 30
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def __call__(self, loss: Loss, start: Array) -> Array:
         """A point no higher than `start`."""
-        slope = jax.grad(loss)
-        lengths = jnp.asarray((0.0, *_LENGTHS), start.dtype)
+        return self.climb(loss, start).point
 
-        def step(flat: Array, _: None) -> tuple[Array, None]:
-            gradient, product = jax.linearize(slope, flat)
-            hessian = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
-            curvature, axes = jnp.linalg.eigh((hessian + hessian.T) / 2)
-            size = jnp.abs(curvature)
-            tiny = jnp.finfo(flat.dtype)
-            floor = jnp.sqrt(tiny.eps) * jnp.max(size) + tiny.tiny
-            direction = -axes @ ((axes.T @ gradient) / jnp.maximum(size, floor))
-            promised = -jnp.vdot(gradient, direction)
+    def climb(self, loss: Loss, start: Array) -> Climbed:
+        """The same, with what was promised at the start."""
+        one = jnp.ones((), start.dtype)
+        nothing = Climbed(start, jnp.inf * one, jnp.full_like(start, jnp.inf))
+        walk = jax.lax.while_loop(
+            lambda walk: (walk.number < self.steps) & ~walk.ended,
+            partial(_newton_step, loss),
+            _Walk(nothing, jnp.zeros((), int), 0 * one, jnp.asarray(False)),
+        )
+        return walk.climbed
 
-            def look(tried: _Tried) -> _Tried:
-                points = flat + tried.scale * lengths[:, None] * direction
-                heights = jax.vmap(loss)(points)
-                best = jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))
-                rounding = tiny.eps * jnp.abs(heights[0])
-                scale = tried.scale * _SHORTER
-                return _Tried(points[best], scale, (best > 0) | ~(scale * promised > rounding))
 
-            one = jnp.ones((), flat.dtype)
-            found = jax.lax.while_loop(
-                lambda tried: ~tried.ended & (tried.scale > _SHORTEST),
-                look,
-                _Tried(flat, one, jnp.asarray(False)),
-            )
-            return found.point, None
+class _Walk(NamedTuple):
+    """A climb under way: what it will return, steps made, what they gained, and whether it has ended."""
 
-        return jax.lax.scan(step, start, length=self.steps)[0]
+    climbed: Climbed
+    number: Array
+    gained: Array
+    ended: Array
 
 
 class _Tried(NamedTuple):
-    """The best point of those tried, the scale of the lengths that come next, and whether to stop."""
+    """The best point of those tried, its height, and that of the first; the scale of the lengths that
+    come next; the direction: Newton's (0), or that of one coordinate after the other (1, ...); and
+    whether to stop."""
 
     point: Array
+    height: Array
+    before: Array
     scale: Array
+    direction: Array
     ended: Array
+
+
+def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
+    flat, tiny = walk.climbed.point, jnp.finfo(walk.climbed.point.dtype)
+    gradient, product = jax.linearize(jax.grad(loss), flat)
+    hessian = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+    own = jnp.abs(jnp.diagonal(hessian))
+    unit = jnp.where((own > tiny.tiny) & jnp.isfinite(own), 1 / jnp.sqrt(own), 1.0)
+    scaled = unit[:, None] * (hessian + hessian.T) / 2 * unit
+    curvature, axes = jnp.linalg.eigh(scaled)
+    size = jnp.abs(curvature)
+    size = jnp.maximum(size, jnp.sqrt(tiny.eps) * jnp.max(size) + tiny.tiny)
+    newton = -unit * (axes @ ((axes.T @ (unit * gradient)) / size))
+    promised = -jnp.vdot(gradient, newton) / 2
+    sloped = jnp.isfinite(promised)
+    # each coordinate by itself: its own Newton step, or where there is no slope one up, then one down
+    alone = jnp.where(sloped, -gradient * unit**2, unit)
+    count = jnp.where(sloped, 1, 2) * flat.size
+    lengths = jnp.asarray((0.0, *_LENGTHS), flat.dtype)
+
+    def look(tried: _Tried) -> _Tried:
+        down, place = jnp.divmod(tried.direction - 1, flat.size)
+        along = jnp.where(jnp.arange(flat.size) == place, alone, 0.0) * (1 - 2 * down)
+        along = jnp.where(tried.direction == 0, newton, along)
+        heights = jax.vmap(loss)(tried.point + tried.scale * lengths[:, None] * along)
+        best = jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))
+        better, rounding = best > 0, tiny.eps * jnp.abs(heights[0])
+        scale = tried.scale * _SHORTER
+        shortest = (scale < _SHORTEST) | (sloped & ~(scale * promised > rounding))
+        # along Newton's direction one good point will do; of the coordinates each is tried
+        turn, gain = better | shortest, heights[0] - heights[best]
+        good = (gain >= _GOOD * promised) | ~(promised > 64 * rounding)
+        last = (tried.direction == 0) & good
+        direction = tried.direction + turn
+        return _Tried(
+            point=jnp.where(better, tried.point + tried.scale * lengths[best] * along, tried.point),
+            height=heights[best],
+            before=jnp.where(jnp.isnan(tried.before), heights[0], tried.before),
+            scale=jnp.where(turn, 1.0, scale),
+            direction=direction,
+            ended=(turn & last & sloped) | (direction > count),
+        )
+
+    one = jnp.ones((), flat.dtype)
+    tried = jax.lax.while_loop(
+        lambda tried: ~tried.ended,
+        look,
+        _Tried(flat, one, jnp.nan * one, one, jnp.where(sloped, 0, 1), jnp.asarray(False)),
+    )
+    gain = jnp.where(tried.height < tried.before, tried.before - tried.height, 0.0)
+    cornered = (tried.direction > count) & (gain == 0)
+    hoped = jnp.where(sloped, jnp.where(cornered, 0.0, promised), jnp.inf)
+    first, gained = walk.number == 0, walk.gained + gain
+    climbed = Climbed(
+        tried.point,
+        jnp.where(first, hoped, walk.climbed.promised),
+        jnp.where(first & jnp.isfinite(own), own, walk.climbed.curvature),
+    )
+    close = jnp.abs(gain - promised) <= _CLOSE * promised
+    return _Walk(climbed, walk.number + 1, gained, close | (gain <= _CLOSE * walk.gained))
 
 
 @dataclass(frozen=True)

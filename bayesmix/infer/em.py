@@ -23,10 +23,11 @@ from .accelerators import Accelerator
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
 from .keep import checkpoint_at
-from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, last_look, new_state
+from .last_look import last_look, unsteady_row
+from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
 from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
-from .outcome import Marks, status_of
+from .outcome import Marks, outcome_of
 from .result import EMResult
 from .separation import LEAST_INFORMATION, least_information
 from .starts import (
@@ -36,7 +37,6 @@ from .starts import (
     given_values,
     has_own_starts,
     kmeans_plus_plus,
-    leaving_values,
     own_starts,
     rough_values,
     seeding_rows,
@@ -198,10 +198,19 @@ class EM:
             checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
-        symmetric, derived, information = compiled.last(at_data.arrays, blocks, state)
-        marks = Marks(np.asarray(symmetric), np.asarray(information) < LEAST_INFORMATION)
+        look, information = compiled.last(at_data.arrays, blocks, state)
+        narrow = np.array(look.unsteady)
+        for i in np.flatnonzero(narrow):
+            ended = {name: value[i] for name, value in state.values.items()}
+            narrow[i] = unsteady_row(found, at_data, blocks, ended)
+        marks = Marks(
+            symmetric=np.asarray(look.symmetric),
+            coincide=np.asarray(look.coincide),
+            narrow=narrow,
+            steep=np.asarray(information) < LEAST_INFORMATION,
+        )
         del observed, blocks, at_data  # before their room is needed for the result's own copy
-        return self._result(found, arguments.on_device(), state, marks, derived)
+        return self._result(found, arguments.on_device(), state, marks, look.derived)
 
     def _compile(self, found: Plan, layout: Layout) -> _Compiled:
         parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
@@ -218,7 +227,8 @@ class EM:
     ) -> EMResult:
         host = jax.tree.map(np.asarray, state._replace(memory=(), pace=()))
         derived = {name: np.asarray(value) for name, value in derived.items()}
-        statuses = [status_of(found, host, i, marks) for i in range(len(host.objective))]
+        outcomes = [outcome_of(found, host, i, marks) for i in range(len(host.objective))]
+        statuses = [outcome.status for outcome in outcomes]
         order = sorted(
             range(len(statuses)),
             key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
@@ -231,6 +241,7 @@ class EM:
             deterministic={name: value[best] for name, value in derived.items()},
             objective=host.trace[best][: int(host.step[best]) + 1],
             status=statuses[best],
+            status_sites=outcomes[best].sites,
             modes=gather_modes(found, host.values, host.objective, statuses),
             restart_objectives=host.objective,
             restart_statuses=tuple(statuses),
@@ -267,8 +278,8 @@ class _Compiled:
             keys = random.split(rng_key, restarts)
             rough = rough_values(found)
             made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
-            values = leaving_values(found, call(arrays), rough, keys)
-            return new_state(found, values, made.alike, max_steps, ALIKE_STEPS), made.partitioned
+            state = new_state(found, made.values, made.alike, max_steps, ALIKE_STEPS)
+            return state, made.partitioned
 
         def given(arrays: Any, blocks: Blocks, values: Values) -> tuple[EMState, Any]:
             one = jax.tree.map(lambda x: x[0], values)
@@ -302,7 +313,7 @@ class _Compiled:
                 return least_information(found, call(arrays), *state)
 
             information = jax.lax.map(one, (states.statistics, states.values))
-            return *last_look(found, call(arrays), blocks, states), information
+            return last_look(found, call(arrays), blocks, states), information
 
         self.last = compile_lightly(last)
 

@@ -32,6 +32,8 @@ from .status import Status
 # an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
 # share of what is still to come
 _CALM_STEPS, _CALM_SHARE = 3, 0.01
+# steps of next to no gain after which a climb that promises more is given up
+_PATIENCE = 20
 
 
 Fit = TypeVar("Fit")
@@ -47,7 +49,8 @@ class Parts(NamedTuple):
 
 class EMState(NamedTuple):
     """Fits in progress, leading with starts: values and statistics at `step` (-1: before the first
-    E step), objectives and their traces (max_steps + 1,). `alike` counts the M steps still to be made
+    E step), objectives and their traces (max_steps + 1,). `promised` and `curvature` are what the last
+    M step said of its climbs. `alike` counts the M steps still to be made
     from statistics of all rows alike, before the first E step. `memory` and `pace` are what the E step
     and the accelerator carry, `calm` the number of small gains in a row; `path`: the values of every
     step (max_steps + 1, ...), or nothing."""
@@ -61,6 +64,8 @@ class EMState(NamedTuple):
     trace: Array
     status: Array
     proper: Array
+    promised: Array
+    curvature: Array
     calm: Array
     memory: Any
     pace: Any
@@ -99,6 +104,8 @@ def new_state(
         trace=jnp.full((restarts, max_steps + 1), jnp.nan, dtype),
         status=jnp.full(restarts, Status.RUNNING),
         proper=jnp.ones((restarts, closed), bool),
+        promised=-nothing,
+        curvature=jnp.full((restarts, len(found.reading.parameters)), jnp.inf, dtype),
         calm=jnp.zeros(restarts, int),
         memory=(),
         pace=(),
@@ -158,8 +165,8 @@ def advance(
         fits: tuple[EMState, Fixed], record: _Record, place: Array
     ) -> tuple[tuple[EMState, Fixed], _Record]:
         before, fixed = fits
-        values, proper = each(partial(m_step, arguments, blocks))(before.statistics, before.values)
-        moved = before._replace(values=values, proper=proper)
+        visited = each(partial(m_step, arguments, blocks))(before.statistics, before.values)
+        moved = before._replace(**visited._asdict())
         starting = jnp.max(before.alike) > 0  # as in all lanes
         after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
         return (after, fixed), _recorded(record, before, after, place)
@@ -228,10 +235,14 @@ def _judge(
     judged = judge(objective, before.objective, before.gain, tolerance, rows, seen.comparable)
     small = judged.gain <= jnp.maximum(_CALM_SHARE * judged.target, judged.noise)
     calm = jnp.where(small, before.calm + 1, 0)
-    settled = judged.settled
+    # where a climb promised more than came of it, nothing has settled: it could not move
+    reached = moved.promised <= judged.target
+    settled = judged.settled & reached
     if parts.accelerator is not None:
         settled &= calm >= _CALM_STEPS
     status = judged.status(settled | seen.settled, at_end)
+    stuck = judged.settled & ~reached & (calm >= _PATIENCE) & (status == Status.RUNNING)
+    status = jnp.where(stuck, Status.CLIMB_STUCK, status)
     taken = moved._replace(
         step=next_step,
         values=seen.values,
@@ -260,25 +271,3 @@ def _judge(
 def _chosen(first: Array, one: Fit, other: Fit) -> Fit:
     """One of two states; nothing is computed where they share an array."""
     return jax.tree.map(lambda a, b: a if a is b else jax.lax.select(first, a, b), one, other)
-
-
-def last_look(
-    found: Plan, arguments: Arguments, blocks: Blocks, states: EMState
-) -> tuple[Array, Values]:
-    """Whether all components explain every row alike; and deterministic sites at the end."""
-    few = blocks.first() if not found.by_row else blocks
-
-    def one(values: Values) -> tuple[Array, Values]:
-        evaluation = found.evaluate(arguments, values)
-        factors = row_pass.each_factor(found.families, evaluation, few)
-        spread = [
-            jnp.max(jnp.max(factors[name], axis=0) - jnp.min(factors[name], axis=0))
-            for name in found.families
-            if found.graph.scope(name)
-        ]
-        return jnp.max(jnp.stack(spread)) if spread else jnp.inf, evaluation.deterministic
-
-    apart, derived = jax.vmap(one)(states.values)
-    tiny = 1e3 * jnp.finfo(apart.dtype).eps
-    symmetric = (found.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
-    return symmetric, derived

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -108,7 +108,19 @@ class ClimbObjective:
 MPart = Maximise | Climb | ClimbObjective
 USUAL: tuple[MPart, ...] = (Maximise(), Climb())
 
-MStep = Callable[[Arguments, Blocks, row_pass.Statistics, Values], tuple[Values, Array]]
+
+class Visited(NamedTuple):
+    """What an M step did: the values; for each closed block of the plan, whether its mode was proper;
+    the most that the slope promised where a climb began; and for each parameter the smallest curvature
+    along an unconstrained coordinate there, infinite where it was not climbed."""
+
+    values: Values
+    proper: Array
+    promised: Array
+    curvature: Array
+
+
+MStep = Callable[[Arguments, Blocks, row_pass.Statistics, Values], Visited]
 
 
 def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:
@@ -150,14 +162,11 @@ def _names(part: MPart) -> tuple[str, ...]:
 
 
 def make_m_step(plan: Plan, parts: tuple[MPart, ...]) -> MStep:
-    """A function that takes all parts in turn, from :func:`resolve`.
-
-    It returns the values and, for each closed block of the plan, whether its mode was proper.
-    """
+    """A function that takes all parts in turn, from :func:`resolve`."""
 
     def m_step(
         arguments: Arguments, blocks: Blocks, statistics: row_pass.Statistics, values: Values
-    ) -> tuple[Values, Array]:
+    ) -> Visited:
         log_joint = plan.expected_log_joint(arguments, statistics)
 
         def density(objective: bool) -> Callable[[Values], Array]:
@@ -173,12 +182,13 @@ def visit(
     parts: tuple[MPart, ...],
     density: Callable[[bool], Callable[[Values], Array]],
     values: Values,
-) -> tuple[Values, Array]:
+) -> Visited:
     """Take all parts, from :func:`resolve`, in turn; `density(objective)` is what is raised, the
     objective itself where `objective` is True."""
     closed = [block for block in plan.blocks if block.form is not None]
     place = {name: i for i, block in enumerate(closed) for name in block.sites}
     proper: list[Any] = [jnp.asarray(True)] * max(1, len(closed))
+    promised, flattest = jnp.zeros(()), dict.fromkeys(plan.reading.parameter_names, jnp.inf)
     for part in parts:
         log_joint = density(isinstance(part, ClimbObjective))
         if isinstance(part, Maximise):
@@ -187,8 +197,9 @@ def visit(
                 proper[place[block.site]] &= found
         else:
             sites = tuple(site for site in plan.reading.parameters if site.name in part.sites)
-            values = climb(sites, log_joint, values, part.climber)
-    return values, jnp.stack(proper)
+            values, hoped, curvature = climb(sites, log_joint, values, part.climber)
+            promised, flattest = jnp.maximum(promised, hoped), flattest | curvature
+    return Visited(values, jnp.stack(proper), promised, jnp.stack([*flattest.values()]))
 
 
 def _conditionals(plan: Plan, names: tuple[str, ...]) -> list[Conditional]:
@@ -209,4 +220,4 @@ def maximise_blocks(
 ) -> tuple[Values, Array]:
     """One usual M step: closed blocks at their modes, then the other sites climbed."""
     log_joint = plan.expected_log_joint(arguments, statistics)
-    return visit(plan, resolve(plan, USUAL), lambda objective: log_joint, values)
+    return visit(plan, resolve(plan, USUAL), lambda objective: log_joint, values)[:2]

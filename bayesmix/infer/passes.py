@@ -17,10 +17,10 @@ from ..program.compiling import compile_fully, compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.statistics import Statistics
-from .loop import last_look
+from .last_look import Look, last_look
 from .modes import gather_modes
 from .orders import Fitted, Incremental, Posterior, Stepwise
-from .outcome import Marks, status_of
+from .outcome import Marks, outcome_of
 from .result import EMResult
 from .status import Status
 
@@ -89,11 +89,12 @@ class Compiled:
             values = order.estimate(posterior(arrays), fitted)
             return values, posterior(arrays).e_step(blocks, values)[0]
 
-        def last(arrays: Any, blocks: Blocks, progress: Underway) -> tuple[Ended, Array, Values]:
+        def last(arrays: Any, blocks: Blocks, progress: Underway) -> tuple[Ended, Look]:
             statistics = jax.vmap(partial(order.statistics, posterior(arrays)))(progress.fitted)
-            ended: Any = Ended(progress.values, statistics, progress.fitted.proper, progress.passes)
-            symmetric, derived = last_look(found, Arguments(arrays, layout), blocks, ended)
-            return ended, symmetric, derived
+            curvature = jnp.full((progress.passes.size, len(found.reading.parameters)), jnp.inf)
+            proper = progress.fitted.proper
+            ended: Any = Ended(progress.values, statistics, proper, curvature, progress.passes)
+            return ended, last_look(found, Arguments(arrays, layout), blocks, ended)
 
         self.begin = compile_fully(begin)
         self.advance = compile_fully(advance)
@@ -106,6 +107,7 @@ class Ended(NamedTuple):
     values: Values
     statistics: Statistics
     proper: Array
+    curvature: Array
     step: Array
     status: Any = None
 
@@ -163,20 +165,23 @@ def result_of(told: Run, judge: Judge, progress: Underway) -> EMResult:
     """The best of the starts, and what became of the others."""
     found, arguments = told.compiled.plan, told.arguments
     last = told.compiled.last(arguments.arrays, told.batches.blocks, progress)
-    ended, symmetric, derived = jax.tree.map(np.asarray, last)
+    ended, look = jax.tree.map(np.asarray, last)
     ended = ended._replace(status=judge.status)
     objectives = judge.trace[-1]
-    marks = Marks(symmetric, np.zeros(objectives.size, bool))
-    statuses = [status_of(found, ended, i, marks) for i in range(objectives.size)]
+    no = np.zeros(objectives.size, bool)
+    marks = Marks(look.symmetric, look.coincide, narrow=no, steep=no)
+    outcomes = [outcome_of(found, ended, i, marks) for i in range(objectives.size)]
+    statuses = [outcome.status for outcome in outcomes]
     finite = np.where(np.isfinite(objectives), objectives, -np.inf)
     best = max(
         range(objectives.size), key=lambda i: (statuses[i] is not Status.NOT_FINITE, finite[i])
     )
     return EMResult(
         parameters={name: value[best] for name, value in ended.values.items()},
-        deterministic={name: value[best] for name, value in derived.items()},
+        deterministic={name: value[best] for name, value in look.derived.items()},
         objective=judge.trace[: judge.looks[best] + 1, best],
         status=statuses[best],
+        status_sites=outcomes[best].sites,
         modes=gather_modes(found, ended.values, objectives, statuses),
         restart_objectives=objectives,
         restart_statuses=tuple(statuses),

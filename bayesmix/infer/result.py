@@ -63,6 +63,7 @@ class EMResult(Prediction):
         deterministic: the program's deterministic sites at those parameters.
         objective: the whole trace, (steps + 1,): log likelihood plus log prior; entry 0 is the start.
         status: how the best start ended; truthy if it converged.
+        status_sites: the parameters that this status is about, where it is about some.
         modes: distinct modes up to relabelling, best first, each with the number of starts that reached
             it. Starts that did not converge are listed too, each with its own status.
         restart_objectives, restart_statuses, restart_steps: one entry per start.
@@ -106,6 +107,7 @@ class EMResult(Prediction):
     restart_steps: np.ndarray
     plan: Plan
     arguments: Arguments
+    status_sites: tuple[str, ...] = ()
     restart_parameters: dict[str, np.ndarray] = field(default_factory=dict)
     path: dict[str, np.ndarray] = field(default_factory=dict)
     _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
@@ -324,6 +326,8 @@ class EMResult(Prediction):
             f"objective (log joint): {self.objective[-1]:.6g} after {len(self.objective) - 1} steps"
         ]
         lines.append(str(self.status))
+        if self.status_sites:
+            lines.append(f"(about {', '.join(self.status_sites)})")
         for name, value in {**self.parameters, **self.deterministic}.items():
             text = np.array2string(
                 np.asarray(value), precision=4, suppress_small=True, prefix="    "

@@ -36,7 +36,6 @@ from .starts import (
     Seeding,
     SeedingRows,
     Starting,
-    leaving_values,
     own_starts,
     rough_values,
     seeding_rows,
@@ -193,7 +192,7 @@ class Problem:
             solutions, shares = told
             statistics = made(self.arguments.arrays, self.rows, solutions, shares)
             keys = random.split(random.key(0), self.batch)
-            starting = Starting(statistics, statistics)
+            starting = Starting(statistics, statistics, solutions)
             return self._walked(solutions, starting, _REFITS - 1, NO_STEPS, keys)
 
         return self._in_batches(one, (solutions, shares))
@@ -297,7 +296,7 @@ def _seeded(
 ) -> tuple[Starting, Values]:
     rough = rough_values(plan)
     starting = starting_statistics(plan, arguments, rows, rough, keys, seeding)
-    return starting, leaving_values(plan, arguments, rough, keys)
+    return starting, starting.values
 
 
 def _shares(

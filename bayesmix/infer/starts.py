@@ -26,8 +26,10 @@ from ..program.evaluate import Values
 from ..program.graph import independent
 from ..program.modules import array_names, initial_values
 from ..program.plan import Plan
+from ..program.statistics import expected_factors
 from .m_steps import maximise_blocks
 from .predict import sites_by_component
+from .units import in_units_of_data, latents_along, ordered_sites, sorted_along
 
 Seeding = Callable[[Array, Array, int], Array]
 
@@ -64,10 +66,12 @@ def random_rows(rng_key: Array, points: Array, num_seeds: int) -> Array:
 
 class Starting(NamedTuple):
     """Statistics that the first M steps are made from: of all rows alike, which finds place and scale
-    (leading with starts, like the rest), then of the rows partitioned about each start's seeds."""
+    (leading with starts, like the rest), then of the rows partitioned about each start's seeds; and
+    where the first of them leaves from."""
 
     alike: row_pass.Statistics
     partitioned: row_pass.Statistics
+    values: Values
 
 
 class SeedingRows(NamedTuple):
@@ -237,14 +241,18 @@ def starting_statistics(
 ) -> Starting:
     """Statistics for each key, leading with an axis of starts; to be called under jit."""
     graph, evaluation = plan.graph, plan.evaluate(arguments, rough)
-    together = started_together(plan)
+    together, ordered = started_together(plan), ordered_sites(plan)
 
     def of(shares: dict[str, Array]) -> row_pass.Statistics:
         ordered = [shares[name] for name in graph.names]
         weights = independent(graph, ordered, rows.blocks.num_rows)
         return row_pass.weighted_statistics(graph, plan.families, evaluation, rows.blocks, weights)
 
-    def one(rng_key: Array) -> row_pass.Statistics:
+    def log_likelihood(statistics: row_pass.Statistics, values: Values) -> Array:
+        told = plan.evaluate(arguments, values)
+        return sum(expected_factors(plan.families, told, statistics).values(), jnp.zeros(()))
+
+    def one(rng_key: Array) -> tuple[row_pass.Statistics, Values]:
         shares: dict[str, Array] = {}
         for i, (names, points) in enumerate(zip(together, rows.points, strict=True)):
             size = graph.sizes[graph.names.index(names[0])]
@@ -252,17 +260,28 @@ def starting_statistics(
             found = _partition(seeding, key, points, size).reshape(size, len(names), -1)
             found = _in_agreement(found, [rows.known.get(name) for name in names])
             shares |= {name: found[:, j] for j, name in enumerate(names)}
-        return of({name: _told(share, rows.known.get(name)) for name, share in shares.items()})
+        shares = {name: _told(share, rows.known.get(name)) for name, share in shares.items()}
+        made, values = of(shares), near
+        for site in ordered:
+            order, values = sorted_along(site, partial(log_likelihood, made), values)
+            shares |= {name: shares[name][order] for name in latents_along(plan, site)}
+            made = of(shares)
+        return made, values
 
-    partitioned = jax.vmap(one)(rng_keys)
     count = rows.blocks.num_rows
     uniform = {
         n: jnp.full((s, count), 1.0 / s) for n, s in zip(graph.names, graph.sizes, strict=True)
     }
     alike = of({name: _told(share, rows.known.get(name)) for name, share in uniform.items()})
-    return Starting(
-        jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), alike, partitioned), partitioned
+    near = in_units_of_data(plan, plan.expected_log_joint(arguments, alike), rough)
+    partitioned, values = jax.vmap(one)(rng_keys)
+    values |= jax.vmap(partial(initial_values, plan.program, plan.reading, arguments, rough))(
+        rng_keys
     )
+    if ordered:  # alike, components in order would be in a corner of their support
+        return Starting(partitioned, partitioned, values)
+    wide = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), alike, partitioned)
+    return Starting(wide, partitioned, values)
 
 
 def _partition(seeding: Seeding, rng_key: Array, points: Array, size: int) -> Array:
@@ -320,16 +339,17 @@ def starting_values(
     rough = rough_values(plan)
     starting = starting_statistics(plan, arguments, rows, rough, rng_keys, seeding)
 
-    def one(starting: Starting, leaving: Values) -> Values:
+    def one(starting: Starting) -> Values:
         def once(values: Values, last: Array) -> tuple[Values, None]:
             statistics = jax.tree.map(
                 partial(jnp.where, last), starting.partitioned, starting.alike
             )
             return maximise_blocks(plan, arguments, statistics, values)[0], None
 
-        return jax.lax.scan(once, leaving, jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS)[0]
+        lasts = jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS
+        return jax.lax.scan(once, starting.values, lasts)[0]
 
-    return jax.vmap(one)(starting, leaving_values(plan, arguments, rough, rng_keys))
+    return jax.vmap(one)(starting)
 
 
 def check_names(found: Plan, names: Iterable[str], argument: str) -> None:

@@ -21,10 +21,12 @@ class Status(IntEnum):
     NOT_FINITE = 4
     COMPONENT_EMPTY = 5
     COVARIANCE_SINGULAR = 6
-    WEIGHT_AT_BOUNDARY = 7
+    AT_BOUNDARY = 7
     SYMMETRIC_START = 8
     ROUNDING = 9
     GATE_WITHOUT_BOUND = 10
+    CLIMB_STUCK = 11
+    COMPONENTS_COINCIDE = 12
 
     def __bool__(self) -> bool:
         return self is Status.CONVERGED
@@ -67,9 +69,11 @@ _TEXTS = {
         "unbounded there, and this is no estimate.",
         "Give the covariances a prior (inverse Wishart or inverse gamma), or use more restarts.",
     ),
-    Status.WEIGHT_AT_BOUNDARY: (
-        "A weight has reached zero, where its prior density is infinite: there is no interior mode.",
-        "Use a Dirichlet concentration of at least 1, or draw from the posterior instead.",
+    Status.AT_BOUNDARY: (
+        "A parameter has reached the boundary of its support (a weight of zero, say): there is no "
+        "interior mode, and where the prior density is infinite there, no largest value at all.",
+        "Use a prior that vanishes at the boundary (a Dirichlet concentration or beta shapes above 1, a "
+        "gamma or log-normal), lower the number of components, or draw from the posterior instead.",
     ),
     Status.ROUNDING: (
         "Stopped where rounding hides any further gain: a step lost less than the square root of the "
@@ -81,6 +85,17 @@ _TEXTS = {
         "A gate has grown so steep that the data no longer bound its slope: covariates separate the "
         "components, and the likelihood rises for ever.",
         "Give the gate's coefficients a prior (a normal one, say), or lower the number of components.",
+    ),
+    Status.CLIMB_STUCK: (
+        "A site without a closed form could not be moved, though the slope of the objective promises "
+        "more than the tolerance: this is no mode.",
+        "Bring the data and covariates to ordinary size, give initial values (init) or more restarts, "
+        "or name another climber (m_step).",
+    ),
+    Status.COMPONENTS_COINCIDE: (
+        "Two components have become the same: they explain every row equally.",
+        "Use more restarts, give initial values (init), or lower the number of components; where an "
+        "ordered prior is highest at a tie, use one that is not, or none and relabel.",
     ),
     Status.SYMMETRIC_START: (
         "Every component explains every row equally, and EM cannot tell them apart from there.",

@@ -8,7 +8,7 @@ the number of patterns, not with the rows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,11 +110,14 @@ class Blocks:
             flat = jnp.take(value, self.index.reshape(-1), axis=-1, mode="clip")
         return jnp.moveaxis(flat.reshape(*value.shape[:-1], count, size), -2, 0)
 
-    def first(self) -> Blocks:
-        """The first block alone, its rows in place."""
-        cut = jax.tree.map(lambda x: x[:1], replace(self, index=None, patterns={}, mesh=None))
-        size = self.weight.shape[1]
-        return replace(cut, patterns=self.patterns, num_rows=min(self.num_rows, size))
+    def telling(self, most: int = 8) -> list[Any]:
+        """Places of a few blocks that tell the most of any: the first of each of the patterns in which
+        the fewest cells are missing, or the first."""
+        if self.pattern is None:
+            return [0]
+        cells = [jnp.sum(there.reshape(len(there), -1), axis=1) for there in self.patterns.values()]
+        fullest = jnp.argsort(-sum(cells[1:], cells[0]))
+        return [jnp.argmax(self.pattern == fullest[i]) for i in range(min(most, len(fullest)))]
 
 
 def arrange(

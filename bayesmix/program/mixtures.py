@@ -3,7 +3,7 @@
 NumPyro has distributions with the latent summed out: `MixtureSameFamily`, `MixtureGeneral`, and the
 zero-inflated ones. Where one is observed in the plate of rows, the same model with its latent spelled
 out says more: labels, closed forms, Gibbs. For a site `x` the latent is `x_component`. Where every column
-of a row has a component of its own, columns become sites (`x_0`, `x_1` and so on), each with its latent.
+of a row has a component of its own, columns become sites (`x_0`, `x_1` and so on), each with a latent.
 
 A mixture that is no data, such as the prior of a parameter, stays what it is.
 """

@@ -152,11 +152,11 @@ def log_evidence(
 
 
 def each_factor(
-    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks
+    families: dict[str, Statistic], evaluation: Evaluation, blocks: Blocks, place: Any = 0
 ) -> dict[str, Array]:
-    """Every log factor by its site, (K, n) or (K, 1), over the rows of the first block."""
+    """Every log factor by its site, (K, n) or (K, 1), over the rows of the block at this place."""
     tables = _tables(families, evaluation, blocks)
-    block = jax.tree.map(lambda x: x[0], _every_block(tables, blocks))
+    block = jax.tree.map(lambda x: x[place], _every_block(tables, blocks))
     return _each(families, _at_pattern(tables, block, blocks), tables, block)
 
 

@@ -290,7 +290,7 @@ def test_a_symmetric_start_is_named(which, line, request):
 def test_a_concentration_below_one_can_empty_a_weight(map_scalar, line):
     init = {"weights": [0.999, 0.001], "mean": [0.0, 40.0], "variance": [9.0, 0.1]}
     fit = map_scalar.run(0, line, np.array([0.5, 0.5]), 2, init=init)
-    assert fit.status is Status.WEIGHT_AT_BOUNDARY
+    assert fit.status is Status.AT_BOUNDARY
     assert "Dirichlet" in str(fit.status)
     assert np.isfinite(fit.parameters["mean"]).all()
 
