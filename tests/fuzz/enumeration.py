@@ -18,6 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jax.scipy.special import logsumexp
 from numpyro import handlers
+from numpyro.distributions import biject_to
 from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer.util import log_density
 
@@ -32,6 +33,15 @@ class Latent(NamedTuple):
     support: np.ndarray
 
 
+class Look(NamedTuple):
+    """The density at some values; its gradient in unconstrained coordinates, by site; and log p(data,
+    labels, values) of every labelling, rows counted once."""
+
+    height: float
+    slopes: dict[str, np.ndarray]
+    log_joints: np.ndarray
+
+
 class Enumeration:
     """A program, its arguments, and every labelling of its rows.
 
@@ -44,7 +54,7 @@ class Enumeration:
 
     Attributes:
         latents: the sites that are summed out.
-        supports: the supports of all others, the parameters.
+        supports: the supports of all others, the parameters; None where a support depends on another.
         labellings: by latent, all values of all cells jointly, (M, *shape).
     """
 
@@ -78,7 +88,9 @@ class Enumeration:
                     support = _support_of(site["fn"])
                 self.latents[name] = Latent(np.shape(site["value"]), support)
             else:
-                self.supports[name] = site["fn"].support
+                support = site["fn"].support
+                moves = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support))
+                self.supports[name] = None if moves else support
 
     def trace(self, key: Array) -> dict[str, Any]:
         """The program's sites, with values drawn from its priors."""
@@ -116,25 +128,50 @@ class Enumeration:
             one = [{n: z[i] for n, z in self.labellings.items()} for i in range(count)]
             return jnp.stack([self.log_joint(values, labels, weight) for labels in one])
 
-    @cached_property
-    def log_marginal(self) -> Callable[[Values], Array]:
+    def log_marginal(self, values: Values) -> Array:
         """log p(data, values) with the labels summed out."""
+        if self.weight is None:
+            return logsumexp(self.log_joints(values))
+        one = jnp.concatenate([jnp.zeros((1, len(self.weight))), jnp.eye(len(self.weight))])
+        none, *rows = jax.vmap(lambda w: logsumexp(self.log_joints(values, w)))(one)
+        rows = jnp.stack(rows) - none + self._free  # log p(x_i)
+        return none - jnp.sum(self._free) + jnp.sum(self.weight * rows)
+
+    @cached_property
+    def look(self) -> Callable[[Values], Look]:
+        """A compiled function of values: all that the engines are held against."""
 
         @jax.jit
-        def summed(values: Values) -> Array:
-            if self.weight is None:
-                return logsumexp(self.log_joints(values))
-            one = jnp.concatenate([jnp.zeros((1, len(self.weight))), jnp.eye(len(self.weight))])
-            none, *rows = jax.vmap(lambda w: logsumexp(self.log_joints(values, w)))(one)
-            rows = jnp.stack(rows) - none + self._free  # log p(x_i)
-            return none - jnp.sum(self._free) + jnp.sum(self.weight * rows)
+        def looked(free: Values) -> tuple[Any, Values, Array]:
+            def height(free: Values) -> tuple[Array, Array]:
+                values = self.constrained(free)
+                return self.log_marginal(values), self.log_joints(values)
 
-        return summed
+            (value, joints), slopes = jax.value_and_grad(height, has_aux=True)(free)
+            return value, slopes, joints
 
-    def posterior(self, values: Values) -> dict[str, np.ndarray]:
+        def found(values: Values) -> Look:
+            value, slopes, joints = looked(self.unconstrained(values))
+            return Look(float(value), jax.tree.map(np.asarray, slopes), np.asarray(joints))
+
+        return found
+
+    def constrained(self, free: Values) -> Values:
+        """Values from unconstrained coordinates; those of a support that moves stay as they are."""
+        maps = self.supports
+        return {n: biject_to(maps[n])(v) if maps.get(n) else v for n, v in free.items()}
+
+    def unconstrained(self, values: Values) -> Values:
+        """The inverse of :meth:`constrained`."""
+        maps = self.supports
+        return {
+            n: biject_to(maps[n]).inv(jnp.asarray(v)) if maps.get(n) else jnp.asarray(v)
+            for n, v in values.items()
+        }
+
+    def posterior(self, look: Look) -> dict[str, np.ndarray]:
         """p(z = k | data, values) of every cell of every latent, (*shape, K)."""
-        heights = np.asarray(jax.jit(self.log_joints)(values))
-        share = np.exp(heights - np.logaddexp.reduce(heights))
+        share = np.exp(look.log_joints - np.logaddexp.reduce(look.log_joints))
         found = {}
         for name, latent in self.latents.items():
             hits = self.labellings[name][..., None] == latent.support

@@ -6,45 +6,48 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from numpyro.infer.util import log_density
 
 import bayesmix
 
-from .enumeration import Enumeration, Values
+from .enumeration import Enumeration, Look, Values
 
 AGREED, REFUSED, MISREAD, CRASHED = "agreed", "refused", "misread", "crashed"
+_TOLERANCE = 1e-8
+
+
+class Point(NamedTuple):
+    """Values of the parameters, and what enumeration says there."""
+
+    values: Values
+    look: Look
 
 
 class Verdict(NamedTuple):
-    """What became of a program, and what there is to say about it.
-
-    `plan` is there where the program was read.
-    """
+    """What became of a program, and what there is to say about it; where it was read, the plan, and the
+    points where it was looked at."""
 
     kind: str
     text: str
     plan: bayesmix.Plan | None = None
+    points: tuple[Point, ...] = ()
 
 
-def points(exact: Enumeration, count: int = 3, most: int = 30) -> list[tuple[Values, float]]:
-    """Values of the parameters drawn from their priors, with the density by enumeration; only those
-    where it is finite."""
-    found: list[tuple[Values, float]] = []
-    for seed in range(most):
-        values = exact.draw(seed)
-        height = float(exact.log_marginal(values))
-        if np.isfinite(height):
-            found.append((values, height))
-        if len(found) == count:
-            return found
-    if not found:
+def points(exact: Enumeration, count: int = 3, most: int = 30) -> tuple[Point, ...]:
+    """Draws of the priors where the density is finite."""
+    drawn = (exact.draw(seed) for seed in range(most))
+    looked = (Point(values, exact.look(values)) for values in drawn)
+    finite = [
+        point for point, _ in zip((p for p in looked if np.isfinite(p.look.height)), range(count))
+    ]
+    if not finite:
         raise ValueError("no draw of the priors has a finite density: the program tells nothing")
-    return found
+    return tuple(finite)
 
 
-def as_told(values: Values, names: Sequence[str]) -> Values:
+def _by_name(values: Values, names: Sequence[str]) -> Values:
     """The values by the names that a plan has: those of a scan are a site for each step."""
     told = {}
     for name in names:
@@ -55,7 +58,7 @@ def as_told(values: Values, names: Sequence[str]) -> Values:
             told[name] = values[step[1]][int(step[2])]
         else:
             raise KeyError(f"the plan has a parameter '{name}' that the program has not")
-    return {name: jnp.asarray(value) for name, value in told.items()}
+    return told
 
 
 def judge(
@@ -63,9 +66,9 @@ def judge(
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None = None,
     exact: Enumeration | None = None,
-    tolerance: float = 1e-8,
 ) -> Verdict:
-    """Plan a program and hold its marginal density against enumeration at a few points.
+    """Plan a program and hold the density of its marginal program, and the gradient that NUTS climbs,
+    against enumeration at a few points.
 
     `exact` enumerates the same model where the program itself has gaps (NaN, known labels).
     """
@@ -77,14 +80,27 @@ def judge(
         plan = bayesmix.plan(program, *args, **kwargs)
         doing, marginal = "marginalize", bayesmix.marginalize(plan)
         names = plan.reading.parameter_names
-        off = [
-            float(log_density(marginal, args, kwargs, as_told(values, names))[0]) - height
-            for values, height in seen
-        ]
+
+        @jax.jit
+        @jax.value_and_grad
+        def ours(free: Values) -> Any:
+            told = _by_name(exact.constrained(free), names)
+            return log_density(marginal, args, kwargs, told)[0]
+
+        found = [ours(exact.unconstrained(values)) for values, _ in seen]
     except bayesmix.ProgramError as error:
         return Verdict(REFUSED, str(error) if doing == "plan" else f"{doing}: {error}")
     except Exception as error:  # what must not happen is what is looked for
-        return Verdict(CRASHED, f"{doing}: {type(error).__name__}: {str(error)[:300]}")
-    text = "; ".join(f"{d:.3g} of {h:.4g}" for d, (_, h) in zip(off, seen, strict=True))
-    right = all(abs(d) < tolerance * (1 + abs(h)) for d, (_, h) in zip(off, seen, strict=True))
-    return Verdict(AGREED if right else MISREAD, text, plan)
+        text = " ".join(str(error).split())[:300]
+        return Verdict(CRASHED, f"{doing}: {type(error).__name__}: {text}")
+    off = [(float(value) - p.look.height) for (value, _), p in zip(found, seen, strict=True)]
+    text = "; ".join(f"{d:.3g} of {p.look.height:.4g}" for d, p in zip(off, seen, strict=True))
+    far = [abs(d) / (1 + abs(p.look.height)) for d, p in zip(off, seen, strict=True)]
+    if not max(far) < _TOLERANCE:
+        return Verdict(MISREAD, text)
+    for (_, slopes), point in zip(found, seen, strict=True):
+        for name, slope in point.look.slopes.items():
+            gap = np.max(np.abs(np.asarray(slopes[name]) - slope), initial=0.0)
+            if not gap < 10 * _TOLERANCE * (1 + np.max(np.abs(slope), initial=0.0)):
+                return Verdict(MISREAD, f"the gradient along {name} is {gap:.3g} off")
+    return Verdict(AGREED, text, plan, seen)
