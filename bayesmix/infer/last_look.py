@@ -10,8 +10,9 @@ from jax import Array, random
 
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, compile_lightly
+from ..program.arguments import Arguments
 from ..program.blocks import Blocks
+from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from .outcome import EMPTY

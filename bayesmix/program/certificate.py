@@ -31,7 +31,8 @@ from .compiling import compile_lightly
 from .errors import ProgramError
 from .evaluate import Values, log_prob_present
 from .observed import mask_layers
-from .reading import Give, Program, Reading, Site
+from .plain import Give
+from .reading import Program, Reading, Site
 from .tracing import sites_of, unchecked
 
 # log densities below this stand for minus infinity

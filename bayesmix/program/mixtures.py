@@ -2,8 +2,8 @@
 
 NumPyro has distributions with the latent summed out: `MixtureSameFamily`, `MixtureGeneral`, and the
 zero-inflated ones. Where one is observed in the plate of rows, the same model with its latent spelled
-out says more: labels, closed forms, Gibbs. For a site `x` the latent is `x_component`. Where every column
-of a row has a component of its own, columns become sites (`x_0`, `x_1` and so on), each with a latent.
+out says more: labels, closed forms, Gibbs. For a site `x` the latent is `x_component`. Where every
+column of a row has its own component, columns become sites (`x_0`, `x_1` and so on), each with a latent.
 
 A mixture that is no data, such as the prior of a parameter, stays what it is.
 """
@@ -27,7 +27,8 @@ from ..families.choice import OneOf
 from .arguments import Arguments
 from .blocks import Observed
 from .errors import MarginalMixture
-from .reading import Look, Program, Reading, looked_at, read
+from .plain import looked_at
+from .reading import Look, Program, Reading, read
 from .roles import describe
 
 # columns with components of their own become sites up to this many

@@ -21,8 +21,9 @@ from .errors import ProgramError
 from .graph import sum_out
 from .loops import Unrolled
 from .plan import Plan, Plans
-from .reading import ON_TRACED, Program, plate_of_rows, to_hold
+from .reading import ON_TRACED, Program, to_hold
 from .recent import Recent
+from .structure import plate_of_rows
 from .tracing import one_at_a_time
 
 _LAYOUTS = 64  # calls of different shapes that are remembered
