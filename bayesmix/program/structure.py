@@ -2,6 +2,7 @@
 
 Nothing is computed: the program is traced abstractly, and dependencies are followed through its
 operations.
+"""
 
 from __future__ import annotations
 
