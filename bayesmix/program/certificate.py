@@ -205,9 +205,9 @@ def _of_rows(sites: dict[str, Any], site: Site, read: Read) -> Array:
     traced = sites[site.name]
     fn, value = traced["fn"], traced["value"]
     if isinstance(read.families[site.name], Family):
-        log_prob = _without_masks(fn, site.masks).log_prob(
-            value.astype(int) if site.finite else value
-        )
+        finite = fn.is_discrete and peel(fn).base.has_enumerate_support
+        value = value.astype(int) if finite else value  # categories with gaps come as other numbers
+        log_prob = _without_masks(fn, site.masks).log_prob(value)
     else:
         log_prob = log_prob_present(fn, value, site.bounded)
     return _by_row(log_prob, read.reading)

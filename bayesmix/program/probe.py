@@ -33,6 +33,7 @@ from .links import describe_links
 from .reading import Program, Reading, resized
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
+from .units import NO_UNITS, Units, find_units, in_units
 
 # rows that are looked at, unless there are so few that all may be: then a fit needs no other look
 _PROBE_ROWS, _ALL_ROWS = 32, 512
@@ -149,6 +150,9 @@ def probe(
     look = _look(program, reading, arguments, plain)
     found = _recognise(look, noise, random_rows)
     if found is None:
+        units = find_units(reading.parameters, noise, arguments, _log_joint(look, observed))
+        found = _recognise(look, noise, random_rows, units) if units else None
+    if found is None:
         return None
     if by_rows and any(block.form is None for block in found[0].blocks):
         # hidden values of the rows may give a closed form to sites that have none
@@ -209,29 +213,43 @@ def _families(
     return plain, by_rows
 
 
+def _log_joint(look: _Look, observed: Observed) -> Callable[[Values], float]:
+    """The log joint of the rows and the parameters, the latents summed out."""
+    tables = _tables(look, observed)
+
+    def height(values: Values) -> float:
+        found = tables(values)
+        return float(found.density.sum() + found.log_prior)
+
+    return height
+
+
 def _recognise(
-    look: _Look, noise: Values, rows: _Noise
+    look: _Look, noise: Values, rows: _Noise, units: Units = NO_UNITS
 ) -> tuple[Recognition, dict[str, np.ndarray]] | None:
     """Closed forms under this choice of families, and the random points at which they were found."""
 
     @compile_lightly
-    def prepare(step: Array, noise: Values, rows: _Noise) -> tuple[Values, Any, Array]:
+    def prepare(step: Array, noise: Values, rows: _Noise) -> tuple[Values, Any, Array, Array]:
         points = random_points(look.reading.parameters, jax.tree.map(lambda x: step * x, noise))
+        points = in_units(points, units)
 
-        def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array]:
+        def statistics(point: Values, rows: _Noise) -> tuple[row_pass.Statistics, Array, Array]:
             evaluation = look.evaluate(point)
-            made = _random_statistics(look, evaluation, rows)
-            return made, row_pass.clear(look.families, evaluation)
+            made, possible = _random_statistics(look, evaluation, rows)
+            return made, row_pass.clear(look.families, evaluation), possible
 
-        made, clear = jax.vmap(statistics)(points, rows)
-        return points, made, jnp.all(clear)
+        made, clear, possible = jax.vmap(statistics)(points, rows)
+        return points, made, jnp.all(clear), jnp.all(possible)
 
     # with columns of large numbers ordinary coefficients saturate a row family
     for step in _STEPS:
         made = prepare(step, noise, rows)
-        points, statistics, clear = jax.tree.map(np.asarray, made)
+        points, statistics, clear, possible = jax.tree.map(np.asarray, made)
         if clear:
             break
+    if not possible:
+        return None  # what has no weight would pass for a closed form
     found = recognise(look.reading.parameters, look.factors, points, statistics, step)
     return None if found is None else (found, points)
 
@@ -264,7 +282,10 @@ def _random_rows(
     return _Noise(weights, values)
 
 
-def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> row_pass.Statistics:
+def _random_statistics(
+    look: _Look, evaluation: Evaluation, noise: _Noise
+) -> tuple[row_pass.Statistics, Array]:
+    """Statistics of random weights, and whether every row has labels that are possible."""
     moments, families, graph = {}, look.families, look.reading.graph
     arranged = {
         name: (
@@ -287,12 +308,14 @@ def _random_statistics(look: _Look, evaluation: Evaluation, noise: _Noise) -> ro
     hidden = row_pass.hidden_values(families, evaluation, None)
     latent = evaluation.latent
     by_row = [name for name, family in families.items() if not isinstance(family, Family)]
-    return row_pass.Statistics(
+    made = row_pass.Statistics(
         {name: jnp.sum(weights(name), axis=1) for name in latent if latent[name].ndim == 1},
         moments,
         {name: weights(name) for name in [*by_row, *(n for n in latent if latent[n].ndim > 1)]},
         hidden,
     )
+    possible = [jnp.all(jnp.any(share > 0, axis=0)) for share in shares]
+    return made, jnp.all(jnp.stack(possible))
 
 
 def _possible(
