@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import Array
 from numpyro.ops.provenance import eval_provenance
 
+from ..families.peel import peel
 from .arguments import Arguments
 from .errors import ProgramError
 from .observed import mask_layers
@@ -107,18 +109,29 @@ def _check_rows(reached: _Reached, found: _Survey, latents: frozenset[str]) -> N
             )
 
 
-def plate_of_rows(program: Program, arguments: Arguments) -> str | None:
-    """The name of the plate of rows, where there is one; nothing is computed."""
+class Outside(NamedTuple):
+    """The name of the plate of rows, and the factors outside it that no data enter: priors."""
+
+    rows: str | None
+    priors: frozenset[str]
+
+
+def outside_rows(program: Program, arguments: Arguments) -> Outside:
+    """What is outside the rows, as far as priors are concerned; nothing is computed."""
     try:
-        return looked_at(program, arguments, _survey).rows
+        found = looked_at(program, arguments, _survey)
     except ProgramError:
-        return None  # what is wrong will be said when the program is read
+        return Outside(None, frozenset())  # what is wrong will be said when the program is read
+    reached = _dependencies(program, arguments, found).density if found.factors else {}
+    priors = (name for name in found.factors if reached[name] <= found.parameters.keys())
+    return Outside(found.rows, frozenset(priors))
 
 
 class _Survey(NamedTuple):
     """The plate of rows; discrete sites that nobody observes; finite scalar ones of the rows with the
     number of their values, observed or not; continuous latents of the rows; all sites of the rows, and
-    all parameters, with the shape and type of their values; and whether there may be several latents."""
+    all parameters, with the shape and type of their values; factors outside the rows; and whether there
+    may be several latents."""
 
     rows: str
     hidden: tuple[str, ...]
@@ -126,6 +139,7 @@ class _Survey(NamedTuple):
     locals: tuple[str, ...]
     values: dict[str, jax.ShapeDtypeStruct]
     parameters: dict[str, jax.ShapeDtypeStruct]
+    factors: tuple[str, ...]
     several: bool
 
 
@@ -158,7 +172,12 @@ def _survey(sites: dict[str, Any]) -> _Survey:
         if site["type"] == "param"
         or (name in samples and name not in inside and not _is_given(site))
     }
-    return _Survey(rows.name, hidden, finite, continuous, values, parameters, several)
+    factors = tuple(
+        n
+        for n, s in samples.items()
+        if n not in inside and isinstance(peel(s["fn"]).base, dist.Unit)
+    )
+    return _Survey(rows.name, hidden, finite, continuous, values, parameters, factors, several)
 
 
 def _is_given(site: dict[str, Any]) -> bool:

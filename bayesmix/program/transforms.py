@@ -23,26 +23,31 @@ from .loops import Unrolled
 from .plan import Plan, Plans
 from .reading import ON_TRACED, Program, to_hold
 from .recent import Recent
-from .structure import plate_of_rows
+from .structure import Outside, outside_rows
 from .tracing import one_at_a_time
 
 _LAYOUTS = 64  # calls of different shapes that are remembered
 
 
 class _FlattenPriors(Messenger):
-    """Replace the distribution of every unobserved continuous site by a flat one on its support; not of
-    those in the plate of rows, which are no parameters."""
+    """Replace the distribution of every unobserved continuous site by a flat one on its support, and
+    factors that are priors by 0; not those in the plate of rows, which are no parameters."""
 
-    def __init__(self, rows: str | None) -> None:
-        self.rows = rows
+    def __init__(self, outside: Outside) -> None:
+        self.outside = outside
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if msg["type"] != "sample" or msg["is_observed"] or msg["fn"].is_discrete:
-            return
-        if any(frame.name == self.rows for frame in msg["cond_indep_stack"]):
+        if msg["type"] != "sample":
             return
         fn = msg["fn"]
+        if msg["name"] in self.outside.priors:
+            msg["fn"] = dist.Unit(jnp.zeros(fn.batch_shape))
+            return
+        if msg["is_observed"] or fn.is_discrete:
+            return
+        if any(frame.name == self.outside.rows for frame in msg["cond_indep_stack"]):
+            return
         msg["fn"] = dist.ImproperUniform(fn.support, fn.batch_shape, fn.event_shape)
 
 
@@ -76,26 +81,26 @@ class WithoutPriors:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._rows = Recent(_LAYOUTS)
+        self._outside = Recent(_LAYOUTS)
         update_wrapper(self, program, updated=())
         self.__name__ = f"{getattr(program, '__name__', 'program')} without priors"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = split(args, kwargs)
 
-        def name_of_rows() -> str | None:
+        def outside() -> Outside:
             with _Isolated():
-                return _plate_of_rows(Unrolled(self.program), arguments)
+                return _outside_rows(Unrolled(self.program), arguments)
 
-        with one_at_a_time, _FlattenPriors(self._rows.get(arguments.layout, name_of_rows)):
+        with one_at_a_time, _FlattenPriors(self._outside.get(arguments.layout, outside)):
             return self.program(*args, **kwargs)
 
 
-def _plate_of_rows(program: Program, arguments: Arguments) -> str | None:
+def _outside_rows(program: Program, arguments: Arguments) -> Outside:
     try:
-        return plate_of_rows(program, arguments)
+        return outside_rows(program, arguments)
     except ON_TRACED as failure:
-        return plate_of_rows(program, arguments.hold(to_hold(program, arguments, failure)))
+        return outside_rows(program, arguments.hold(to_hold(program, arguments, failure)))
 
 
 class Marginal:
