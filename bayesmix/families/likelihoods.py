@@ -45,7 +45,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.constraints import Constraint
 
 from .peel import Peeled
 
@@ -74,10 +75,7 @@ class Origin:
     """What a family was looked up for, with shapes in place of arrays; no part of what a family is."""
 
     def __init__(self, peeled: Peeled) -> None:
-        base = object.__new__(type(peeled.base))
-        told = {name: _outline(value) for name, value in vars(peeled.base).items()}
-        vars(base).update((name, value) for name, value in told.items() if value is not None)
-        self.peeled = peeled._replace(base=base)
+        self.peeled = peeled._replace(base=_outline(peeled.base), mask=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Origin)
@@ -88,9 +86,15 @@ class Origin:
 
 def _outline(value: Any) -> Any:
     """Numbers of Python and NumPy are known, and stay; what has passed through JAX may be data."""
+    if isinstance(value, dist.Distribution):
+        outline = object.__new__(type(value))
+        outline.__dict__.update({name: _outline(each) for name, each in vars(value).items()})
+        return outline
+    if isinstance(value, tuple):
+        return tuple(map(_outline, value))
     if isinstance(value, jax.Array):
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
-    return value if isinstance(value, (int, float, tuple, np.ndarray, np.generic)) else None
+    return jax.tree.map(_outline, value) if isinstance(value, Constraint) else value
 
 
 class Family(NamedTuple):

@@ -35,6 +35,7 @@ def masked(family: Family) -> Family:
         moments=partial(_moments, family),
         score=family.score and partial(_score, family),
         complete=family.complete and partial(_complete, family),
+        origin=None,  # what it was looked up for gives the family itself
     )
 
 
