@@ -18,6 +18,7 @@ from bayesmix import EM, OnlineEM, zoo
 from bayesmix.infer.fingerprint import Run
 from bayesmix.infer.orders import Stepwise
 from bayesmix.program.arguments import split
+from tests.families import test_exponential
 from tests.zoo.test_engines import CASES, plan_of
 
 # a number of trials that is data, a rule, a row family
@@ -37,6 +38,18 @@ def check_plan(plan, arguments):
         assert str(again) == str(plan)
         for density, found in run._replace(plan=again).densities(run.points).items():
             np.testing.assert_array_equal(found, whole[density])
+
+
+@pytest.mark.parametrize("name", test_exponential.CASES)
+def test_a_family_is_pickled_by_what_it_was_looked_up_for(name):
+    now, _, x, _, _ = test_exponential.problem(name, (2,))
+    family, parameters = test_exponential.family_of(name, now)
+    again = pickle.loads(pickle.dumps(family))
+    found, whole = (
+        f.log_prob(f.prepare(parameters, None), f.arrange(x, None)) for f in (again, family)
+    )
+    assert again.name == family.name
+    np.testing.assert_array_equal(found, whole)
 
 
 def either(x):
