@@ -45,7 +45,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions.constraints import Constraint
 
 from .peel import Peeled
 
@@ -71,13 +72,10 @@ def by_cell(components: int, cells: int, fits: int) -> int:
 
 
 class Origin:
-    """What a family was looked up for, with shapes in place of arrays; no part of what a family is."""
+    """How a family was made: `make(*args)` gives it again. No part of what a family is."""
 
-    def __init__(self, peeled: Peeled) -> None:
-        base = object.__new__(type(peeled.base))
-        told = {name: _outline(value) for name, value in vars(peeled.base).items()}
-        vars(base).update((name, value) for name, value in told.items() if value is not None)
-        self.peeled = peeled._replace(base=base)
+    def __init__(self, make: Callable[..., Family], *args: Any) -> None:
+        self.made = make, args
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Origin)
@@ -88,9 +86,15 @@ class Origin:
 
 def _outline(value: Any) -> Any:
     """Numbers of Python and NumPy are known, and stay; what has passed through JAX may be data."""
+    if isinstance(value, dist.Distribution):
+        outline = object.__new__(type(value))
+        outline.__dict__.update({name: _outline(each) for name, each in vars(value).items()})
+        return outline
+    if isinstance(value, tuple):
+        return tuple(map(_outline, value))
     if isinstance(value, jax.Array):
         return jax.ShapeDtypeStruct(value.shape, value.dtype)
-    return value if isinstance(value, (int, float, tuple, np.ndarray, np.generic)) else None
+    return jax.tree.map(_outline, value) if isinstance(value, Constraint) else value
 
 
 class Family(NamedTuple):
@@ -114,8 +118,8 @@ class Family(NamedTuple):
     origin: Origin | None = None
 
     def __reduce__(self) -> Any:
-        """Pickled by what it was looked up for: its functions need no names of their own."""
-        return (Family, tuple(self)) if self.origin is None else (again, (self.origin.peeled,))
+        """Pickled by how it was made: its functions need no names of their own."""
+        return (Family, tuple(self)) if self.origin is None else self.origin.made
 
 
 _FAMILIES: dict[type, Callable[[Peeled], Family | None]] = {}
@@ -138,11 +142,17 @@ def lookup(peeled: Peeled) -> Family | None:
     """The family registered for a peeled distribution, or None."""
     choose = _FAMILIES.get(type(peeled.base))
     found = None if choose is None else choose(peeled)
-    return found and found._replace(origin=Origin(peeled))
+    if found is None:
+        return None
+    outline = peeled._replace(base=_outline(peeled.base), mask=None)
+    return found._replace(origin=Origin(again, outline))
 
 
 def again(peeled: Peeled) -> Family:
-    """The family that was pickled. Raises ValueError where it is not registered here."""
+    """The family that was pickled, from what it was looked up for, with shapes in place of arrays.
+
+    Raises ValueError where it is not registered in this process.
+    """
     found = lookup(peeled)
     if found is None:
         raise ValueError(

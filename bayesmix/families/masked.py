@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from .likelihoods import Family, Lead
+from .likelihoods import Family, Lead, Origin
 from .peel import Peeled
 
 
@@ -35,6 +35,7 @@ def masked(family: Family) -> Family:
         moments=partial(_moments, family),
         score=family.score and partial(_score, family),
         complete=family.complete and partial(_complete, family),
+        origin=Origin(masked, family),
     )
 
 

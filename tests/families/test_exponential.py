@@ -1,6 +1,5 @@
 """Exponential families: every registered one against NumPyro's own densities and moments."""
 
-import pickle
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -131,18 +130,6 @@ def numpyro_table(name, values, x, present):
         whole = present if present.ndim == cells.ndim - 1 else jnp.all(present, axis=-1)
         cells = jnp.where(whole, cells, 0)
     return jnp.sum(cells, axis=tuple(range(2, cells.ndim)))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_family_is_pickled_by_what_it_was_looked_up_for(name):
-    now, _, x, _, _ = problem(name, (2,))
-    family, parameters = family_of(name, now)
-    again = pickle.loads(pickle.dumps(family))
-    found, whole = (
-        f.log_prob(f.prepare(parameters, None), f.arrange(x, None)) for f in (again, family)
-    )
-    assert again.name == family.name
-    np.testing.assert_array_equal(found, whole)
 
 
 # ---------------------------------------------------------- everything about a case, compiled once

@@ -6,14 +6,19 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
+from numpyro import handlers
 
 import bayesmix
 from bayesmix import EM, OnlineEM, zoo
 from bayesmix.infer.fingerprint import Run
 from bayesmix.infer.orders import Stepwise
 from bayesmix.program.arguments import split
+from tests.families import test_exponential
 from tests.zoo.test_engines import CASES, plan_of
 
 # a number of trials that is data, a rule, a row family
@@ -22,13 +27,47 @@ ROWS = np.random.default_rng(0).normal(size=(40, 2)) + np.repeat([[0.0], [5.0]],
 
 
 def check(name):
-    plan, (_, rows, static) = plan_of(name), CASES[name]
-    run = Run({}, plan, split(rows, static))
+    _, rows, static = CASES[name]
+    check_plan(plan_of(name), split(rows, static))
+
+
+def check_plan(plan, arguments):
+    run = Run({}, plan, arguments)
     whole = run.densities(run.points)
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
-        assert str(again) == str(plan) and again._made == {}
+        assert str(again) == str(plan)
         for density, found in run._replace(plan=again).densities(run.points).items():
             np.testing.assert_array_equal(found, whole[density])
+
+
+@pytest.mark.parametrize("name", test_exponential.CASES)
+def test_a_family_is_pickled_by_what_it_was_looked_up_for(name):
+    now, _, x, _, _ = test_exponential.problem(name, (2,))
+    family, parameters = test_exponential.family_of(name, now)
+    again = pickle.loads(pickle.dumps(family))
+    found, whole = (
+        f.log_prob(f.prepare(parameters, None), f.arrange(x, None)) for f in (again, family)
+    )
+    assert again.name == family.name
+    np.testing.assert_array_equal(found, whole)
+
+
+def either(x):
+    """A normal with a mask of labels beside a Poisson, and one of two families in a single column."""
+    mean = numpyro.sample("mean", dist.Normal(0.0, 9.0).expand([2]).to_event(1))
+    parts = [dist.Normal(mean[0], 1.0), dist.Gamma(2.0, 1.0)]
+    shares = dist.Categorical(jnp.array([0.3, 0.7]))
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        with handlers.mask(mask=z == 1):
+            numpyro.sample("x", dist.Normal(mean[1], 1.0), obs=x)
+        general = dist.MixtureGeneral(shares, parts, support=dist.constraints.real)
+        numpyro.sample("y", general, obs=x[::-1])
+
+
+def test_a_plan_with_families_of_some_rows_is_pickled_and_copied():
+    x = np.abs(ROWS[:, 0]) + 0.1
+    check_plan(bayesmix.plan(either, x), split((x,), {}))
 
 
 @pytest.mark.parametrize("name", FEW)
