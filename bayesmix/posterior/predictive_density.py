@@ -64,8 +64,8 @@ def predictive_log_density(
     for name, shape in shapes.items():
         if found[name].shape != (count, *shape):
             raise ProgramError(
-                f"draws of '{name}' have shape {found[name].shape}, where the program has {shape} at each "
-                f"of {count} draws: give (S, ...) of the same S for every parameter"
+                f"draws of '{name}' have shape {found[name].shape}, where the program has {shape} at "
+                f"each of {count} draws: give (S, ...) of the same S for every parameter"
             )
     values = {name: found[name] for name in plan.reading.parameter_names}
     return average_log_density(at_draws(plan, arguments, values).log_likelihood)
