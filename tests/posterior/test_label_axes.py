@@ -65,12 +65,12 @@ def test_axes_of_deterministic_sites_have_the_names_of_plates_and_labels(idata):
     assert dims["apart"] == ("component", "component_next")
     assert dims["weights"] == ("component",)
     assert dims["centre"] == ("centre_dim_0",)
-    assert found.attrs["label_bound"] == "flat, first"
+    assert found.attrs["label_bound"] == "first, flat"
     assert found.attrs["label_complements"] == "share=component"
 
 
 def test_relabelling_reaches_them_or_says_that_it_cannot(idata):
-    with pytest.warns(LabelSwitchingWarning, match="'flat', 'first' .* cannot be renamed"):
+    with pytest.warns(LabelSwitchingWarning, match="'first', 'flat' .* cannot be renamed"):
         done = bayesmix.relabel(idata)
     fixed = arviz_compat.dataset(done, "posterior")
     assert set(fixed.data_vars) == set(arviz_compat.dataset(idata, "posterior")) - {"flat", "first"}
