@@ -186,6 +186,11 @@ def compare(
         raise ProgramError(f"held_out is {held_out}; give a share of the rows, from 0 to below 1")
     plan, arguments = Plans(program).of(split(args, kwargs))
     settings = Settings(seed, restarts, num_warmup, num_samples, num_chains, progress_bar)
+    if plan.observe(arguments).weight is not None:
+        raise ProgramError(
+            "rows have weights (handlers.scale), and compare scores each row once; give every row as "
+            "often as its weight says, without handlers.scale"
+        )
     split_rows = _split_rows(plan, arguments, held_out, seed)
     found, left_out, interrupted = _run(plan, arguments, split_rows, engines, settings, announce)
     observed = plan.observe(arguments).values
