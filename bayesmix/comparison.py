@@ -206,8 +206,14 @@ def compare(
         progress_bar,
     )
     plan, arguments = Plans(program).of(split(args, kwargs))
+    observed = plan.observe(arguments)
+    if observed.weight is not None:
+        raise ProgramError(
+            "rows have weights (handlers.scale), and compare scores each row once; give every row as "
+            "often as its weight says, without handlers.scale"
+        )
     data = np.concatenate(
-        [np.reshape(v, (v.shape[0], -1)) for v in plan.observe(arguments).values.values()], axis=1
+        [np.reshape(v, (v.shape[0], -1)) for v in observed.values.values()], axis=1
     )
     names = _column_names(plan, columns, data.shape[1])
     call = _Call(plan, arguments, data, names, title or _title(plan, data.shape[0]), settings)

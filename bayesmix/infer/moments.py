@@ -106,6 +106,10 @@ def _own_moments(traced: dict[str, Any], site: Site, reading: Reading) -> Moment
         covariance = scatter * inflation[..., :, None] * inflation[..., None, :]
         covariance = _by_component(covariance, 1, traced, reading)
     except (AttributeError, NotImplementedError) as error:
+        if site.name in reading.factors:
+            raise ProgramError(
+                f"'{site.name}' is a numpyro.factor, which has no data and so no mean"
+            ) from error
         raise ProgramError(
             f"the mean and covariance of site '{site.name}' are not known to NumPyro "
             f"({site.family}); draw data with fit.sample and average them"

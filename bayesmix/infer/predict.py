@@ -229,8 +229,11 @@ def draw_rows(
 
     labels: the latents' values counted from 0, (latents, N); drawn too where None. Sites outside the
     rows keep the values that the program tells them.
+
+    Raises :class:`ProgramError` where a factor has a say in the density of the rows.
     """
     reading = plan.reading
+    check_drawable(reading)
     names = tuple(site.name for site in reading.observed)
     given = {}
     names = (*names, *(latent.name for latent in reading.latents))
@@ -244,6 +247,15 @@ def draw_rows(
     with unchecked():
         sites = sites_of(seed(redrawn, rng_key), args, kwargs)
     return {name: sites[name]["value"] for name in names}
+
+
+def check_drawable(reading: Reading) -> None:
+    """Raise :class:`ProgramError` where the rows' density has a factor, from which nothing is drawn."""
+    if reading.factors:
+        raise ProgramError(
+            f"'{reading.factors[0]}' is a numpyro.factor, and rows drawn without it would have another "
+            "density; to draw data, give it as a distribution with obs="
+        )
 
 
 def rows_first(site: Site, reading: Reading, value: Any) -> Any:

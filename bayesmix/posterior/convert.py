@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jax import random
 
+from ..infer.predict import check_drawable
 from ..infer.variational_result import VariationalResult
 from ..program.arguments import Arguments
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
-from ..program.reading import Site
 from . import arviz_compat
 from .draws import at_draws, flatten, replicate
 from .imputation import impute_draws
@@ -49,7 +49,8 @@ def to_arviz(
     `<latent>_probability`, and the labels themselves where they were drawn; `posterior_predictive`, one
     replicated data set per draw; `sample_stats`; `observed_data`. Dimensions are named after the
     program's plates; the dimension of component labels is recorded in `posterior.attrs["label_dims"]`.
-    A likelihood written with `numpyro.factor` is in `log_likelihood` alone, as it has no data to draw.
+    A likelihood written with `numpyro.factor` is in `log_likelihood`; it has no data to draw, and there
+    is no `posterior_predictive` beside it.
 
     A row of weight w (`handlers.scale`) stands for w equal rows. In `log_likelihood` it has w entries,
     along `<rows>_copy`, whose coordinate is the row's number: leaving out one of them is leaving out one
@@ -176,22 +177,19 @@ def gather(
         along = rows if observed.weight is None else f"{rows}_copy"
         groups["log_likelihood"] = {site: grouped(at.log_likelihood[:, copies])}
         names[site] = [along]
-    drawable = {s.name for s in reading.data if _numbers(s)}
-    if not drawable and posterior_predictive:
-        raise ProgramError(
-            f"'{site}' is a numpyro.factor, from which no data can be drawn; leave out "
-            "posterior_predictive=True, or give the likelihood as a distribution with obs="
-        )
-    width = sum(_numbers(s) for s in reading.data)
-    if drawable and _wanted(posterior_predictive, size * width, "posterior_predictive"):
+    if posterior_predictive:
+        check_drawable(reading)
+    width = sum(math.prod(s.shape[1:]) for s in reading.data)
+    if not reading.factors and _wanted(posterior_predictive, size * width, "posterior_predictive"):
         drawn = replicate(plan, arguments, flat, rng_key)
-        groups["posterior_predictive"] = {n: grouped(v) for n, v in drawn.items() if n in drawable}
-    if drawable:
-        groups["observed_data"] = {n: v for n, v in observed.given.items() if n in drawable}
+        groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
+    given = {name: v for name, v in observed.given.items() if name not in reading.factors}
+    if given:
+        groups["observed_data"] = given
     gaps = any(there is not None for there in observed.present.values())
     if gaps and _wanted(None, size * width, "imputed_data"):
         filled = impute_draws(plan, arguments, flat, rng_key)
-        groups["imputed_data"] = {name: grouped(value) for name, value in filled.items()}
+        groups["imputed_data"] = {n: grouped(v) for n, v in filled.items() if n in given}
     hidden = plan.labels.hidden
     swapped = [f"{n}={labels[group.latents[0]]}" for group in hidden for n in group.complements]
     bound = [name for group in hidden for name in group.bound if name in posterior]
@@ -236,11 +234,6 @@ def _copies(observed: Observed, draws: int, asked: bool | None) -> np.ndarray | 
         return None
     wanted = _wanted(asked, draws * int(weight.sum()), "log_likelihood")
     return np.repeat(np.arange(observed.num_rows), weight.astype(int)) if wanted else None
-
-
-def _numbers(site: Site) -> int:
-    """How many numbers an observed site has in each row; none where it is a factor."""
-    return math.prod(site.shape[1:])
 
 
 def _drawn_labels(plan: Plan, latents: Any) -> dict[str, np.ndarray]:

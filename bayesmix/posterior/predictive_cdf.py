@@ -84,6 +84,8 @@ def predictive_cdf(
     Raises:
         NoDistributionFunction: where a site has none that is known.
     """
+    if plan.reading.factors:
+        raise NoDistributionFunction(f"site '{plan.reading.factors[0]}' (numpyro.factor)")
     observed = plan.observe(arguments)
     blank = observed._replace(
         present={name: np.zeros(np.shape(value), bool) for name, value in observed.values.items()}

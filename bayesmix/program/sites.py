@@ -99,6 +99,11 @@ class Reading(NamedTuple):
         return (*self.observed, *(latent.site for latent in self.latents if latent.observed))
 
     @property
+    def factors(self) -> tuple[str, ...]:
+        """Observed sites that are a `numpyro.factor`: a density, and no data to draw."""
+        return tuple(site.name for site in self.observed if site.family == "Unit")
+
+    @property
     def latent(self) -> Latent | None:
         """The only latent of a row; None where there is none, or several."""
         return self.latents[0] if len(self.latents) == 1 else None

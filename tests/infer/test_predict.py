@@ -35,6 +35,22 @@ def softmax(table):
     return np.exp(table - logsumexp(table, axis=1, keepdims=True))
 
 
+# ----------------------------------------------------------------------------------------- new rows
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("method", ["labels", "log_density", "sample"])
+def test_rows_with_other_columns_are_refused(method, columns):
+    """One column would be broadcast to all, others end in an error of JAX."""
+    fit = fit_of(fixed.normal)
+    key = (jax.random.key(0),) if method == "sample" else ()
+    with pytest.raises(ProgramError, match=rf"has shape \({columns},\) in each row .* had \(3,\)"):
+        getattr(fit, method)(*key, np.zeros((4, columns)))
+
+
+def test_arguments_that_the_program_does_not_take_are_refused():
+    with pytest.raises(ProgramError, match="the program cannot be run with these arguments"):
+        fit_of(fixed.normal).labels(NORMAL_ROWS.tolist())
+
+
 # ---------------------------------------------------------------------------------------- densities
 def test_densities_integrate_missing_cells_out():
     fit = fit_of(fixed.normal)

@@ -1,6 +1,7 @@
 """to_arviz, and ConjugateGibbs as a NumPyro kernel: shapes, names, and numbers against brute force."""
 
 import pickle
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,20 @@ def test_groups_dimensions_and_numbers(which, request):
     )  # Gamma(2, 2); Dirichlet(1, 1) is 0
     lp = arviz_compat.dataset(idata, "sample_stats")["lp"]
     np.testing.assert_allclose(lp, prior + found.values.sum(axis=-1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["gibbs", "nuts"])
+def test_arvizs_own_conversion_has_one_log_likelihood_for_each_row(which, request):
+    mcmc = request.getfixturevalue(which)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+    theirs = arviz.from_numpyro(mcmc, log_likelihood=True)
+    (found,) = arviz_compat.dataset(theirs, "log_likelihood").data_vars.values()
+    ours = arviz_compat.dataset(bayesmix.to_arviz(mcmc), "log_likelihood")["x"]
+    assert found.name == "x" and found.dims == ("chain", "draw", "rows")
+    np.testing.assert_allclose(found, ours, rtol=1e-12)
+    np.testing.assert_array_equal(arviz_compat.dataset(theirs, "observed_data")["x"], X)
 
 
 # sixty draws a chain are too few for every row's importance weights, and ArviZ says so

@@ -7,7 +7,7 @@ import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
-from numpyro.infer import SVI, Trace_ELBO
+from numpyro.infer import SVI, Trace_ELBO, log_likelihood
 from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.util import log_density
 
@@ -96,7 +96,7 @@ def test_data_may_be_traced():
         assert_close(slope, theirs, 1e-9)
 
 
-def test_only_parameters_and_the_factor_are_seen_from_outside():
+def test_only_parameters_and_the_rows_are_seen_from_outside():
     program = numpyro.handlers.seed(
         bayesmix.marginalize(plan_of("deterministic")), jax.random.key(0)
     )
@@ -112,8 +112,42 @@ def test_only_parameters_and_the_factor_are_seen_from_outside():
         "precision": "sample",
         "covariance": "deterministic",
         "mean": "sample",
-        "log_likelihood": "sample",
+        "x": "sample",
     }
+
+
+def counted(y, count, table):
+    rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5).expand([2]).to_event(1))
+    with numpyro.plate("rows", y.shape[0]), numpyro.handlers.scale(scale=count * 1.0):
+        z = numpyro.sample("z", dist.Bernoulli(0.3))
+        numpyro.sample("y", dist.Poisson(rate[z] * table[z]), obs=y)
+
+
+def test_rows_of_weight_zero_count_nothing_and_tables_are_indexed_by_the_latent():
+    """The same call as EM's, in NumPy's arrays, outside jit and inside."""
+    y, count, table = np.arange(5), np.array([3.0, 0.0, 2.0, 0.0, 1.0]), np.array([1.0, 2.0])
+    written = np.repeat(y, count.astype(int))
+    values = {"rate": jnp.array([1.0, 3.0])}
+    ours, theirs = bayesmix.marginalize(counted), bayesmix.marginalize(counted)
+
+    def density(program, *args):
+        return lambda values: log_density(program, args, {}, values)[0]
+
+    with_weights = density(ours, y, count, table)
+    without = density(theirs, written, np.ones(written.size), table)
+    assert float(with_weights(values)) == pytest.approx(float(without(values)), rel=1e-12)
+    found = jax.jit(jax.grad(with_weights))(values)["rate"]
+    np.testing.assert_allclose(found, jax.jit(jax.grad(without))(values)["rate"], rtol=1e-9)
+    many = jax.tree.map(lambda v: v[None], values)
+    by_row = log_likelihood(theirs, many, written, np.ones(written.size), table)
+    assert by_row["y"].shape == (1, written.size)
+    assert float(by_row["y"].sum() + dist.Gamma(2.0, 0.5).log_prob(values["rate"]).sum()) == (
+        pytest.approx(float(without(values)), rel=1e-12)
+    )
+    with pytest.raises(bayesmix.ProgramError, match=r"use bayesmix\.to_arviz"):
+        log_likelihood(ours, many, y, count, table)
+    with pytest.raises(ValueError, match="should be positive"):  # of NumPyro, as before
+        numpyro.handlers.scale(counted, scale=0.0)
 
 
 def test_svi_runs_on_it():
