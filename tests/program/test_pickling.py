@@ -26,7 +26,7 @@ def check(name):
     run = Run({}, plan, split(rows, static))
     whole = run.densities(run.points)
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
-        assert str(again) == str(plan) and again._made == {}
+        assert str(again) == str(plan) and again._made.keys() == []
         for density, found in run._replace(plan=again).densities(run.points).items():
             np.testing.assert_array_equal(found, whole[density])
 
