@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -202,7 +203,11 @@ class Plan:
 
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
         """Observed rows as blocks, of which each is visited by so many fits at a time."""
-        return arrange(self.families, observed, self.graph, whole=self.by_row, fits=fits)
+        told = partial(arrange, self.families, observed, self.graph, whole=self.by_row, fits=fits)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(observed)):
+            return told()
+        with jax.core.eval_context():
+            return told()
 
     def log_prior(self, evaluation: Evaluation) -> Array:
         """log p(theta), in the constrained space (no Jacobian)."""
@@ -359,7 +364,8 @@ def plan_arguments(
     if any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
         raise ProgramError(
             "a program is read on real data, and these are being traced by a JAX transformation; "
-            "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
+            "make the plan first and pass it in the program's place: bayesmix.plan(program, ...) "
+            "for bayesmix.marginalize, which works inside; fits are made outside"
         )
     program = Opened(Unrolled(program))
     with jax.core.eval_context():

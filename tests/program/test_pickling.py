@@ -35,7 +35,7 @@ def check_plan(plan, arguments):
     run = Run({}, plan, arguments)
     whole = run.densities(run.points)
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
-        assert str(again) == str(plan)
+        assert str(again) == str(plan) and again._made.keys() == []
         for density, found in run._replace(plan=again).densities(run.points).items():
             np.testing.assert_array_equal(found, whole[density])
 
