@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.mcmc import MCMCKernel
@@ -132,7 +133,7 @@ class ConjugateGibbs(MCMCKernel):
         start = one if is_prng_key(rng_key) else many
         if init_params is None:
             rows = seeding_rows(found, arguments, blocks, observed)
-            return start(arguments.arrays, blocks, rng_key, rows)
+            return _begun(start(arguments.arrays, blocks, rng_key, rows))
         missing = set(found.reading.parameter_names) - set(init_params)
         if missing:
             raise ProgramError(
@@ -147,7 +148,7 @@ class ConjugateGibbs(MCMCKernel):
             )
         values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
         given = given if is_prng_key(rng_key) else many_given
-        return given(arguments.arrays, blocks, rng_key, values)
+        return _begun(given(arguments.arrays, blocks, rng_key, values))
 
     def sample(
         self, state: GibbsState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
@@ -161,9 +162,8 @@ class ConjugateGibbs(MCMCKernel):
         def sweep(state: GibbsState) -> GibbsState:
             return self._end(found, self._sweep(found, at_data, blocks, state)[0])
 
-        if is_prng_key(state.rng_key):
-            return sweep(state)
-        return jax.vmap(sweep)(state)
+        alone = is_prng_key(state.rng_key)
+        return checked(sweep(state) if alone else jax.vmap(sweep)(state))
 
     def _sweep(
         self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
@@ -214,6 +214,33 @@ class ConjugateGibbs(MCMCKernel):
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""
         return f"log likelihood {float(state.log_likelihood):.4g}"
+
+
+def checked(state: Any) -> Any:
+    """The state, whose draws are numbers; an error names the sites of which some are NaN."""
+    values = {name: jnp.any(jnp.isnan(value)) for name, value in state.z.items()}
+    bad = jnp.any(jnp.stack([*values.values(), jnp.any(jnp.isnan(state.log_likelihood))]))
+    jax.lax.cond(bad, lambda: jax.debug.callback(_refuse, values, bad), lambda: None)
+    return state
+
+
+def _begun(state: GibbsState) -> GibbsState:
+    """The first state, whose labels were drawn from numbers."""
+    if not isinstance(state.log_likelihood, jax.core.Tracer):
+        values = {name: np.isnan(value).any() for name, value in state.z.items()}
+        bad = any(values.values()) or np.isnan(state.log_likelihood).any()
+        _refuse(values, bad)
+    return state
+
+
+def _refuse(missing: dict[str, Any], bad: Any) -> None:
+    if not np.any(bad):
+        return  # under a batch of chains both branches run
+    names = ", ".join(f"'{name}'" for name, bad in missing.items() if bad)
+    raise ProgramError(
+        f"draws of {names or 'the labels'} are NaN: given all else, a conditional has no finite density "
+        "there; look for a probability that is exactly 0 or 1, or a scale of zero, in the program"
+    )
 
 
 def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tuple[Compiled, ...]:

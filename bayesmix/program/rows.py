@@ -11,6 +11,7 @@ the complete likelihood (Fisher's identity; Dempster, Laird & Rubin 1977, *JRSS 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -272,9 +273,9 @@ def _accumulate(
                 sums = family.accumulate(prepared[name], block.rows[name], own, key)
                 moments[_apart(family, name, blocks)][name] = sums
         counts = {name: jnp.sum(weights[graph.clique_of[name]], axis=1) for name in tables.latent}
-        evidence = jnp.sum(jnp.where(counted, found.log_evidence, 0.0) * row_weight)
+        evidence = _summed(jnp.where(counted, found.log_evidence, 0.0) * row_weight)
         kept = {i: weights[i] for i in kept_cliques}
-        return _Sums(evidence, counts, *moments), (kept, found.said)
+        return _Sums(evidence, jnp.zeros_like(evidence), counts, *moments), (kept, found.said)
 
     def visit(sums: _Sums, block: _Block, *rest: Any) -> tuple[_Sums, Any]:
         found, kept = of_block(block, *rest)
@@ -282,7 +283,8 @@ def _accumulate(
             lambda total, new: total.at[block.pattern].add(new), sums.by_pattern, found.by_pattern
         )
         total = jax.tree.map(jnp.add, sums._replace(by_pattern={}), found._replace(by_pattern={}))
-        return total._replace(by_pattern=apart), kept
+        lost = _rounded_off(sums.log_likelihood, found.log_likelihood, total.log_likelihood)
+        return total._replace(by_pattern=apart, lost=sums.lost + lost), kept
 
     every = (_every_block(tables, blocks), blocks.weight, given)
 
@@ -299,18 +301,35 @@ def _accumulate(
     weights, said = jax.tree.map(blocks.restore, kept)
     moments = _finished(families, tables, sums, blocks)
     by_row = {name: weights[graph.clique_of[name]] for name in tables.by_row}
-    return Pass(sums.log_likelihood, Statistics(sums.counts, moments, by_row, {}), said)
+    return Pass(sums.log_likelihood + sums.lost, Statistics(sums.counts, moments, by_row, {}), said)
 
 
 def _for_each(count: int, array: Array) -> Array:
     return jnp.broadcast_to(array, (count, *array.shape))
 
 
+def _summed(values: Array) -> Array:
+    """The sum (), in single precision on two levels: in one long row later terms would be rounded."""
+    if values.dtype != jnp.float32:
+        return jnp.sum(values)
+    width = max(1, math.isqrt(values.size))
+    padded = jnp.pad(values, (0, -values.size % width))
+    return jnp.sum(jnp.sum(padded.reshape(-1, width), axis=1))
+
+
+def _rounded_off(total: Array, term: Array, found: Array) -> Array:
+    """What adding a term to a total lost to rounding (Neumaier 1974, *ZAMM* 54, 39-51)."""
+    return jnp.where(
+        jnp.abs(total) >= jnp.abs(term), (total - found) + term, (term - found) + total
+    )
+
+
 class _Sums(NamedTuple):
-    """What a pass adds up: log likelihood, counts of latents, and families' sums over all rows, or apart
-    for each pattern of missing cells."""
+    """What a pass adds up: log likelihood and what rounding took from it, counts of latents, and
+    families' sums over all rows, or apart for each pattern of missing cells."""
 
     log_likelihood: Array
+    lost: Array
     counts: dict[str, Array]
     moments: dict[str, Any]
     by_pattern: dict[str, Any]
