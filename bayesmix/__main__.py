@@ -88,7 +88,8 @@ def _sentence(error: Exception, asked: argparse.Namespace) -> str | None:
         return str(error)
     place = str(getattr(asked, "program", None) or "").rpartition(":")[0]
     if isinstance(error, SyntaxError) and place and error.filename in (place, None):
-        return f"'{place}', line {error.lineno}: {type(error).__name__}: {error.msg}"
+        line = f", line {error.lineno}" if error.lineno else ""
+        return f"'{place}'{line}: {type(error).__name__}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == place]
     if own and not Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
