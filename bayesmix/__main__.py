@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import os
 import signal
 import sys
@@ -86,8 +87,9 @@ def _sentence(error: Exception, asked: argparse.Namespace) -> str | None:
     if isinstance(error, CommandError | ProgramError | TableError):
         return str(error)
     place = str(getattr(asked, "program", None) or "").rpartition(":")[0]
-    if isinstance(error, SyntaxError) and error.filename == place:
-        return f"'{place}', line {error.lineno}: {type(error).__name__}: {error.msg}"
+    if isinstance(error, SyntaxError) and place and error.filename in (place, None):
+        line = f", line {error.lineno}" if error.lineno else ""
+        return f"'{place}'{line}: {type(error).__name__}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == place]
     if own and not Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
@@ -234,7 +236,17 @@ def _load(place: str) -> Callable[..., Any]:
         ) from error
     if not callable(getattr(module, name, None)):
         raise CommandError(f"'{path}' has no function '{name}'; check the name after the colon")
-    return getattr(module, name)
+    program = getattr(module, name)
+    try:
+        inspect.signature(program).bind("x", "K")
+    except TypeError as error:
+        raise CommandError(
+            f"'{name}' of '{path}' cannot be called as {name}(x, K): {error}; let it take the data and "
+            "the number of components"
+        ) from error
+    except ValueError:  # no signature to look at
+        pass
+    return program
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 from .engine_runs import Found, Split, run_engines
 from .families.forms import base_support
-from .kept_answers import KeptAnswers, run_in_words
+from .kept_answers import KeptAnswers, run_of
 from .posterior import calibration, tables
 from .posterior.calibration import Calibration
 from .posterior.engines import (
@@ -218,9 +218,8 @@ def compare(
     names = _column_names(plan, columns, data.shape[1])
     call = _Call(plan, arguments, data, names, title or _title(plan, data.shape[0]), settings)
     say = announce or (lambda line: None)
-    kept = KeptAnswers(
-        folder, lambda: run_in_words(plan, arguments, settings, held_out, _versions()), say
-    )
+    run = run_of(plan, arguments, settings, held_out, _versions())
+    kept = KeptAnswers(folder, run, say)
     split_rows = _split_rows(plan, arguments, held_out, settings.seed)
     found = run_engines(
         plan, arguments, settings, split_rows, tuple(dict.fromkeys(engines)), kept, say

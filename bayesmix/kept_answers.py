@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpyro import handlers
-from numpyro.infer import init_to_uniform
-
+from .infer.fingerprint import Run, arguments_in_words, in_words, program_in_words
 from .posterior.engines import EngineResult, Settings
 from .program.arguments import Arguments
 from .program.errors import ProgramError
 from .program.plan import Plan
-from .program.tracing import unchecked
 
 FOLDER = "engines"
 
@@ -30,20 +26,22 @@ class KeptAnswers:
     def __init__(
         self,
         folder: str | Path | None,
-        run: Callable[[], Mapping[str, str]],
+        run: Run,
         say: Callable[[str], None],
     ) -> None:
         self.folder = None if folder is None else Path(folder) / FOLDER
-        self._run, self._say = run, say
+        self.run, self._say = run, say
         self._found: dict[str, EngineResult] = {}
         self._foreign: list[Path] = []
         if self.folder is not None:
             self._read(self.folder)
 
     @cached_property
-    def run(self) -> dict[str, str]:
-        """What tells this run from another one, in words."""
-        return dict(self._run())
+    def _told(self) -> dict[str, Any]:
+        """What tells this run from another one."""
+        points = self.run.points
+        densities = self.run.densities(points)
+        return {"words": self.run.words, "points": points, "densities": densities}
 
     def take(self, name: str) -> EngineResult | None:
         """The answer of that name, where this run left it before it was stopped."""
@@ -62,7 +60,7 @@ class KeptAnswers:
             self.folder.mkdir(parents=True, exist_ok=True)
             while self._foreign:
                 self._foreign.pop().unlink(missing_ok=True)
-            save_answer(result, self.run, self.folder / f"{name}.nc")
+            save_answer(result, self._told, self.folder / f"{name}.nc")
         except OSError as error:
             why = error.strerror or error
             self._say(f"{name}: could not be kept in '{self.folder}' ({why}); going on without")
@@ -78,9 +76,10 @@ class KeptAnswers:
                 why = why or str(error)
                 self._foreign.append(file)
                 continue
-            differ = [name for name, words in self.run.items() if run.get(name) != words]
+            differ = self.run.unlike(**run)
             if differ:
-                why = why or f"they are of another run ({', '.join(differ)})"
+                name, was, is_now = differ[0]
+                why = why or f"they are of another run ({name} was {was}, and is {is_now})"
                 self._foreign.append(file)
             else:
                 self._found[file.stem] = result
@@ -103,38 +102,15 @@ def forget(folder: str | Path) -> None:
         pass
 
 
-def run_in_words(
+def run_of(
     plan: Plan,
     arguments: Arguments,
     settings: Settings,
     held_out: float,
     versions: Mapping[str, str],
-) -> dict[str, str]:
-    """What a comparison's answers depend on; a program is told by its densities at made-up values."""
-    data = hashlib.sha256(repr(arguments.layout.static).encode())
-    for array in arguments.arrays:
-        data.update(f"{array.dtype} {array.shape}".encode())
-        data.update(np.ascontiguousarray(array).tobytes())
-    lengths = {**settings._asdict(), "held_out": held_out}
-    del lengths["progress_bar"]
-    return {
-        "program": _program_in_words(plan, arguments),
-        "data": data.hexdigest(),
-        "settings": str(lengths),
-        "versions": str(dict(versions)),
-    }
-
-
-def _program_in_words(plan: Plan, arguments: Arguments) -> str:
-    args, kwargs = arguments.call()
-    with unchecked(), handlers.trace() as sites:
-        values = handlers.substitute(substitute_fn=init_to_uniform(radius=1.0))
-        with values, handlers.seed(rng_seed=0):
-            plan.program(*args, **kwargs)
-        found = []
-        for name, site in sites.items():
-            if site["type"] == "sample":
-                scale = 1.0 if site["scale"] is None else np.asarray(site["scale"])
-                density = np.nansum(np.asarray(site["fn"].log_prob(site["value"])) * scale)
-                found.append(f"{name} {density:.6g}")
-    return ", ".join(found)
+) -> Run:
+    """What the answers of a comparison's engines depend on."""
+    told = {**settings._asdict(), "held_out": held_out, **versions}
+    words = {name: in_words(value) for name, value in told.items() if name != "progress_bar"}
+    words |= program_in_words(plan) | arguments_in_words(arguments, plan.program)
+    return Run(words, plan, arguments)

@@ -49,12 +49,12 @@ def save_comparison(comparison: Comparison, path: str | Path) -> Path:
     return _save(file, "comparison", comparison)
 
 
-def save_answer(result: EngineResult, run: Mapping[str, str], file: Path) -> Path:
+def save_answer(result: EngineResult, run: Mapping[str, Any], file: Path) -> Path:
     """Write one engine's answer, and what tells its run from others, to a file of the same form."""
     return _save(file, "answer", {"result": result, "run": run})
 
 
-def load_answer(file: Path) -> tuple[EngineResult, dict[str, str]]:
+def load_answer(file: Path) -> tuple[EngineResult, dict[str, Any]]:
     """What :func:`save_answer` wrote. Raises :class:`ProgramError` as :func:`load_comparison`."""
     found = _load(file, "answer")
     return found["result"], found["run"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
+from ..program.arguments import plain_array
 from ..program.errors import ProgramError
 from . import lloyd
 from .fingerprint import Run
@@ -202,7 +203,7 @@ def read_rows(x: ArrayLike, name: str) -> np.ndarray:
         array([[1., 2.],
                [3., 4.]])
     """
-    given = np.asarray(x)
+    given = plain_array(x)
     if given.dtype.kind not in "biuf":
         raise ProgramError(f"{name} does not hold numbers alone; give its numeric columns")
     if given.ndim != 2 or 0 in given.shape:

@@ -30,6 +30,7 @@ from ..program.tracing import unchecked
 # what the end of a run does not depend on, and what is told by densities
 _NO_SETTINGS = ("plans", "program", "callback", "progress_bar", "report_every")
 _NUM_POINTS, _MOST_GROUPS = 2, 64
+_SAME = 1e-6  # of log densities: more than versions of JAX differ by
 _SHOWN_ENTRIES, _DEEPEST = 4, 6
 
 
@@ -66,6 +67,31 @@ class Run(NamedTuple):
                 own = {f"a log prior of '{name}' of": value for name, value in prior.items()}
                 found.append(own | {"log densities of rows of": np.array([*map(np.sum, groups)])})
         return {name: np.stack([each[name] for each in found]) for name in found[0]}
+
+    def unlike(
+        self,
+        words: Mapping[str, str],
+        points: Values,
+        densities: Mapping[str, np.ndarray],
+    ) -> list[tuple[str, str, str]]:
+        """In what another run differs that had these words, and these densities at these points: names,
+        each with what it was there and what it is here."""
+        names = [
+            name for name in {**self.words, **words} if words.get(name) != self.words.get(name)
+        ]
+        differ = [
+            (name, words.get(name, "absent"), self.words.get(name, "absent")) for name in names
+        ]
+        if differ or self.plan is None:
+            return differ
+        for name, value in self.densities(points).items():
+            apart = ~np.isclose(value, densities[name], rtol=_SAME, atol=_SAME, equal_nan=True)
+            if apart.any():
+                was, is_now = (
+                    f"{np.asarray(each)[apart][0]:.8g}" for each in (densities[name], value)
+                )
+                differ.append((name, was, is_now))
+        return differ
 
     @property
     def points(self) -> dict[str, np.ndarray]:

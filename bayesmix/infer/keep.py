@@ -19,7 +19,6 @@ from .fingerprint import Run, run_of
 
 _HEADER, _FORMAT = "bayesmix", 2
 _SHOWN = 3  # of what differs
-_SAME = 1e-6  # of log densities: more than versions of JAX differ by
 _CURE = "give another path, or delete the file to start anew"
 
 ANY: Any = ...  # stands for an array of any shape
@@ -58,18 +57,14 @@ class Saved(NamedTuple):
             return leaf[()]
         return random.wrap_key_data(jnp.asarray(leaf)) if key else jnp.asarray(leaf)
 
+    def _tree(self, tree: str) -> dict[str, np.ndarray]:
+        """A saved tree that is a dictionary of arrays."""
+        names = [name for name in self.arrays if name.startswith(f"{tree}/")]
+        return {name.removeprefix(f"{tree}/"): self.arrays[name] for name in names}
+
     def check(self, run: Run) -> None:
         """Raises :class:`ProgramError` with what differs where the file was saved by another run."""
-        saved, own = self.header["run"], run.words
-        names = [name for name in {**own, **saved} if saved.get(name) != own.get(name)]
-        differ = [(name, saved.get(name, "absent"), own.get(name, "absent")) for name in names]
-        if not differ and run.plan is not None:
-            points = self.fill(dict.fromkeys(run.points, ANY), "points")
-            for name, value in run.densities(points).items():
-                before = self.fill({name: ANY}, "densities")[name]
-                apart = ~np.isclose(value, before, rtol=_SAME, atol=_SAME, equal_nan=True)
-                if apart.any():
-                    differ.append((name, f"{before[apart][0]:.8g}", f"{value[apart][0]:.8g}"))
+        differ = run.unlike(self.header["run"], self._tree("points"), self._tree("densities"))
         if differ:
             told = "; ".join(
                 f"with {name} {old}, and this is {new}" for name, old, new in differ[:_SHOWN]

@@ -94,7 +94,7 @@ def _as_array(leaf: Any, name: str) -> Any:
         return leaf
     if not isinstance(leaf, jax.Array) and not hasattr(leaf, "__array__"):
         return leaf
-    array = leaf if isinstance(leaf, jax.Array) else _plain(leaf)
+    array = leaf if isinstance(leaf, jax.Array) else plain_array(leaf)
     if jnp.issubdtype(array.dtype, jax.dtypes.extended):  # random keys
         return array
     kind, what, cure = array.dtype.kind, "", ""
@@ -111,7 +111,7 @@ def _as_array(leaf: Any, name: str) -> Any:
     return whole(array) if isinstance(array, jax.Array) else _as_jax_has_it(array, name)
 
 
-def _plain(leaf: Any) -> np.ndarray:
+def plain_array(leaf: Any) -> np.ndarray:
     """The array of a leaf: of objects that are numbers, as nullable columns of pandas hold them, these
     numbers, and NaN for what is missing, or masked."""
     if isinstance(leaf, np.ma.MaskedArray) and np.ma.getmaskarray(leaf).any():
@@ -177,7 +177,7 @@ def split(args: tuple[Any, ...], kwargs: dict[str, Any], on_device: bool = True)
     arrays, static, tables = [], [], []
     for i, ((_, *path), leaf) in enumerate(leaves):
         if _is_table(leaf):
-            if _plain(leaf).dtype.kind not in "biuf":
+            if plain_array(leaf).dtype.kind not in "biuf":
                 static.append((i, Held(leaf)))
                 continue
             tables.append((i, leaf))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from numpyro.distributions import constraints
 from numpyro.handlers import seed, substitute
 from numpyro.primitives import Messenger
 
@@ -57,6 +58,10 @@ def _feasible(site: dict[str, Any]) -> Any:
     if site["type"] != "sample" or site["is_observed"] or site["fn"].is_discrete:
         return None
     shape = site["kwargs"].get("sample_shape", ()) + site["fn"].shape()
+    if shape[-1:] == (0,) and site["fn"].support is constraints.simplex:
+        raise ProgramError(
+            f"'{site['name']}' are weights of nothing; ask for at least one component"
+        )
     return site["fn"].support.feasible_like(jnp.zeros(shape))
 
 
@@ -83,6 +88,8 @@ def plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
             return sites_of(run, args, kwargs)
     except AssertionError as error:
         sizes = [shape for shape, _ in arguments.layout.shapes]
-        if "plate should be positive" in str(error) or any(0 in shape for shape in sizes):
+        if any(0 in shape for shape in sizes):
             raise ProgramError("the data are empty: a plate needs at least one row") from error
+        if "plate should be positive" in str(error):
+            raise ProgramError("a plate is empty; ask for at least one component") from error
         raise

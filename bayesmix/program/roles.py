@@ -257,9 +257,12 @@ def _support_of(fn: Any, name: str) -> np.ndarray:
     """The latent's values, in order."""
     try:
         with jax.core.eval_context():
-            return np.asarray(jax.jit(lambda: fn.enumerate_support(expand=False))()).reshape(-1)
+            values = jax.jit(lambda: fn.enumerate_support(expand=False))()
     except NotImplementedError as error:
         raise ProgramError(
             f"the values of latent '{name}' cannot be enumerated ({error}); "
             "use a distribution with one finite support for all rows"
         ) from error
+    if not values.size:
+        raise ProgramError(f"latent '{name}' has no value; ask for at least one component")
+    return np.asarray(values).reshape(-1)
