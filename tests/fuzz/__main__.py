@@ -10,9 +10,8 @@ from collections import Counter
 import jax
 import numpyro
 
-from .checks import FAILED, outcomes
+from .checks import FAULTS, outcomes
 from .grammar import compose
-from .judge import CRASHED, MISREAD
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
             counts.setdefault(name, Counter())[kind] += 1
             if kind == "refused":
                 refusals[re.sub(r"'[^']*'|\([^)]*\)|\d+", "...", said)[:110]] += 1
-            if kind in (CRASHED, MISREAD, FAILED):
+            if kind in FAULTS:
                 words = ", ".join(made.words)
                 print(f"{made.name}, {name}: {said}\n    ({words})", flush=True)
                 if asked.source:

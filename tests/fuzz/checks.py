@@ -19,9 +19,10 @@ from tests.fixed import at
 
 from .enumeration import Values
 from .grammar import Composed
-from .judge import AGREED, REFUSED, Point, judge
+from .judge import AGREED, CRASHED, MISREAD, REFUSED, Point, judge
 
 FAILED = "failed"
+FAULTS = (CRASHED, MISREAD, FAILED)
 
 # so many standard errors are a fault: one in 10^8
 _FAR = 5.7

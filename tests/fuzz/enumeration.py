@@ -55,6 +55,7 @@ class Enumeration:
     Attributes:
         latents: the sites that are summed out.
         supports: the supports of all others, the parameters; None where a support depends on another.
+        masked: is some latent masked? NumPyro counts it once for each of its values then.
         labellings: by latent, all values of all cells jointly, (M, *shape).
     """
 
@@ -70,7 +71,11 @@ class Enumeration:
         self.weight = weight
         self.latents: dict[str, Latent] = {}
         self.supports: dict[str, Any] = {}
-        jax.eval_shape(self._look)  # nothing is computed
+        self.masked = False
+        try:
+            jax.eval_shape(self._look)  # nothing is computed
+        except jax.errors.TracerArrayConversionError:  # a label indexes an array of NumPy's
+            self._look()
         self.labellings = _labellings(self.latents, known or {})
         # a row of weight zero still counts its labels
         self._free = sum(
@@ -87,6 +92,7 @@ class Enumeration:
                 with jax.ensure_compile_time_eval():
                     support = _support_of(site["fn"])
                 self.latents[name] = Latent(np.shape(site["value"]), support)
+                self.masked |= isinstance(site["fn"], dist.MaskedDistribution)
             else:
                 support = site["fn"].support
                 moves = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(support))
@@ -102,20 +108,25 @@ class Enumeration:
     def draw(self) -> Callable[[int], Values]:
         """A function of a seed: values of the parameters, drawn from their priors."""
 
-        @jax.jit
         def drawn(seed: int) -> Values:
             with validation_enabled(False):
                 sites = self.trace(jax.random.key(seed))
             return {name: sites[name]["value"] for name in self.supports}
 
-        return drawn
+        try:
+            jax.eval_shape(drawn, 0)
+        except jax.errors.TracerArrayConversionError:
+            return drawn
+        return jax.jit(drawn)
 
     def log_joint(self, values: Values, labels: Values, weight: Any = 1.0) -> Array:
         """log p(data, labels, values): NumPyro's own, rows counted by `weight`."""
         weighted = {} if self.weight is None else {"weight": weight * jnp.ones(len(self.weight))}
         with validation_enabled(False):
             kwargs = {**self.kwargs, **weighted}
-            return log_density(self.program, self.args, kwargs, {**values, **labels})[0]
+            value, sites = log_density(self.program, self.args, kwargs, {**values, **labels})
+            inside = [_is_inside(site) for site in sites.values() if site["type"] == "sample"]
+            return jnp.where(jnp.all(jnp.stack(inside)), value, -jnp.inf)
 
     def log_joints(self, values: Values, weight: Any = 1.0) -> Array:
         """That of every labelling, (M,)."""
@@ -179,6 +190,20 @@ class Enumeration:
         return found
 
 
+def _is_inside(site: dict[str, Any]) -> Array:
+    """Is an observed value in its support? Not every log density of NumPyro's is -inf elsewhere."""
+    fn = site["fn"]
+    if not site["is_observed"] or isinstance(fn, dist.Unit):
+        return jnp.asarray(True)
+    inside = fn.support(jnp.asarray(site["value"]))
+    while hasattr(fn, "base_dist"):
+        if isinstance(fn, dist.MaskedDistribution):
+            mask = jnp.asarray(fn._mask)
+            inside = inside | ~mask if fn.event_dim == site["fn"].event_dim else True
+        fn = fn.base_dist
+    return jnp.all(inside)
+
+
 def _support_of(fn: Any) -> np.ndarray:
     while isinstance(fn, dist.Independent | dist.MaskedDistribution | dist.ExpandedDistribution):
         fn = fn.base_dist
@@ -190,7 +215,7 @@ def _log_count(latent: Latent, known: np.ndarray | None) -> np.ndarray:
     free = (
         np.ones(latent.shape) if known is None else np.isnan(np.broadcast_to(known, latent.shape))
     )
-    return np.log(len(latent.support)) * free.reshape(latent.shape[0], -1).sum(1)
+    return np.log(len(latent.support)) * free.reshape(*latent.shape[:1], -1).sum(-1)
 
 
 def _labellings(latents: dict[str, Latent], known: Values) -> dict[str, np.ndarray]:

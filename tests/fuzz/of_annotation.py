@@ -15,7 +15,7 @@ from numpyro.ops.indexing import Vindex
 
 ANNOTATORS = np.array([0, 0, 1, 2])
 ANSWERS = np.array([[0, 0, 1, 0], [1, 2, 1, 1], [2, 2, 2, 0], [0, 1, 0, 0]])
-TWO_ANSWERS = np.array([[0, 0, 1], [1, 1, 1], [0, 1, 0]])
+TWO_ANSWERS = np.array([[0, 0, 1], [1, 1, 0]])
 TWO_ANNOTATORS = np.array([0, 1, 1])
 
 
