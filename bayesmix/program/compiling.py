@@ -29,9 +29,9 @@ class Compiled:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        update_wrapper(self, function)
         self._inside = jax.jit(function, **settings)
         self._outside = jax.jit(function, compiler_options=options, **settings)
-        update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the function gives."""

@@ -359,7 +359,8 @@ def plan_arguments(
     if any(isinstance(a, jax.core.Tracer) for a in arguments.arrays):
         raise ProgramError(
             "a program is read on real data, and these are being traced by a JAX transformation; "
-            "make the plan first and pass it in the program's place: bayesmix.plan(program, ...)"
+            "make the plan first and pass it in the program's place: bayesmix.plan(program, ...) "
+            "for bayesmix.marginalize, which works inside; fits are made outside"
         )
     program = Opened(Unrolled(program))
     with jax.core.eval_context():
