@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -202,7 +203,11 @@ class Plan:
 
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
         """Observed rows as blocks, of which each is visited by so many fits at a time."""
-        return arrange(self.families, observed, self.graph, whole=self.by_row, fits=fits)
+        told = partial(arrange, self.families, observed, self.graph, whole=self.by_row, fits=fits)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(observed)):
+            return told()
+        with jax.core.eval_context():
+            return told()
 
     def log_prior(self, evaluation: Evaluation) -> Array:
         """log p(theta), in the constrained space (no Jacobian)."""
