@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpyro import handlers
-from numpyro.distributions.distribution import validation_enabled
 from numpyro.infer import init_to_uniform
 
 from .posterior.engines import EngineResult, Settings
 from .program.arguments import Arguments
 from .program.errors import ProgramError
 from .program.plan import Plan
+from .program.tracing import unchecked
 
 FOLDER = "engines"
 
@@ -127,7 +127,7 @@ def run_in_words(
 
 def _program_in_words(plan: Plan, arguments: Arguments) -> str:
     args, kwargs = arguments.call()
-    with validation_enabled(False), handlers.trace() as sites:
+    with unchecked(), handlers.trace() as sites:
         values = handlers.substitute(substitute_fn=init_to_uniform(radius=1.0))
         with values, handlers.seed(rng_seed=0):
             plan.program(*args, **kwargs)

@@ -25,6 +25,7 @@ from ..infer.cells import by_cell, distribution_function
 from ..infer.regression import as_site, cells_by_component, of_call
 from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
+from ..program.compiling import Compiled
 from ..program.evaluate import Values
 from ..program.graph import Tables, marginals
 from ..program.plan import Plan
@@ -101,7 +102,7 @@ def predictive_cdf(
     layout = arguments.layout
     averaged = plan.remember(
         ("predictive cdf", layout, largest),
-        lambda: jax.jit(
+        lambda: Compiled(
             lambda arrays, *given: _averaged(plan, Arguments(arrays, layout), largest, *given)
         ),
     )
