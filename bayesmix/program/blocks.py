@@ -58,13 +58,18 @@ class Observed(NamedTuple):
     @property
     def given(self) -> dict[str, Any]:
         """What the call gave of each site, known labels too: NaN where it is missing."""
-        found = dict(self.values)
+        found, arrays = dict(self.values), jnp if self.traced else np
         for name, there in self.present.items():
             if there is not None:
-                found[name] = np.where(there, found[name], np.nan)
+                found[name] = arrays.where(there, found[name], np.nan)
         for name, labels in (self.labels or {}).items():
-            found[name] = np.where(labels < 0, np.nan, labels)
+            found[name] = arrays.where(labels < 0, np.nan, labels)
         return found
+
+    @property
+    def traced(self) -> bool:
+        """Are rows being traced by a JAX transformation?"""
+        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self))
 
     def take(self, index: Any) -> Observed:
         """Some of the rows, on one device."""
@@ -151,8 +156,7 @@ def _whole_vectors(size: int) -> int:
 
 def by_family(families: dict[str, Statistic], observed: Observed) -> dict[str, Any]:
     """Rows as each family wants them, (..., N) by observed site."""
-    tracing = any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(observed))
-    as_array = jnp.asarray if tracing else np.asarray
+    as_array = jnp.asarray if observed.traced else np.asarray
     return {
         name: family.arrange(as_array(observed.values[name]), observed.present[name])
         for name, family in families.items()

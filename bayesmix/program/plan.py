@@ -204,7 +204,7 @@ class Plan:
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
         """Observed rows as blocks, of which each is visited by so many fits at a time."""
         told = partial(arrange, self.families, observed, self.graph, whole=self.by_row, fits=fits)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(observed)):
+        if observed.traced:
             return told()
         with jax.core.eval_context():
             return told()
