@@ -219,8 +219,13 @@ def check_components(labels: Labels, observed: Observed) -> None:
 def check_seen(observed: Observed) -> None:
     """Is there something to see in every column? A single row is a series, and may have gaps.
 
-    Raises :class:`ProgramError` naming site and columns.
+    Raises :class:`ProgramError` naming site and columns, and where no row has any weight.
     """
+    if observed.weight is not None and not np.any(observed.weight):
+        raise ProgramError(
+            "every row has weight 0 (handlers.scale), so that nothing is observed; give some row "
+            "a weight"
+        )
     for name, there in observed.present.items():
         never = np.zeros(1, bool) if there is None else ~np.asarray(there).any(axis=0)
         if observed.num_rows == 1:
@@ -341,7 +346,8 @@ def _weight(rows: dict[str, Row], size: int) -> np.ndarray | None:
     scales = {name: 1.0 if row.scale is None else row.scale for name, row in rows.items()}
     name, weight = next(iter(scales.items()))
     for other, scale in scales.items():
-        if not np.array_equal(np.broadcast_to(scale, size), np.broadcast_to(weight, size)):
+        one, two = (np.broadcast_to(np.asarray(each, float), size) for each in (scale, weight))
+        if not np.array_equal(one, two, equal_nan=True):
             raise ProgramError(
                 f"sites '{name}' and '{other}' of the rows are scaled differently; {_ONE_SCALE}"
             )

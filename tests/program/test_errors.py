@@ -142,6 +142,13 @@ def negative_weights(x):
         numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
+def no_weights(x):
+    weights, mean = parameters()
+    with numpyro.handlers.scale(scale=0.0 * x**2), numpyro.plate("rows", len(x)):
+        z = numpyro.sample("cause", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
+
+
 def nothing_observed(x):
     weights, mean = parameters()
     with numpyro.plate("rows", len(x)):
@@ -192,6 +199,7 @@ def row_table(x):
         (latents_in_two_plates, ["'cause'", "'other'", "'rows'", "'groups'", "one plate"]),
         (too_dense, ["too densely", "20 of them", "'cause19'", "fewer values"]),
         (other_plate, ["'x'", "'others'", "'cause'", "'rows'"]),
+        (no_weights, ["every row has weight 0"]),
         (subsampled, ["'rows'", "subsample"]),
         (infinite, ["'cause'", "finite support"]),
         (masked_by_obs_mask, ["'x_unobserved'", "obs_mask", "NaN"]),
