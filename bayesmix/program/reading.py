@@ -143,8 +143,9 @@ def to_hold(program: Program, arguments: Arguments, failure: Exception) -> froze
             f"{str(failure).strip().splitlines()[0]}) on a table that holds text or mixed objects; pass "
             "numbers (for a table, only its numeric columns), or read columns by name in the program"
         ) from failure
-    if found is None and not isinstance(failure, jax.errors.JAXTypeError):
-        raise failure  # a fault of the program's own
+    traced = any(isinstance(array, jax.core.Tracer) for array in arguments.arrays)
+    if found is None and (traced or not isinstance(failure, jax.errors.JAXTypeError)):
+        raise failure  # a fault of the program's own, or of a caller who can hold arguments
     if found is None:
         raise ProgramError(
             f"the program does not run ({type(failure).__name__}: "
