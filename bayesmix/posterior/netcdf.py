@@ -58,17 +58,14 @@ def write_groups(
         OSError,
         RuntimeError,
     ) as error:  # HDF5 says much of what it was doing, and in several lines
-        raise _short(error, path) from error
+        told = re.search(r"errno = (\d+)", str(error))
+        if told is None and isinstance(error, OSError):
+            raise
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def _short(error: Exception, path: Path) -> OSError:
-    """The operating system's own error behind one of HDF5's."""
-    told = re.search(r"errno = (\d+)", str(error))
-    number = getattr(error, "errno", None) or (int(told[1]) if told else errno.EIO)
-    return OSError(number, os.strerror(number), str(path))
 
 
 def _digest(stream: BinaryIO, size: int = -1) -> bytes:

@@ -79,6 +79,10 @@ def looked_at(
 
 
 def plain_trace(program: Program, arguments: Arguments) -> dict[str, Any]:
+    """The sites of one run of the program, with some value of each parameter's support.
+
+    Raises :class:`ProgramError` where there are no rows, or no components.
+    """
     args, kwargs = arguments.on_device().call()
     inner = seed(_Told(program), random.key(0))
     run = substitute(inner, substitute_fn=_feasible)

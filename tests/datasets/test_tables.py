@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bayesmix import datasets
-from bayesmix.tables import TableError, read_table
+from bayesmix.tables import TableError, read_batches, read_table
 
 GOOD = "height,weight\n1.5,50\n1.6,60\n1.7,65\n"
 
@@ -240,3 +240,48 @@ def test_constant_column(write):
 def test_parquet_without_pyarrow(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "install bayesmix[parquet]" in complaint(write("x", "people.parquet"))
+
+
+def test_columns_may_be_called_as_missing_cells_are(write):
+    table = read_table(write("NA,None,null\n1,2,3\n4,5,7\n"), ["null", "NA"])
+    assert table.columns == ("null", "NA") and table.values.tolist() == [[3.0, 1.0], [7.0, 4.0]]
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 2**63 + 1, 10**30 + 1])
+def test_whole_numbers_that_float64_does_not_hold_are_refused(write, number):
+    said = complaint(write(f"a,b\n1,2\n{number},3\n"))
+    assert f"row 2 holds {number}" in said and "subtract a constant" in said
+    assert read_table(write(f"a,b\n1,2\n{2**60},3\n")).values[1, 0] == 2.0**60
+
+
+def test_the_index_of_a_data_frame_is_no_column_unless_it_is_chosen(tmp_path):
+    frame = pd.DataFrame({"a": [3.0, 1.0, 2.0], "b": [4.0, 5.0, 7.0]})
+    named, unnamed = tmp_path / "named.parquet", tmp_path / "unnamed.parquet"
+    frame.set_index("a").to_parquet(named)
+    frame.iloc[[2, 0, 1]].to_parquet(unnamed)
+    for reader in (read_table, read_batches):
+        assert reader(named).columns == ("b",)
+        assert reader(named, ["a", "b"]).columns == ("a", "b")
+        assert reader(unnamed).columns == ("a", "b")
+    assert read_table(named, ["a"]).values.ravel().tolist() == [3.0, 1.0, 2.0]
+
+
+def test_a_damaged_parquet_file_is_refused_whatever_the_damage(tmp_path):
+    path, rng = tmp_path / "people.parquet", np.random.default_rng(0)
+    pd.DataFrame(rng.normal(size=(50, 2)), columns=["a", "b"]).to_parquet(path)
+    content, refused = path.read_bytes(), 0
+    for _ in range(60):
+        spoilt = bytearray(content)
+        for place in rng.integers(len(content) // 2, len(content), size=3):
+            spoilt[place] ^= int(rng.integers(1, 256))
+        path.write_bytes(spoilt)
+        for reader in (read_table, lambda path: list(read_batches(path))):
+            try:
+                reader(path)
+            except TableError:
+                refused += 1
+    assert refused > 20
+
+
+def test_a_path_that_is_too_long_is_said():
+    assert "name too long" in complaint("x" * 5000 + ".csv").lower()

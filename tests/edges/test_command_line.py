@@ -22,6 +22,14 @@ BAD = {
     "no column 'waitng'": ["faithful", "--columns", "waitng"],
     "no file; check the path": ["faithful", "--program", "absent.py:f"],
     "has no function 'g'": ["faithful", "--program", "mine.py:g"],
+    "lower K (-k)": ["faithful", "-k", "2147483648"],
+    "'wrong.py', line 2, in f: ZeroDivisionError": ["faithful", "--program", "wrong.py:f"],
+    "'typo.py', line 1: SyntaxError": ["faithful", "--program", "typo.py:f"],
+    "'ends.py' ends Python": ["faithful", "--program", "ends.py:f"],
+    "cannot be called as f(x, K)": ["faithful", "--program", "alone.py:f"],
+    "ame too long": ["faithful", "--program", f"{'x' * 300}.py:f"],
+    "cannot be looked at": [f"{'x' * 5000}.csv"],
+    "beyond 2^53": ["large.csv"],
 }
 FILES = {
     "text.csv": "a,b\n1,x\n2,y\n",
@@ -30,6 +38,11 @@ FILES = {
     "constant.csv": "a,b\n1,2\n1,3\n1,5\n",
     "gaps.csv": "a,b\n1,\n2,3\n4,5\n",
     "three.csv": "a,b\n1,2\n3,4\n2,2\n",
+    "large.csv": "a,b\n1,2\n9007199254740993,4\n2,2\n",
+    "wrong.py": "def f(x, K):\n    return K / 0\n",
+    "typo.py": "def f(x, K)\n",
+    "ends.py": "raise SystemExit(0)\n",
+    "alone.py": "def f(x):\n    return None\n",
     "mine.py": "def f(x, K):\n    return None\n",
 }
 
@@ -59,6 +72,9 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(command, words, folder, 
         (["--held-out", "1.5"], "below 1"),
         (["--samples", "1"], "too small"),
         (["--out", "three.csv/here"], "give another --out"),
+        (["--out", "x" * 300], "give another --out"),
+        (["--seed", "-1"], "too small"),
+        (["--chains", str(2**31)], "give at most"),
     ],
 )
 def test_bad_options_of_compare(options, words, folder, capsys):
@@ -68,7 +84,10 @@ def test_bad_options_of_compare(options, words, folder, capsys):
     assert set(os.listdir(folder)) == before
 
 
-def test_plan_prints_what_was_read(folder, capsys):
+def test_plan_prints_what_was_read(folder, capsys, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(folder / "mine.py"))  # a home in which nothing can be written
     assert main(["plan", "faithful", "--model", "spherical"]) == 0
     said = capsys.readouterr().out
     assert "x.mean = mean[z]" in said and "normal-inverse gamma" in said

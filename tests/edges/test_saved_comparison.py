@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import bayesmix
-from bayesmix import ProgramError, plots
+from bayesmix import ProgramError, plots, saved_comparison
 from bayesmix.__main__ import main
 from bayesmix.comparison import Comparison
 from bayesmix.posterior import arviz_compat
@@ -153,6 +153,13 @@ def test_what_is_no_whole_comparison_is_refused_in_a_sentence(saved, spoil, word
     assert main(["report", str(saved)]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
+
+
+def test_damage_is_found_before_hdf5_reads_it(saved, monkeypatch):
+    altered(saved)
+    monkeypatch.setattr(saved_comparison, "read_groups", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(ProgramError, match="is damaged: its digests do not fit"):
+        bayesmix.load_comparison(saved)
 
 
 def test_a_failing_write_leaves_the_earlier_file_and_no_half_one(comparison, saved, monkeypatch):
