@@ -16,6 +16,7 @@ ROWS = 12
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=ROWS) + 3.0 * (np.arange(ROWS) % 2)
 SOME = np.arange(ROWS) % 3 > 0
+ALL = np.ones(ROWS, bool)
 LABELS = np.where(SOME, -1, np.arange(ROWS) % 2)
 AT = {"mean": jnp.array([-0.5, 2.0])}
 
@@ -50,9 +51,9 @@ GAPS = np.where(RNG.random(WIDE.shape) < 0.3, np.nan, WIDE)
 CASES = {
     "masked": (pairs, (X, SOME)),
     "missing cells": (pairs, (np.where(SOME, X, np.nan),)),
-    "counts": (pairs, (X, True, 1.0 + np.arange(ROWS))),
+    "counts": (pairs, (X, ALL, 1.0 + np.arange(ROWS))),
     "labels": (pairs, (X, SOME, 1.0, LABELS)),
-    "labels with gaps": (pairs, (X, True, 1.0, np.where(SOME, np.nan, LABELS))),
+    "labels with gaps": (pairs, (X, ALL, 1.0, np.where(SOME, np.nan, LABELS))),
     "vectors with gaps": (vectors, (GAPS,)),
     "vectors masked": (vectors, (WIDE, SOME)),
     "by row": (lines, (WIDE[:, 1], np.where(SOME, X, np.nan), LABELS)),
