@@ -32,8 +32,8 @@ LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
 # lengths tried along a direction, all at once; where none lowers the loss, all are made shorter
 _LENGTHS, _SHORTER, _SHORTEST = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3), 1e-4, 1e-13
 # a climb ends after a step that gained what was promised to within this share, as the next will gain
-# next to nothing, or no more than this share of what the climb gained before
-_CLOSE = 1e-2
+# next to nothing; or one that gained no more than this share of what the climb gained before
+_CLOSE, _LITTLE = 1e-4, 1e-6
 # a step along Newton's direction that gains less than this share of what was promised meets a corner
 _GOOD = 1e-3
 
@@ -219,7 +219,7 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
         jnp.where(first & jnp.isfinite(own), own, walk.climbed.curvature),
     )
     close = jnp.abs(gain - promised) <= _CLOSE * promised
-    return _Walk(climbed, walk.number + 1, gained, close | (gain <= _CLOSE * walk.gained))
+    return _Walk(climbed, walk.number + 1, gained, close | (gain <= _LITTLE * walk.gained))
 
 
 @dataclass(frozen=True)

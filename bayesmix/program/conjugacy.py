@@ -152,10 +152,12 @@ def _departure(
         for other, value in points.items()
     }
     found = heights({**values, name: design.points}, probe)
-    spread = np.ptp(found, axis=0)
-    size = np.max(np.abs(found), axis=0)
-    left = np.max(np.abs(design.combinations @ found), axis=0)
-    ratio = left / (_RELATIVE * spread + _ROUNDING * size + 1e-300)
+    # densities may overflow; a departure that is no number is as large as any
+    with np.errstate(invalid="ignore", over="ignore"):
+        spread = np.ptp(found, axis=0)
+        size = np.max(np.abs(found), axis=0)
+        left = np.max(np.abs(design.combinations @ found), axis=0)
+        ratio = left / (_RELATIVE * spread + _ROUNDING * size + 1e-300)
     ratio = np.nan_to_num(ratio, nan=np.inf)
     return max(zip(ratio.tolist(), names, strict=True))
 
