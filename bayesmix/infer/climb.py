@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from numpyro.distributions import constraints
 
+from ..families.forms import base_support
 from ..program.reading import Site
 from ..program.settings import check_fields
-from .coordinates import constrained, unconstrained
+from .coordinates import ENDLESS, constrained, unconstrained
 
 if TYPE_CHECKING:
     import optax
@@ -33,10 +35,11 @@ LARGEST_HESSIAN = 60  # coordinates; beyond it L-BFGS
 # lengths tried along a direction, all at once; where none lowers the loss, all are made shorter
 _LENGTHS, _SHORTER, _SHORTEST = (1.0, 0.5, 0.2, 0.05, 1e-2, 1e-3), 1e-4, 1e-13
 # a climb ends after a step that gained what was promised to within this share, as the next will gain
-# next to nothing, or no more than this share of what the climb gained before
-_CLOSE = 1e-2
+# next to nothing; or one that gained no more than this share of what the climb gained before
+_CLOSE, _LITTLE = 1e-6, 1e-9
 # a step along Newton's direction that gains less than this share of what was promised meets a corner
 _GOOD = 1e-3
+_FARTHEST = 10.0  # powers of e in one step
 
 
 class Climbed(NamedTuple):
@@ -75,14 +78,29 @@ def climb(
 
     if climber is usual_climber:
         climber = Newton() if start.size <= LARGEST_HESSIAN else LBFGS()
-    climbed = (
-        climber.climb(loss, start) if isinstance(climber, Newton) else _by(climber, loss, start)
-    )
+    if isinstance(climber, Newton):
+        climbed = climber.climb(loss, start, ravel_pytree(_longest(sites, unravel(start)))[0])
+    else:
+        climbed = _by(climber, loss, start)
     moved = jnp.any(climbed.point != start)
     found = constrained(sites, unravel(climbed.point))
     flattest = {name: jnp.min(each) for name, each in unravel(climbed.curvature).items()}
     better = {**values, **{n: jnp.where(moved, v, values[n]) for n, v in found.items()}}
     return better, climbed.promised, flattest
+
+
+def _longest(sites: tuple[Site, ...], free: Values) -> Values:
+    """The longest step of each coordinate: few powers of e in a scale or a share mean anything, and far
+    away densities are rounding alone."""
+    longest = {}
+    for site in sites:
+        support, like = base_support(site.support), jnp.full_like(free[site.name], _FARTHEST)
+        if any(support == each for each in ENDLESS):
+            like = jnp.full_like(like, jnp.inf)
+        elif support == constraints.ordered_vector:
+            like = like.at[..., 0].set(jnp.inf)
+        longest[site.name] = like
+    return longest
 
 
 def _by(climber: Climber, loss: Loss, start: Array) -> Climbed:
@@ -132,13 +150,14 @@ class Newton:
         """A point no higher than `start`."""
         return self.climb(loss, start).point
 
-    def climb(self, loss: Loss, start: Array) -> Climbed:
-        """The same, with what was promised at the start."""
+    def climb(self, loss: Loss, start: Array, longest: Array | float = jnp.inf) -> Climbed:
+        """The same, with what was promised at the start; `longest` are the longest steps of each
+        coordinate, (P,)."""
         one = jnp.ones((), start.dtype)
         nothing = Climbed(start, jnp.inf * one, jnp.full_like(start, jnp.inf))
         walk = jax.lax.while_loop(
             lambda walk: (walk.number < self.steps) & ~walk.ended,
-            partial(_newton_step, loss),
+            partial(_newton_step, loss, longest),
             _Walk(nothing, jnp.zeros((), int), 0 * one, jnp.asarray(False)),
         )
         return walk.climbed
@@ -166,7 +185,7 @@ class _Tried(NamedTuple):
     ended: Array
 
 
-def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
+def _newton_step(loss: Loss, longest: Array | float, walk: _Walk) -> _Walk:
     flat, tiny = walk.climbed.point, jnp.finfo(walk.climbed.point.dtype)
     gradient, product = jax.linearize(jax.grad(loss), flat)
     hessian = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
@@ -179,15 +198,16 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
     newton = -unit * (axes @ ((axes.T @ (unit * gradient)) / size))
     promised = -jnp.vdot(gradient, newton) / 2
     sloped = jnp.isfinite(promised)
+    share = jnp.minimum(1.0, jnp.min(longest / jnp.maximum(jnp.abs(newton), tiny.tiny)))
     # each coordinate by itself: its own Newton step, or where there is no slope one up, then one down
-    alone = jnp.where(sloped, -gradient * unit**2, unit)
+    alone = jnp.clip(jnp.where(sloped, -gradient * unit**2, unit), -longest, longest)
     count = jnp.where(sloped, 1, 2) * flat.size
     lengths = jnp.asarray((0.0, *_LENGTHS), flat.dtype)
 
     def look(tried: _Tried) -> _Tried:
         down, place = jnp.divmod(tried.direction - 1, flat.size)
         along = jnp.where(jnp.arange(flat.size) == place, alone, 0.0) * (1 - 2 * down)
-        along = jnp.where(tried.direction == 0, newton, along)
+        along = jnp.where(tried.direction == 0, share * newton, along)
         heights = jax.vmap(loss)(tried.point + tried.scale * lengths[:, None] * along)
         best = jnp.argmin(jnp.where(jnp.isfinite(heights), heights, jnp.inf))
         better, rounding = best > 0, tiny.eps * jnp.abs(heights[0])
@@ -195,7 +215,7 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
         shortest = (scale < _SHORTEST) | (sloped & ~(scale * promised > rounding))
         # along Newton's direction one good point will do; of the coordinates each is tried
         turn, gain = better | shortest, heights[0] - heights[best]
-        good = (gain >= _GOOD * promised) | ~(promised > 64 * rounding)
+        good = (gain >= _GOOD * share * promised) | ~(promised > 64 * rounding)
         last = (tried.direction == 0) & good
         direction = tried.direction + turn
         return _Tried(
@@ -223,7 +243,7 @@ def _newton_step(loss: Loss, walk: _Walk) -> _Walk:
         jnp.where(first & jnp.isfinite(own), own, walk.climbed.curvature),
     )
     close = jnp.abs(gain - promised) <= _CLOSE * promised
-    return _Walk(climbed, walk.number + 1, gained, close | (gain <= _CLOSE * walk.gained))
+    return _Walk(climbed, walk.number + 1, gained, close | (gain <= _LITTLE * walk.gained))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,15 @@ Potential = Callable[[Values], Array]
 LogDensity = Callable[[Values], Array]
 
 
+# supports without an end
+ENDLESS = (
+    constraints.real,
+    constraints.real_vector,
+    constraints.real_matrix,
+    constraints.circular,
+)
+
+
 class _Turns:
     """Any real number as an angle in [-pi, pi); an angle is its own coordinate."""
 

@@ -9,6 +9,7 @@ from numpyro.distributions import constraints
 
 from ..families.forms import BetaForm, DirichletForm, base_support
 from ..program.plan import Plan
+from .coordinates import ENDLESS
 from .status import Status
 
 EMPTY = 1e-6  # rows: a component that explains no more is empty
@@ -33,7 +34,6 @@ class Outcome(NamedTuple):
     sites: tuple[str, ...] = ()
 
 
-_ENDLESS = (constraints.real, constraints.real_vector, constraints.circular)
 _STILL = (Status.CONVERGED, Status.OUT_OF_STEPS, Status.CLIMB_STUCK, Status.ROUNDING)
 
 
@@ -78,9 +78,7 @@ def _at_boundary(found: Plan, state: Any, start: int) -> tuple[str, ...]:
     climbed = {block.site for block in found.blocks if block.form is None}
     ended = []
     for site, curvature in zip(found.reading.parameters, state.curvature[start], strict=True):
-        if site.name in climbed and not any(
-            base_support(site.support) == each for each in _ENDLESS
-        ):
+        if site.name in climbed and not any(base_support(site.support) == each for each in ENDLESS):
             gap = _distance(base_support(site.support), state.values[site.name][start])
             if curvature < _FLAT or gap <= 4 * np.finfo(curvature.dtype).eps:
                 ended.append(site.name)

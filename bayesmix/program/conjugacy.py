@@ -152,7 +152,8 @@ def _departure(
         for other, value in points.items()
     }
     found = heights({**values, name: design.points}, probe)
-    with np.errstate(invalid="ignore"):  # a density may be zero at some of the points
+    # densities may overflow; a departure that is no number is as large as any
+    with np.errstate(invalid="ignore", over="ignore"):
         spread = np.ptp(found, axis=0)
         size = np.max(np.abs(found), axis=0)
         left = np.max(np.abs(design.combinations @ found), axis=0)
