@@ -1,4 +1,4 @@
-"""What a refusal's sentence leads to: for programs that are refused, the same model as it can be read."""
+"""What a refusal's sentence leads to: the same model as a refused program's, as it can be read."""
 
 from __future__ import annotations
 
