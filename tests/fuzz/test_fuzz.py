@@ -7,8 +7,10 @@ import pytest
 
 from . import of_annotation, of_forums, of_masks, of_series, of_traps, of_tutorials
 from .checks import FAULTS, outcomes
+from .enumeration import Enumeration
 from .grammar import compose
 from .judge import AGREED, REFUSED, Verdict, judge
+from .of_cures import CURES
 
 WRITTEN = {
     getattr(program, "__name__", type(program).__name__): (program, arguments)
@@ -58,3 +60,12 @@ def test_rows_that_depend_on_each_other_are_refused(name):
 def test_programs_are_read_or_refused(name):
     verdict = verdict_of(name)
     assert verdict.kind in (AGREED, REFUSED), f"{verdict.kind}: {verdict.text}"
+
+
+@pytest.mark.parametrize("refused, cured, args", CURES, ids=lambda x: getattr(x, "__name__", "-"))
+def test_programs_are_cured(refused, cured, args):
+    before, after = Enumeration(refused, args), Enumeration(cured, args)
+    values = before.draw(3)
+    assert after.look(values).height == pytest.approx(before.look(values).height, rel=1e-10)
+    verdict = judge(cured, args, exact=after)
+    assert verdict.kind == AGREED, f"{verdict.kind}: {verdict.text}"
