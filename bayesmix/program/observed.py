@@ -226,11 +226,13 @@ def check_seen(observed: Observed) -> None:
             "every row has weight 0 (handlers.scale), so that nothing is observed; give some row "
             "a weight"
         )
+    seen = {n: there is None or np.asarray(there).any() for n, there in observed.present.items()}
     for name, there in observed.present.items():
         never = np.zeros(1, bool) if there is None else ~np.asarray(there).any(axis=0)
         if observed.num_rows == 1:
             never = never.all(keepdims=True)
-        if never.any():
+        # a step that no series reaches is one of several sites
+        if never.any() and (seen[name] or not any(seen.values())):
             columns = ", ".join(map(str, np.unique(np.nonzero(np.atleast_1d(never))[-1])))
             raise ProgramError(
                 f"observed site '{name}' has nothing but missing values"

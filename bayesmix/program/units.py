@@ -45,16 +45,18 @@ def find_units(
     arguments: Arguments,
     log_joint: Callable[[Values], float],
 ) -> Units:
-    """Units in which the log joint is finite at the first of the random values; none where no choice
-    that was tried is."""
+    """Units in which the log joint is finite at all of the random values; none where no choice that was
+    tried is."""
     from .conjugacy import random_points
 
-    points = {n: np.asarray(v[0]) for n, v in random_points(sites, noise).items()}
+    points = {name: np.asarray(value) for name, value in random_points(sites, noise).items()}
+    probes = range(len(next(iter(points.values()))))
     ordinary = _ordinary_numbers(arguments)
     rng = np.random.default_rng(0)
     for _ in range(_MOST_CHOICES if ordinary else 0):
         units = {site.name: unit for site in sites if (unit := _unit(site, ordinary, rng))}
-        if np.isfinite(log_joint(in_units(points, units))):
+        found = in_units(points, units)
+        if all(np.isfinite(log_joint({n: v[i] for n, v in found.items()})) for i in probes):
             return units
     return {}
 
