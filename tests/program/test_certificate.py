@@ -1,4 +1,4 @@
-"""Programs as people write them: read with the density that NumPyro gives them, or refused with the cause."""
+"""Programs as people write them: read with the density NumPyro gives them, or refused with the cause."""
 
 import itertools
 
