@@ -30,10 +30,10 @@ from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
+from .ordinary import NO_UNITS, Units, find_units, in_units
 from .reading import Program, Reading, resized
 from .specialise import Specialised, specialise
 from .statistics import expected_factors
-from .units import NO_UNITS, Units, find_units, in_units
 
 # rows that are looked at, unless there are so few that all may be: then a fit needs no other look
 _PROBE_ROWS, _ALL_ROWS = 32, 512
