@@ -37,17 +37,22 @@ def _annihilator(columns: np.ndarray) -> np.ndarray:
 
 
 def designs(
-    form: Form, value: np.ndarray, rng: np.random.Generator, step: float = 1.0
+    form: Form,
+    value: np.ndarray,
+    rng: np.random.Generator,
+    step: float = 1.0,
+    reach: float = 1.0,
 ) -> list[Design]:
-    """Designs about `value` for a form; real values are moved by about `step`, others in proportion.
+    """Designs about `value` for a form; real values are moved by about `step`, others in proportion,
+    and both as far as `reach` as well, where a link may bend.
 
     Each block of the value (an element, a vector, a matrix) is moved by itself, all are moved together,
     and random halves are moved together and apart, which shows whether blocks are independent.
     """
     if isinstance(form, NormalForm):
-        return _normal(form, value, rng, step)
+        return _normal(form, value, rng, step, reach)
     if isinstance(form, PowerForm):
-        return _power(form, value, rng)
+        return _power(form, value, rng, reach)
     if isinstance(form, WishartForm):
         return _wishart(form, value, rng)
     if isinstance(form, DirichletForm):
@@ -87,22 +92,28 @@ def _replace(value: np.ndarray, index: tuple[int, ...], blocks: np.ndarray) -> n
 
 
 def _normal(
-    form: NormalForm, value: np.ndarray, rng: np.random.Generator, step: float
+    form: NormalForm, value: np.ndarray, rng: np.random.Generator, step: float, reach: float
 ) -> list[Design]:
     columns = np.stack([_STEPS, _STEPS**2], axis=1)
     found = []
-    for _ in range(2):
-        direction = step * rng.normal(size=value.shape)
+    for size in (step, step, reach) if reach > step else (step, step):
+        direction = size * rng.normal(size=value.shape)
         steps = _STEPS.reshape(-1, *(1,) * value.ndim)
         found.append(Design(value + steps * direction, _annihilator(columns)))
     batch = value.shape[: value.ndim - form.joint_axes]
     return found + _halves(value, value + step * rng.normal(size=value.shape), batch, rng)
 
 
-def _power(form: PowerForm, value: np.ndarray, rng: np.random.Generator) -> list[Design]:
-    combinations = _annihilator(np.stack([_STEPS, np.exp(form.power * _STEPS)], axis=1))
+def _power(
+    form: PowerForm, value: np.ndarray, rng: np.random.Generator, reach: float
+) -> list[Design]:
+    found = []
+    for far in (1.0, 1.0 + np.log(reach)) if reach > 1 else (1.0,):
+        logs = (far * _STEPS).reshape(-1, *(1,) * value.ndim)
+        columns = np.stack([far * _STEPS, np.exp(form.power * far * _STEPS)], axis=1)
+        found.append(Design(value * np.exp(logs), _annihilator(columns)))
     steps = np.exp(_STEPS)
-    found = [Design(value * steps.reshape(-1, *(1,) * value.ndim), combinations)]
+    combinations = _annihilator(np.stack([_STEPS, np.exp(form.power * _STEPS)], axis=1))
     found += [
         Design(_replace(value, index, value[index] * steps), combinations)
         for index in _some(value.shape, rng)

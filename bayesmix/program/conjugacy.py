@@ -77,12 +77,13 @@ def recognise(
     points: Values,
     statistics: Any,
     step: float = 1.0,
+    reach: float = 1.0,
 ) -> Recognition | None:
     """Find every block, from two or more random parameter values and statistics.
 
     `factors(values, statistics)` gives each factor of the expected log joint. `points` and `statistics`
     lead with an axis of probes. The program is compiled once, for a batch of points. None where no
-    probe is finite. `step` is how far real values are moved.
+    probe is finite. `step` is how far real values are moved, `reach` how far the data are from zero.
     """
     names = list(jax.eval_shape(factors, *_probe(0, points, statistics)))
     heights = _batched(factors, names, statistics)
@@ -101,7 +102,7 @@ def recognise(
             worst = max(
                 _departure(site.name, design, probe, points, heights, names)
                 for probe in range(_NUM_PROBES)
-                for design in designs(form, points[site.name][probe], rng, step)
+                for design in designs(form, points[site.name][probe], rng, step, reach)
             )
             certificates[site.name] = min(certificates[site.name], worst)
             if worst[0] < 1:

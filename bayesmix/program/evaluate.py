@@ -152,6 +152,9 @@ def _lead(reading: Reading, factor: str, inner: tuple[int, ...]) -> Callable[[Ar
     """
 
     def lead(array: Array, event_ndim: int) -> Array:
+        array = jnp.asarray(
+            array, jnp.result_type(array, float)
+        )  # a scale of 1 is a number as well
         own = event_ndim - len(inner)
         array = jnp.reshape(array, (1,) * (own - jnp.ndim(array)) + jnp.shape(array))
         found = joint_first(array, reading, factor, own)
@@ -191,6 +194,8 @@ def _label_mask(site: dict[str, Any], reading: Reading) -> Array | None:
     flags = next(s.masks for s in reading.observed if s.name == site["name"])
     mask = None
     for layer, hidden in zip(mask_layers(site["fn"]), flags, strict=False):
+        if hidden and len(layer.batch_shape) > len(site["fn"].batch_shape):
+            raise RowDependent  # some entries of a vector
         if hidden:
             own = joint_first(layer._mask, reading, site["name"])
             if math.prod(own.shape[1:]) != 1:
@@ -259,6 +264,8 @@ def _impossible(log_prob: Array) -> Array:
 
 def row_family_of(site: dict[str, Any], reading: Reading) -> RowFamily | None:
     """The row family that could stand for a site of one number per row, or None."""
+    if next(s.bounded for s in reading.observed if s.name == site["name"]):
+        return None
     if _inner_plates(site, reading) or site["fn"].event_shape:
         return None
     layers, fn = 0, site["fn"]

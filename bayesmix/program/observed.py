@@ -73,15 +73,16 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
             f"{reading.rows.size}; give arguments with as many rows as each other"
         )
 
-    def first(array: Any) -> Any:
-        return jnp.moveaxis(jnp.broadcast_to(array, batch), axis, 0)
+    def first(array: Any, shape: tuple[int, ...] = batch) -> Any:
+        return jnp.moveaxis(jnp.broadcast_to(array, shape), axis, 0)
 
     mask = None
     layers = mask_layers(fn)
     for layer, hidden in zip(layers, site.masks or (False,) * len(layers), strict=True):
         if not hidden:
-            own = first(layer._mask)
-            mask = own if mask is None else mask & own
+            entries = len(layer.batch_shape) - len(fn.batch_shape)  # of a vector
+            own = first(layer._mask, jnp.shape(value)[: len(batch) + entries])
+            mask = own if mask is None else _both(mask, own)
     bounds = jax.tree.leaves(fn.support)
     # not of a made-up value; a mask of labels may leave some values out
     known = any(site.masks) or not site.bounded
@@ -105,6 +106,13 @@ def _row(traced: dict[str, Any], site: Site, reading: Reading) -> Row:
         mask=mask,
         scale=scale,
     )
+
+
+def _both(one: Any, other: Any) -> Any:
+    """Masks of rows, or of entries of their vectors."""
+    most = max(one.ndim, other.ndim)
+    one, other = (jnp.reshape(m, (*m.shape, *(1,) * (most - m.ndim))) for m in (one, other))
+    return one & other
 
 
 def mask_layers(fn: Any) -> list[Any]:
@@ -339,7 +347,9 @@ def _where(bad: np.ndarray) -> str:
 
 
 _ONE_SCALE = (
-    "put the whole plate of rows, the latent and every observed site, under one handlers.scale"
+    "where the weights count rows, put the whole plate of rows, the latent and every observed site, "
+    "under one handlers.scale; where they are a power of one density alone, write it as "
+    "numpyro.factor(name, weight * log_density)"
 )
 
 

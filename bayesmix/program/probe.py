@@ -37,6 +37,7 @@ from .statistics import expected_factors
 
 # rows that are looked at, unless there are so few that all may be: then a fit needs no other look
 _PROBE_ROWS, _ALL_ROWS = 32, 512
+_FARTHEST = 1e6
 _STEPS = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 
@@ -148,16 +149,17 @@ def probe(
     random_rows = _random_rows(reading, observed, rng, len(next(iter(noise.values()))))
     plain, by_rows = _families(program, reading, arguments)
     look = _look(program, reading, arguments, plain)
-    found = _recognise(look, noise, random_rows)
+    reach = _reach(observed)
+    found = _recognise(look, noise, random_rows, reach)
     if found is None:
         units = find_units(reading.parameters, noise, arguments, _log_joint(look, observed))
-        found = _recognise(look, noise, random_rows, units) if units else None
+        found = _recognise(look, noise, random_rows, reach, units) if units else None
     if found is None:
         return None
     if by_rows and any(block.form is None for block in found[0].blocks):
         # hidden values of the rows may give a closed form to sites that have none
         other = _look(program, reading, arguments, {**plain, **by_rows})
-        augmented = _recognise(other, noise, random_rows)
+        augmented = _recognise(other, noise, random_rows, reach)
         if augmented is not None and _num_closed(augmented[0]) > _num_closed(found[0]):
             look, found = other, augmented
     recognition, points = found
@@ -177,6 +179,12 @@ def probe(
         points=points,
         parts=look.parts,
     )
+
+
+def _reach(observed: Observed) -> float:
+    """How far the data are from zero, within reason: closed forms have to hold as far as that."""
+    sizes = [np.abs(np.asarray(value)).max(initial=1.0) for value in observed.values.values()]
+    return float(min(max(sizes), _FARTHEST))
 
 
 def _num_closed(recognition: Recognition) -> int:
@@ -208,7 +216,8 @@ def _families(
         raise ProgramError(
             f"the program does not run {where} "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); index tables with the latent "
-            "along a leading axis (mean[z]), or with Vindex when there is more than one index"
+            "along a leading axis (mean[z]), or with Vindex when there is more than one index; rows "
+            "that use each other's labels (z[neighbour]) cannot be summed out one by one"
         ) from error
     return plain, by_rows
 
@@ -225,7 +234,7 @@ def _log_joint(look: _Look, observed: Observed) -> Callable[[Values], float]:
 
 
 def _recognise(
-    look: _Look, noise: Values, rows: _Noise, units: Units = NO_UNITS
+    look: _Look, noise: Values, rows: _Noise, reach: float, units: Units = NO_UNITS
 ) -> tuple[Recognition, dict[str, np.ndarray]] | None:
     """Closed forms under this choice of families, and the random points at which they were found."""
 
@@ -250,7 +259,8 @@ def _recognise(
             break
     if not possible:
         return None  # what has no weight would pass for a closed form
-    found = recognise(look.reading.parameters, look.factors, points, statistics, step)
+    reach = reach if step == 1 else 1.0
+    found = recognise(look.reading.parameters, look.factors, points, statistics, step, reach)
     return None if found is None else (found, points)
 
 

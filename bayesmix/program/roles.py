@@ -180,7 +180,7 @@ def _find_latents(
             raise ProgramError(
                 f"latent '{name}' is a vector (event shape {tuple(site['fn'].event_shape)}) of finite "
                 "values; sample a site for each of its entries, in a loop (z_0, z_1, ...), and stack "
-                "them: jnp.stack([z_0, z_1], axis=-1)"
+                "them: jnp.stack(jnp.broadcast_arrays(z_0, z_1), axis=-1)"
             )
         if not site["fn"].has_enumerate_support:
             raise ProgramError(

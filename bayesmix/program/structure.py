@@ -39,7 +39,11 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     """
     found = looked_at(program, arguments, _survey)
     reached = _dependencies(program, arguments, found)
-    inside = {name: reached.density[name] for name in found.values}
+    # a latent that is uniform does not depend on its value, and still has one
+    inside = {
+        name: reached.density[name] | ({name} if name in found.finite else frozenset())
+        for name in found.values
+    }
     latents = found.hidden
     scopes = {}
     if found.several:

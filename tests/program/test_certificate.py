@@ -314,3 +314,14 @@ def test_a_family_that_is_wrong_is_found_out():
 
     with pytest.raises(ProgramError, match="'x' cannot be read: in row"):
         bayesmix.plan(program, X)
+
+
+def test_a_link_that_bends_where_the_data_are_has_no_closed_form():
+    def program(x, bound):
+        mean = means(30.0)
+        with rows(x):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(jnp.clip(mean[z], -bound, bound), 1), obs=x)
+
+    names = [bayesmix.plan(program, 20 * X, bound).blocks[0].name for bound in (5.0, 1e9)]
+    assert names == ["no closed form", "normal"]
