@@ -30,6 +30,7 @@ from .errors import MarginalMixture
 from .plain import looked_at
 from .reading import Look, Program, Reading, read
 from .roles import describe
+from .sites import Plate
 
 # columns with components of their own become sites up to this many
 _MOST_COLUMNS = 64
@@ -98,18 +99,21 @@ def _survey(sites: dict[str, Any]) -> tuple[str | None, dict[str, str]]:
     if len(outermost) != 1:
         return None, {}
     rows = outermost.pop()
-    reasons = {n: _why_closed(samples[n], rows.dim) for n in mixtures if rows in plates[n]}
+    reasons = {n: _why_closed(samples[n], rows) for n in mixtures if rows in plates[n]}
     return rows.name, {name: reason for name, reason in reasons.items() if reason}
 
 
-def _why_closed(site: dict[str, Any], rows: int) -> str:
+def _why_closed(site: dict[str, Any], rows: Plate) -> str:
     """Why a mixture cannot be opened; empty where it can."""
     try:
         found = _take_apart(site["fn"])
-        cells = found.cells(rows)
+        cells = found.cells(site["cond_indep_stack"], rows.name)
+        if np.ndim(site["value"]) != len(found.shape) + found.mixture.event_dim:
+            raise NotIndexed("its value has fewer axes than its distribution")
         if cells is not None:
-            found.place(cells[0], site["value"])
             found = found.at(cells[0])
+        if math.prod(found.shape) != rows.size:
+            raise NotIndexed("it has axes that are no plate's")
         _try(found.mixture)
     except NotIndexed as why:
         return str(why)
@@ -147,26 +151,26 @@ class _Open(Messenger):
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
-        if self.sent is not None:
+        if self.sent is not None and msg["type"] == "sample":
             msg.update(self.sent)  # whatever handlers inside the program have done to it
             return
         if not _is_open(msg):
             return
         if self.opened.seeks:
             raise MarginalMixture(f"site '{msg['name']}' is a marginal mixture")
-        frame = next((f for f in msg["cond_indep_stack"] if f.name == self.opened.rows), None)
-        if frame is not None and msg["name"] not in self.opened.closed:
-            self._open(msg, frame.dim)
+        in_rows = any(frame.name == self.opened.rows for frame in msg["cond_indep_stack"])
+        if in_rows and msg["name"] not in self.opened.closed:
+            self._open(msg)
 
-    def _open(self, msg: dict[str, Any], rows: int) -> None:
+    def _open(self, msg: dict[str, Any]) -> None:
         found, name = _take_apart(msg["fn"]), msg["name"]
         latents: list[str] = []
-        cells = found.cells(rows)
+        cells = found.cells(msg["cond_indep_stack"], self.opened.rows)
         if cells is None:
-            fn = found.dressed(self._component(found.mixture, found.shape, msg, name, latents))
-            msg["fn"] = fn
+            component = self._component(found.mixture, found.shape, msg, name, latents)
+            msg["fn"] = found.dressed(component)
         else:
-            self._columns(msg, rows, found, cells, latents)
+            self._columns(msg, found, cells, latents)
         self.opened.sites[name] = type(found.mixture).__name__, tuple(latents)
 
     def _component(
@@ -180,7 +184,9 @@ class _Open(Messenger):
         """The component that a new latent chooses; `shape` is the batch of the mixture."""
         own = _pieces(mixture)
         latents.append(f"{name}_component" + (f"_{len(latents) + 1}" if latents else ""))
-        label = self._send(msg, name=latents[-1], fn=_expanded(own.weights, shape))
+        depth = max(-frame.dim for frame in msg["cond_indep_stack"])
+        plates = shape[len(shape) - depth :]
+        label = self._send(msg, name=latents[-1], fn=_expanded(own.weights, plates))
         component = own.choose(label)
 
         def unfolded(fn: Any) -> Any:
@@ -198,7 +204,6 @@ class _Open(Messenger):
     def _columns(
         self,
         msg: dict[str, Any],
-        rows: int,
         found: _Apart,
         cells: list[dict[int, int]],
         latents: list[str],
@@ -248,15 +253,13 @@ class _Apart(NamedTuple):
     reinterpreted: int
     masks: tuple[Any, ...]
 
-    def cells(self, rows: int) -> list[dict[int, int]] | None:
-        """The places in axes other than the rows', by axis, counted from the right; None without any."""
-        size = len(self.shape)
-        inner = [
-            axis - size
-            for axis in range(size)
-            if axis >= size - self.reinterpreted
-            or (axis - size != rows - self.reinterpreted and self.shape[axis] > 1)
-        ]
+    def cells(self, plates: list[Any], rows: str | None) -> list[dict[int, int]] | None:
+        """The places in axes of a row, by axis, counted from the right; None where there are none.
+
+        These are axes of an event and of plates inside a row; those of labels are left of all plates.
+        """
+        inner = [p.dim - self.reinterpreted for p in plates if p.name != rows and p.size > 1]
+        inner = sorted([*inner, *range(-self.reinterpreted, 0)])
         if not inner:
             return None
         if math.prod(self.shape[axis] for axis in inner) > _MOST_COLUMNS:
@@ -290,10 +293,7 @@ class _Apart(NamedTuple):
 
     def place(self, cell: dict[int, int], value: Any) -> tuple[Any, ...]:
         """Where one column is in a value of the site."""
-        own = self.mixture.event_dim
-        if np.ndim(value) != len(self.shape) + own:
-            raise NotIndexed("its value has fewer axes than its distribution")
-        place: list[Any] = [slice(None)] * len(self.shape)
+        place: list[Any] = [slice(None)] * (np.ndim(value) - self.mixture.event_dim)
         for axis, at in cell.items():
             place[axis] = at if -axis <= self.reinterpreted else slice(at, at + 1)
         return tuple(place)

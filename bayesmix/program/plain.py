@@ -51,6 +51,9 @@ class Give(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] in ("sample", "param") and msg["name"] in self.told:
             msg["value"] = self.told[msg["name"]]
+        elif msg["type"] == "sample" and isinstance(msg["value"], np.ndarray):
+            # a label that is given cannot index an array of NumPy's
+            msg["value"] = jnp.asarray(msg["value"])
 
 
 def _feasible(site: dict[str, Any]) -> Any:

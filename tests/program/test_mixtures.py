@@ -114,7 +114,9 @@ def vectors_of_two_families(x):
     parts = [dist.Normal(mean[:2], scale[0]), dist.StudentT(4.0, mean[1:], scale[1])]
     parts = [part.to_event(1) for part in parts]
     with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.Mixture(dist.Categorical(weights[:2]), parts), obs=x)
+        numpyro.sample(
+            "x", dist.Mixture(dist.Categorical(logits=jnp.log(weights[:2])), parts), obs=x
+        )
 
 
 def multivariate(x):
@@ -136,13 +138,14 @@ def experts(x):
 
 def zeros(x):
     gate = numpyro.sample("gate", dist.Beta(1.0, 1.0))
+    zeros = dist.ZeroInflatedPoisson(gate, rates(1)[0])
     with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.ZeroInflatedPoisson(gate, rates(1)[0]), obs=x)
+        numpyro.sample("x", zeros, obs=x)
 
 
 def zeros_by_logits(x):
     gate = numpyro.sample("gate", dist.Normal(0.0, 1.0))
-    counts = dist.NegativeBinomial2(rates(2)[0], 3.0)
+    counts = dist.Binomial(20, logits=numpyro.sample("logits", dist.Normal(0.0, 1.0)))
     zeros = dist.ZeroInflatedDistribution(counts, gate_logits=gate)
     with numpyro.plate("rows", len(x)):
         numpyro.sample("x", zeros, obs=x)
@@ -187,7 +190,7 @@ FAMILIES = {
     multivariate: (PAIRS, "multivariate normal"),
     experts: (WITH_HOLES, None),
     zeros: (COUNTS, "one of Poisson columns, one value"),
-    zeros_by_logits: (COUNTS, "one of negative binomial columns, one value"),
+    zeros_by_logits: (COUNTS, "one of binomial columns, one value"),
     nested: (COUNTS, "one of Poisson columns, one value"),
     columns_of_a_plate: (PAIRS, "independent normal columns"),
     columns_of_an_event: (PAIRS, "independent normal columns"),
@@ -307,56 +310,49 @@ def test_what_cannot_be_opened_is_said():
     np.testing.assert_allclose(given, whole, rtol=1e-12)
 
 
-def _parameter(constraint, name, rng):
-    values = rng.uniform(0.3, 0.9, (K, 2, 2))
-    if name == "total_count":
-        return 5
-    if name == "high":
-        return 1 + values[:, 0, 0]
-    if constraint is dist.constraints.simplex:
-        return values[:, 0] / values[:, 0].sum(-1, keepdims=True)
-    if constraint in (dist.constraints.positive_definite, dist.constraints.lower_cholesky):
-        spread = np.eye(2) + values @ np.swapaxes(values, -1, -2)
-        is_root = constraint is dist.constraints.lower_cholesky
-        return np.linalg.cholesky(spread) if is_root else spread
-    try:
-        own = constraint.event_dim
-    except NotImplementedError:
-        own = 0
-    return np.cumsum(values[:, 0], -1) if own == 1 else values if own else values[:, 0, 0]
+SPREAD = np.array([[1.0, 0.4], [0.4, 2.0]])
+# what is by component has a first axis of three
+PARTS = {
+    "StudentT": {"df": [2.0, 3.0, 9.0], "loc": [0.0, 1.0, 2.0], "scale": 1.5},
+    "Beta": {"concentration1": [1.0, 2.0, 3.0], "concentration0": 2.0},
+    "BetaBinomial": {"concentration1": 2.0, "concentration0": [1.0, 2.0, 3.0], "total_count": 9},
+    "InverseGamma": {"concentration": [1.0, 2.0, 3.0], "rate": 2.0},
+    "Pareto": {"scale": [0.1, 0.2, 0.3], "alpha": [1.0, 2.0, 3.0]},
+    "NegativeBinomial2": {"mean": [1.0, 2.0, 3.0], "concentration": 2.0},
+    "Uniform": {"low": [-1.0, -2.0, -3.0], "high": [4.0, 5.0, 6.0]},
+    "Multinomial": {"total_count": 4, "probs": [[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]},
+    "DirichletMultinomial": {"concentration": [[1, 2], [2, 2], [3, 1]], "total_count": 4},
+    "MultivariateNormal": {"loc": np.eye(3, 2), "covariance_matrix": SPREAD},
+    "MultivariateStudentT": {
+        "df": 4.0,
+        "loc": np.eye(3, 2),
+        "scale_tril": np.linalg.cholesky(SPREAD),
+    },
+    "LowRankMultivariateNormal": {
+        "loc": np.eye(3, 2),
+        "cov_factor": np.ones((2, 1)),
+        "cov_diag": np.ones((3, 2)),
+    },
+    "OrderedLogistic": {"predictor": [0.0, 1.0, 2.0], "cutpoints": np.array([0.0, 1.0])},
+}
 
 
-def _distributions():
-    """Those of NumPyro's that can be made from parameters of ordinary size."""
-    rng, found = np.random.default_rng(0), {}
-    for name, kind in inspect.getmembers(dist, inspect.isclass):
-        if not issubclass(kind, dist.Distribution) or name in ("Delta", "Distribution"):
-            continue
-        given = [p for p in kind.arg_constraints if p in inspect.signature(kind).parameters]
-        for left_out in ((), ("covariance_matrix", "precision_matrix")):
-            told = {
-                p: _parameter(kind.arg_constraints[p], p, rng) for p in given if p not in left_out
-            }
-            try:
-                made = kind(**told)
-                value = made.sample(jax.random.key(0))[:1]
-                made.log_prob(value)
-            except Exception:  # needs parameters of another kind
-                continue
-            if made.batch_shape == (K,):
-                found[name] = kind, told, value
-            break
-    return found
-
-
-def test_parameters_of_every_distribution_of_numpyro_are_indexed():
-    labels, found = jnp.array([2, 0, 1, 2]), _distributions()
-    assert len(found) > 50
-    for name, (kind, told, value) in found.items():
-        whole = kind(**told)
-        each = [kind(**{p: v[k] if np.ndim(v) else v for p, v in told.items()}) for k in range(K)]
-        expected = whole.log_prob(value)[labels]
-        for fns in ([whole], each):
-            chosen = indexed(picked(labels), fns)
-            assert chosen.batch_shape == (4,), name
-            np.testing.assert_allclose(chosen.log_prob(value), expected, rtol=1e-6, err_msg=name)
+@pytest.mark.parametrize("name", PARTS)
+def test_parameters_by_component_are_indexed(name):
+    kind = getattr(dist, name)
+    given = {p: v if np.isscalar(v) else jnp.asarray(v) for p, v in PARTS[name].items()}
+    by_component = [p for p, v in given.items() if np.ndim(v) and len(v) == 3]
+    whole = kind(**given)
+    each = [kind(**given | {p: given[p][k] for p in by_component}) for k in range(3)]
+    value = whole.support.feasible_like(jnp.zeros(whole.shape()))[:1]
+    labels = jnp.array([2, 0, 1, 2])
+    expected = whole.log_prob(value)[labels]
+    for fns in ([whole], each):
+        chosen = indexed(picked(labels), fns)
+        assert type(chosen) is type(whole) and chosen.batch_shape == (4,)
+        np.testing.assert_allclose(chosen.log_prob(value), expected, rtol=1e-12)
+    rows = kind(**given).expand([5, 3])  # by row as well
+    chosen = indexed(picked(jnp.array([0, 2, 1, 1, 0])), [rows])
+    np.testing.assert_allclose(
+        chosen.log_prob(value[:1])[1:3], whole.log_prob(value)[jnp.array([2, 1])]
+    )
