@@ -12,6 +12,7 @@ import numpyro
 
 from .checks import FAULTS, outcomes
 from .grammar import compose
+from .judge import REFUSED
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--density", action="store_true", help="leave out EM and Gibbs")
+    parser.add_argument("--refused", action="store_true", help="print what is refused as well")
     parser.add_argument("--source", action="store_true", help="print the program of a fault")
     asked = parser.parse_args()
     numpyro.enable_x64()
@@ -31,9 +33,9 @@ def main() -> None:
         for name, said in outcomes(made, engines=not asked.density).items():
             kind = said.split(":")[0]
             counts.setdefault(name, Counter())[kind] += 1
-            if kind == "refused":
+            if kind == REFUSED:
                 refusals[re.sub(r"'[^']*'|\([^)]*\)|\d+", "...", said)[:110]] += 1
-            if kind in FAULTS:
+            if kind in FAULTS or (asked.refused and kind == REFUSED):
                 words = ", ".join(made.words)
                 print(f"{made.name}, {name}: {said}\n    ({words})", flush=True)
                 if asked.source:

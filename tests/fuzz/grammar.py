@@ -120,7 +120,7 @@ class Composer:
         shape = [latent.size for latent in latents]
         if kind != "simplex":
             return self._declare(name, shape, event, kind)
-        alpha = self.word(self.choose("Dirichlet(1)", "Dirichlet(2)", "Dirichlet(0.7)"))
+        alpha = self.word(self.choose(*["Dirichlet(2)"] * 5, "Dirichlet(1)", "Dirichlet(0.7)"))
         fn = f"dist.{alpha[:9]}({alpha[10:-1]} * jnp.ones({event[0]}))"
         self.priors.append(
             f'{name} = numpyro.sample("{name}", {fn}.expand({shape}).to_event({len(shape)}))'
@@ -390,30 +390,26 @@ def _filled(value: Any) -> Any:
     return value.filled(np.nan) if np.ma.isMaskedArray(value) else value
 
 
+# most have a mode inside of their support
 _PRIORS = {
     "real": (
-        "Normal(0.0, 2.0)",
-        "Normal(1.0, 0.7)",
+        *["Normal(0.0, 2.0)", "Normal(1.0, 0.7)", "hierarchical"] * 2,
         "StudentT(4.0, 0.0, 1.0)",
         "Laplace(0.0, 1.0)",
-        "hierarchical",
         "LocScaleReparam",
         "ordered",
         "known table",
         "known NumPy argument",
     ),
     "positive": (
-        "Gamma(2.0, 1.0)",
-        "InverseGamma(3.0, 2.0)",
+        *["Gamma(2.0, 1.0)", "InverseGamma(3.0, 2.0)", "LogNormal(0.0, 0.5)"] * 2,
         "HalfNormal(1.0)",
-        "LogNormal(0.0, 0.5)",
         "Exponential(1.0)",
         "Uniform(0.1, 3.0)",
         "known table",
     ),
     "unit": (
-        "Beta(2.0, 2.0)",
-        "Beta(1.0, 1.0)",
+        *["Beta(2.0, 2.0)", "Beta(3.0, 2.0)"] * 2,
         "Beta(0.7, 2.0)",
         "Uniform(0.0, 1.0)",
         "known table",
