@@ -23,6 +23,7 @@ from numpyro.handlers import seed, substitute
 from scipy.special import logsumexp
 
 from ..families.augmented import Statistic
+from ..families.choice import OneOf
 from ..families.likelihoods import Family
 from ..families.peel import peel
 from .arguments import Arguments
@@ -40,6 +41,9 @@ IMPOSSIBLE = -1e29
 # a Bernoulli's probabilities are kept away from 0 and 1 by NumPyro, by the rounding of double precision
 _CLAMPED = math.log(np.finfo(float).eps)
 _RELATIVE = 1e-9
+# JAX's logarithm of the beta function has seven digits; components of several families may have it
+_OF_BETALN = (dist.GammaPoisson, dist.Beta, dist.BetaBinomial, OneOf)
+_RELATIVE_OF_BETALN = 1e-5
 _RANDOM_DRAWS = 6
 _MOST_JOINT_VALUES = 32
 
@@ -78,6 +82,7 @@ def certify(
         draws.labels,
     )
     theirs = jax.tree.map(np.asarray, theirs)
+    precision = {name: _precision(reading, name) for name in theirs}
     collapsed = {c.observed for c in reading.collapsed} | {c.local for c in reading.collapsed}
     worst = 0.0
     for name, height in theirs.items():
@@ -90,20 +95,31 @@ def certify(
                 for draw, probe in enumerate(draws.probe)
             ]
         )
-        departure = _departure(own, height)
-        worst = max(worst, float(np.max(departure)))
-        if worst > 1:
+        departure = _departure(own, height, precision[name])
+        worst = max(worst, float(np.max(departure)) * precision[name])
+        if np.max(departure) > 1:
             raise ProgramError(_what_differs(read, name, own, height, departure, draws))
     if draws.joint and not collapsed:
         whole = sum(theirs.values(), np.zeros(()))[: draws.joint]
-        departure = _departure(seen[0].density[None], logsumexp(whole, axis=0)[None])
-        worst = max(worst, float(np.max(departure)))
-        if worst > 1:
+        coarsest = max(precision.values())
+        departure = _departure(seen[0].density[None], logsumexp(whole, axis=0)[None], coarsest)
+        worst = max(worst, float(np.max(departure)) * coarsest)
+        if np.max(departure) > 1:
             raise ProgramError(
                 "the latents were summed out wrongly: the log density of a row differs from the sum "
                 "over all of its labels; please report this program"
             )
-    return Certificate(worst * _RELATIVE, len(draws.probe))
+    return Certificate(worst, len(draws.probe))
+
+
+def _precision(reading: Reading, name: str) -> float:
+    """How far the log density of a site may be off by rounding, relative to its largest."""
+    families = {site.name: site.family for site in reading.observed}
+    coarse = any(
+        families.get(name) in {each.__name__ for each in (base, *base.__subclasses__())}
+        for base in _OF_BETALN
+    )
+    return _RELATIVE_OF_BETALN if coarse else _RELATIVE
 
 
 class _Draws(NamedTuple):
@@ -151,13 +167,13 @@ def _at_labels(table: np.ndarray, places: list[np.ndarray]) -> np.ndarray:
     return wide[(*places, np.arange(rows))]
 
 
-def _departure(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def _departure(ours: np.ndarray, theirs: np.ndarray, relative: float) -> np.ndarray:
     """How far log densities (draws, N) differ, over what rounding allows; infinite where one says
     impossible and the other does not. Where the program itself gives no number nothing can be said."""
     ours, theirs = np.broadcast_arrays(ours, theirs)
     possible = (ours > IMPOSSIBLE) & (theirs > IMPOSSIBLE)
     finite = np.abs(theirs[possible & np.isfinite(theirs)])
-    allowed = _RELATIVE * (1 + finite.max(initial=0.0))
+    allowed = relative * (1 + finite.max(initial=0.0))
     with np.errstate(invalid="ignore"):
         found = np.where(possible, np.abs(ours - theirs) / allowed, 0.0)
     one_sided = (ours > IMPOSSIBLE) != (theirs > IMPOSSIBLE)

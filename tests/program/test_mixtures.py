@@ -1,7 +1,5 @@
 """Marginal mixtures are read as the same programs with their latents spelled out."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
