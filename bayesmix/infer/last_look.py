@@ -8,17 +8,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from ..families.likelihoods import Family
 from ..program import graph as eliminate
 from ..program import rows as row_pass
 from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.compiling import compile_lightly
-from ..program.evaluate import Values
+from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
 from .outcome import EMPTY
 from .starts import rough_values
 
 _MOVED = 8  # roundings by which parameters are moved
+_NARROW = 1e5  # roundings that are worth a closer look
 _UNSTEADY = 0.5  # nats by which the density of a row may change then
 
 
@@ -36,7 +38,7 @@ def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> 
     """A look at fits, which lead with starts: values, statistics, step. To be called under jit."""
     places = blocks.telling()
 
-    def one(values: Values) -> tuple[Array, list[Array], Values]:
+    def one(values: Values) -> tuple[Array, list[Array], Array, Values]:
         evaluation = plan.evaluate(arguments, values)
         seen = [row_pass.each_factor(plan.families, evaluation, blocks, place) for place in places]
         spread = [
@@ -46,13 +48,14 @@ def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> 
             if plan.graph.scope(name)
         ]
         apart = jnp.max(jnp.stack(spread)) if spread else jnp.asarray(jnp.inf)
-        return apart, [_same(plan, seen, i) for i in _distinct(plan)], evaluation.deterministic
+        same = [_same(plan, seen, i) for i in _distinct(plan)]
+        return apart, same, _narrow(plan, evaluation), evaluation.deterministic
 
     # ordinary values come last: components that are the same there are so by the program's own design
     usual = jax.tree.map(lambda x, y: x.astype(y.dtype)[None], rough_values(plan), states.values)
     every = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), states.values, usual)
-    apart, same, derived = jax.vmap(one)(every)
-    apart, derived = jax.tree.map(lambda x: x[:-1], (apart, derived))
+    apart, same, unsteady, derived = jax.vmap(one)(every)
+    apart, unsteady, derived = jax.tree.map(lambda x: x[:-1], (apart, unsteady, derived))
     tiny = 1e3 * jnp.finfo(apart.dtype).eps
     symmetric = (plan.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
     coincide = jnp.zeros(symmetric.shape, bool)
@@ -61,9 +64,10 @@ def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> 
         there = there > EMPTY
         met = pairs[:-1] & ~pairs[-1] & there[:, None] & there[:, :, None]
         coincide |= jnp.any(met, axis=(1, 2))
-    unsteady = jax.vmap(lambda *fit: _unsteady(plan, arguments, *fit))(
-        states.statistics, states.values
-    )
+    if plan.by_row:
+        unsteady |= jax.vmap(lambda *fit: _unsteady(plan, arguments, *fit))(
+            states.statistics, states.values
+        )
     return Look(symmetric, coincide, unsteady, derived)
 
 
@@ -125,6 +129,19 @@ def _moved(plan: Plan, values: Values) -> Values:
         share = random.uniform(random.key(number), own, value.dtype, 0.25, 1.0)
         moved[site.name] = value * (1 - _MOVED * jnp.finfo(value.dtype).eps * share)
     return moved
+
+
+def _narrow(plan: Plan, evaluation: Evaluation) -> Array:
+    """Is a component of some family hardly wider, in some direction, than roundings of its place?"""
+    found = jnp.asarray(False)
+    for name, family in plan.families.items():
+        if isinstance(family, Family):
+            mean, covariance = family.moments(evaluation.components[name])
+            factor = jnp.linalg.cholesky(covariance)
+            width = jnp.min(jnp.diagonal(factor, axis1=-2, axis2=-1), axis=-1)
+            near = _NARROW * jnp.finfo(width.dtype).eps * jnp.max(jnp.abs(mean), axis=-1)
+            found |= jnp.any(~(width > near))
+    return found
 
 
 def _unsteady(
