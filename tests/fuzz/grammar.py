@@ -239,7 +239,7 @@ class Composer:
                 if self.word(self.choose("NaN", "NaN", "masked array")) == "masked array":
                     value = np.ma.masked_array(np.where(np.isnan(value), -999.0, value), gaps)
         elif self.chance(0.1):
-            mask = self.rng.random(self.rows) < 0.7
+            mask = np.append(True, self.rng.random(self.rows - 1) < 0.7)
             wrap = f"mask={self.argument('mask_' + name, mask)}"
             self.word("mask by row")
         elif self.chance(0.1):
