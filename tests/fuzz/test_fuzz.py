@@ -33,7 +33,7 @@ def verdict_of(name: str) -> Verdict:
     return judge(program, arguments)
 
 
-@pytest.mark.parametrize("seed", [2, 4, 7])
+@pytest.mark.parametrize("seed", [2, 4])
 def test_a_random_program_is_read_rightly(seed):
     assert_right(seed, engines=False)
 
