@@ -193,7 +193,8 @@ class Enumeration:
 def _is_inside(site: dict[str, Any]) -> Array:
     """Is an observed value in its support? Not every log density of NumPyro's is -inf elsewhere."""
     fn = site["fn"]
-    if not site["is_observed"] or isinstance(fn, dist.Unit):
+    factor = isinstance(getattr(fn, "base_dist", fn), dist.Unit)
+    if factor or not site["is_observed"]:
         return jnp.asarray(True)
     inside = fn.support(jnp.asarray(site["value"]))
     while hasattr(fn, "base_dist"):

@@ -26,6 +26,21 @@ class Composed(NamedTuple):
     arguments: dict[str, Any]
     exact: Enumeration
     words: tuple[str, ...]
+    rows: int
+    by_row: frozenset[str]
+
+    def tiled(self, times: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """The program and its arguments with all rows so many times over."""
+        plate = f'numpyro.plate("rows", {self.rows}'
+        source = self.source.replace(plate, f"{plate[: -len(str(self.rows))]}{times * self.rows}")
+        arguments = {
+            name: np.ma.concatenate([value] * times)
+            if np.ma.isMaskedArray(value)
+            else np.concatenate([value] * times)
+            for name, value in self.arguments.items()
+            if name in self.by_row
+        }
+        return compiled(source), {**self.arguments, **arguments}
 
 
 class Hidden(NamedTuple):
@@ -52,6 +67,7 @@ class Composer:
         self.priors: list[str] = []
         self.inside: list[str] = []
         self.data: dict[str, Any] = {}
+        self.by_row: set[str] = set()
         self.known: dict[str, np.ndarray] = {}
         self.words: list[str] = []
         self.inner = self.chance(0.15)  # a plate of columns inside the rows
@@ -75,6 +91,8 @@ class Composer:
     def argument(self, name: str, value: np.ndarray, per_row: bool = True) -> str:
         """An argument of the program, as the text that stands for it."""
         self.data[name] = value
+        if per_row:
+            self.by_row.add(name)
         if self.inner and per_row and np.ndim(value) == 1:
             return f"{name}[:, None]"
         return name
@@ -239,7 +257,7 @@ class Composer:
                 if self.word(self.choose("NaN", "NaN", "masked array")) == "masked array":
                     value = np.ma.masked_array(np.where(np.isnan(value), -999.0, value), gaps)
         elif self.chance(0.1):
-            mask = self.rng.random(self.rows) < 0.7
+            mask = np.append(True, self.rng.random(self.rows - 1) < 0.7)
             wrap = f"mask={self.argument('mask_' + name, mask)}"
             self.word("mask by row")
         elif self.chance(0.1):
@@ -357,15 +375,26 @@ class Composer:
         for name in self.known:
             label = f"labels_{name}"
             plain = plain.replace(f", obs={label}[:, None])", ")").replace(f", obs={label})", ")")
-        program, twin = (self._compiled(source) for source in (told, plain))
+        program, twin = (compiled(source) for source in (told, plain))
         data = {n: _filled(v) for n, v in self.data.items()}
         exact = Enumeration(twin, (), data, self.known, data.pop("weight", None))
-        return Composed(f"seed {self.seed}", told, program, self.data, exact, tuple(self.words))
+        return Composed(
+            f"seed {self.seed}",
+            told,
+            program,
+            self.data,
+            exact,
+            tuple(self.words),
+            self.rows,
+            frozenset(self.by_row),
+        )
 
-    def _compiled(self, source: str) -> Callable[..., Any]:
-        space: dict[str, Any] = dict(NAMES)
-        exec(source, space)
-        return space["program"]
+
+def compiled(source: str) -> Callable[..., Any]:
+    """The program that a source text defines."""
+    space: dict[str, Any] = dict(NAMES)
+    exec(source, space)
+    return space["program"]
 
 
 def _observed(text: str) -> str:
