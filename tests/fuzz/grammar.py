@@ -1,8 +1,7 @@
 """Random NumPyro programs with finite latents in their rows, composed as source text from a seed.
 
-Each comes twice: as a user would write it, with gaps (NaN, a masked array, labels of which some are
-known), and plainly, with the gaps spelled out by masks, so that NumPyro alone gives its density.
-"""
+Each comes twice: as a user would write it, with gaps (NaN, masked arrays, labels that are known), and
+plainly, with the gaps spelled out by masks, so that NumPyro alone gives its density."""
 
 from __future__ import annotations
 

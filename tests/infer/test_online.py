@@ -278,9 +278,11 @@ def test_passes_that_were_broken_off_go_on_to_the_same_end(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- errors
-@pytest.mark.parametrize("kappa", [0.5, 1.1, np.nan])
-def test_a_rate_that_does_not_settle_is_refused(kappa):
-    with pytest.raises(ProgramError, match="the stepwise mean settles for"):
+@pytest.mark.parametrize(
+    "kappa, said", [(0.5, "settles for"), (1.1, "settles for"), (np.nan, "kappa is nan")]
+)
+def test_a_rate_that_does_not_settle_is_refused(kappa, said):
+    with pytest.raises(ProgramError, match=said):
         PowerDecay(kappa)
 
 
