@@ -312,3 +312,10 @@ def test_candidates_follow_the_support():
     assert candidates(dist.constraints.corr_cholesky, 2) == ()
     assert candidates(dist.constraints.simplex, 1) == (DirichletForm(),)
     assert len(candidates(dist.constraints.real, 2)) == 3
+
+
+@pytest.mark.parametrize("form", [NormalForm(0), PowerForm(1)], ids=["normal", "power"])
+def test_what_nothing_depends_on_stays_where_it_is(form):
+    value = jnp.array([1.5, 2.0])
+    mode, proper = form.mode(form.read(lambda v: 0.0 * jnp.sum(v), value), value)
+    assert bool(proper) and mode.tolist() == value.tolist()
