@@ -23,7 +23,7 @@ from .accelerators import Accelerator
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
 from .keep import checkpoint_at
-from .last_look import last_look, unsteady_row
+from .last_look import last_look, marks_of
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
 from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
@@ -199,16 +199,8 @@ class EM:
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
         look, information = compiled.last(at_data.arrays, blocks, state)
-        narrow = np.array(look.unsteady)
-        for i in np.flatnonzero(narrow):
-            ended = {name: value[i] for name, value in state.values.items()}
-            narrow[i] = unsteady_row(found, at_data, blocks, ended)
-        marks = Marks(
-            symmetric=np.asarray(look.symmetric),
-            coincide=np.asarray(look.coincide),
-            narrow=narrow,
-            steep=np.asarray(information) < LEAST_INFORMATION,
-        )
+        marks = marks_of(found, at_data, blocks, state, look)
+        marks = marks._replace(steep=np.asarray(information) < LEAST_INFORMATION)
         del observed, blocks, at_data  # before their room is needed for the result's own copy
         return self._result(found, arguments.on_device(), state, marks, look.derived)
 

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+import numpy as np
+from jax import Array
+from numpyro.distributions import constraints
 
+from ..families.forms import base_support
 from ..families.likelihoods import Family
 from ..program import graph as eliminate
 from ..program import rows as row_pass
@@ -16,7 +19,7 @@ from ..program.blocks import Blocks
 from ..program.compiling import compile_lightly
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
-from .outcome import EMPTY
+from .outcome import EMPTY, Marks
 from .starts import rough_values
 
 _MOVED = 8  # roundings by which parameters are moved
@@ -25,50 +28,106 @@ _UNSTEADY = 0.5  # nats by which the density of a row may change then
 
 
 class Look(NamedTuple):
-    """What a last look says, by start: are all components alike since the start; have two become the
-    same; might the density be one of rounding alone; and deterministic sites."""
+    """What a last look says, by start: are all components alike since the start; might the density be
+    one of rounding alone; and deterministic sites."""
 
     symmetric: Array
-    coincide: Array
     unsteady: Array
     derived: Values
 
 
 def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> Look:
     """A look at fits, which lead with starts: values, statistics, step. To be called under jit."""
-    places = blocks.telling()
 
-    def one(values: Values) -> tuple[Array, list[Array], Array, Values]:
+    def one(values: Values, statistics: row_pass.Statistics) -> tuple[Array, Array, Values]:
         evaluation = plan.evaluate(arguments, values)
-        seen = [row_pass.each_factor(plan.families, evaluation, blocks, place) for place in places]
         spread = [
             jnp.max(jnp.max(factors[name], axis=0) - jnp.min(factors[name], axis=0))
-            for factors in seen
+            for factors in _telling(plan, evaluation, blocks)
             for name in plan.families
             if plan.graph.scope(name)
         ]
         apart = jnp.max(jnp.stack(spread)) if spread else jnp.asarray(jnp.inf)
-        same = [_same(plan, seen, i) for i in _distinct(plan)]
-        return apart, same, _narrow(plan, evaluation), evaluation.deterministic
+        unsteady = _narrow(plan, evaluation)
+        if plan.by_row:
+            unsteady |= _unsteady(plan, arguments, statistics, values)
+        return apart, unsteady, evaluation.deterministic
 
-    # ordinary values come last: components that are the same there are so by the program's own design
-    usual = jax.tree.map(lambda x, y: x.astype(y.dtype)[None], rough_values(plan), states.values)
-    every = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), states.values, usual)
-    apart, same, unsteady, derived = jax.vmap(one)(every)
-    apart, unsteady, derived = jax.tree.map(lambda x: x[:-1], (apart, unsteady, derived))
+    apart, unsteady, derived = jax.vmap(one)(states.values, states.statistics)
     tiny = 1e3 * jnp.finfo(apart.dtype).eps
     symmetric = (plan.reading.num_components > 1) & (states.step <= 3) & (apart <= tiny)
-    coincide = jnp.zeros(symmetric.shape, bool)
-    for i, pairs in zip(_distinct(plan), same, strict=True):
-        there = jax.vmap(lambda statistics, i=i: _counts(plan, statistics, i))(states.statistics)
-        there = there > EMPTY
-        met = pairs[:-1] & ~pairs[-1] & there[:, None] & there[:, :, None]
-        coincide |= jnp.any(met, axis=(1, 2))
-    if plan.by_row:
-        unsteady |= jax.vmap(lambda *fit: _unsteady(plan, arguments, *fit))(
-            states.statistics, states.values
-        )
-    return Look(symmetric, coincide, unsteady, derived)
+    return Look(symmetric, unsteady, derived)
+
+
+def _telling(plan: Plan, evaluation: Evaluation, blocks: Blocks) -> list[dict[str, Array]]:
+    """Every log factor by its site, over the rows of a few blocks."""
+    places = blocks.telling()
+    return [row_pass.each_factor(plan.families, evaluation, blocks, place) for place in places]
+
+
+def marks_of(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any, look: Look) -> Marks:
+    """What a last look says, looked at closely where there is cause to: little is compiled otherwise."""
+    narrow, coincide = np.array(look.unsteady), np.zeros(np.shape(look.unsteady), bool)
+    host = {name: np.asarray(value) for name, value in states.values.items()}
+    for start in range(narrow.size):
+        values = {name: value[start] for name, value in host.items()}
+        if narrow[start]:
+            narrow[start] = unsteady_row(plan, arguments, blocks, values)
+        if _alike(plan, values):
+            statistics = jax.tree.map(lambda x, start=start: x[start], states.statistics)
+            coincide[start] = _coincide(plan, arguments, blocks, values, statistics)
+    return Marks(np.asarray(look.symmetric), coincide, narrow, np.zeros_like(narrow))
+
+
+def _alike(plan: Plan, values: dict[str, np.ndarray]) -> bool:
+    """Have two labels of a group nearly the same values at all sites but those of shares?"""
+    shares = (constraints.simplex, constraints.unit_interval)
+    support = {site.name: base_support(site.support) for site in plan.reading.parameters}
+    for group in plan.labels.groups:
+        told = [
+            np.moveaxis(values[name], axes[0], 0).reshape(group.size, -1)
+            for name, axes in group.axes.items()
+            if name in values and not any(support[name] == share for share in shares)
+        ]
+        if told:
+            table = np.concatenate(told, axis=1)
+            order = np.lexsort(table.T)
+            one, other = table[order[1:]], table[order[:-1]]
+            if np.isclose(one, other, rtol=1e-5, atol=0).all(axis=1).any():
+                return True
+    return False
+
+
+def _coincide(
+    plan: Plan,
+    arguments: Arguments,
+    blocks: Blocks,
+    values: Values,
+    statistics: row_pass.Statistics,
+) -> bool:
+    """Have two components that explain rows become the same, and not by the program's own design?"""
+    layout, distinct = arguments.layout, _distinct(plan)
+
+    def made() -> Any:
+        def met(arrays: Any, blocks: Blocks, values: Values, statistics: Any) -> Array:
+            def same(at: Values) -> list[Array]:
+                evaluation = plan.evaluate(Arguments(arrays, layout), at)
+                seen = _telling(plan, evaluation, blocks)
+                return [_same(plan, seen, i) for i in distinct]
+
+            # components that are the same at ordinary values are so by design
+            found = [jnp.asarray(False)]
+            for i, here, usual in zip(
+                distinct, same(values), same(rough_values(plan)), strict=True
+            ):
+                there = _counts(plan, statistics, i) > EMPTY
+                found.append(jnp.any(here & ~usual & there & there[:, None]))
+            return jnp.any(jnp.stack(found))
+
+        return compile_lightly(met)
+
+    met = plan.remember(("coincide", layout), made)
+    return bool(met(arguments.arrays, blocks, values, statistics))
 
 
 def _distinct(plan: Plan) -> list[int]:
@@ -122,12 +181,12 @@ def _counts(plan: Plan, statistics: row_pass.Statistics, latent: int) -> Array:
 
 def _moved(plan: Plan, values: Values) -> Values:
     """Values a few roundings away, a matrix as a whole."""
-    moved = {}
-    for number, site in enumerate(plan.reading.parameters):
+    moved, rng = {}, np.random.default_rng(0)
+    for site in plan.reading.parameters:
         value = values[site.name]
         own = (*value.shape[:-2], 1, 1) if site.event_ndim > 1 else value.shape
-        share = random.uniform(random.key(number), own, value.dtype, 0.25, 1.0)
-        moved[site.name] = value * (1 - _MOVED * jnp.finfo(value.dtype).eps * share)
+        step = _MOVED * jnp.finfo(value.dtype).eps * rng.uniform(0.25, 1.0, own)
+        moved[site.name] = value * (1 - step).astype(value.dtype)
     return moved
 
 
@@ -148,8 +207,10 @@ def _unsteady(
     plan: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
 ) -> Array:
     """Does rounding of the parameters change Q + log prior by more than it may change a single row?"""
-    log_joint = plan.expected_log_joint(arguments, statistics)
-    return ~(jnp.abs(log_joint(_moved(plan, values)) - log_joint(values)) <= _UNSTEADY)
+    both = jax.tree.map(lambda *each: jnp.stack(each), values, _moved(plan, values))
+    # a loop, so that the density is compiled once
+    heights = jax.lax.map(plan.expected_log_joint(arguments, statistics), both)
+    return ~(jnp.abs(heights[1] - heights[0]) <= _UNSTEADY)
 
 
 def unsteady_row(plan: Plan, arguments: Arguments, blocks: Blocks, values: Values) -> bool:

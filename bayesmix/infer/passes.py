@@ -17,10 +17,10 @@ from ..program.compiling import compile_fully, compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.statistics import Statistics
-from .last_look import Look, last_look
+from .last_look import Look, last_look, marks_of
 from .modes import gather_modes
 from .orders import Fitted, Incremental, Posterior, Stepwise
-from .outcome import Marks, outcome_of
+from .outcome import outcome_of
 from .result import EMResult
 from .status import Status
 
@@ -164,12 +164,11 @@ def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:
 def result_of(told: Run, judge: Judge, progress: Underway) -> EMResult:
     """The best of the starts, and what became of the others."""
     found, arguments = told.compiled.plan, told.arguments
-    last = told.compiled.last(arguments.arrays, told.batches.blocks, progress)
-    ended, look = jax.tree.map(np.asarray, last)
+    ended, look = told.compiled.last(arguments.arrays, told.batches.blocks, progress)
+    marks = marks_of(found, arguments, told.batches.blocks, ended, look)
+    ended, look = jax.tree.map(np.asarray, (ended, look))
     ended = ended._replace(status=judge.status)
     objectives = judge.trace[-1]
-    no = np.zeros(objectives.size, bool)
-    marks = Marks(look.symmetric, look.coincide, narrow=no, steep=no)
     outcomes = [outcome_of(found, ended, i, marks) for i in range(objectives.size)]
     statuses = [outcome.status for outcome in outcomes]
     finite = np.where(np.isfinite(objectives), objectives, -np.inf)
