@@ -62,7 +62,7 @@ class Composer:
         self.rng = np.random.default_rng(seed)
         self.seed = seed
         self.shape = self.choose("one", "one", "one", "two", "parent", "observed parent", "chain")
-        self.rows = 3 if self.shape == "chain" else int(self.rng.integers(2, 5))
+        self.rows = 3 if self.shape == "chain" else int(self.rng.integers(3, 5))
         self.priors: list[str] = []
         self.inside: list[str] = []
         self.data: dict[str, Any] = {}
@@ -418,7 +418,6 @@ def _filled(value: Any) -> Any:
     return value.filled(np.nan) if np.ma.isMaskedArray(value) else value
 
 
-# most have a mode inside of their support
 _PRIORS = {
     "real": (
         *["Normal(0.0, 2.0)", "Normal(1.0, 0.7)", "hierarchical"] * 2,
