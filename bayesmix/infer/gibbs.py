@@ -133,7 +133,7 @@ class ConjugateGibbs(MCMCKernel):
         start = one if is_prng_key(rng_key) else many
         if init_params is None:
             rows = seeding_rows(found, arguments, blocks, observed)
-            return _begun(start(arguments.arrays, blocks, rng_key, rows))
+            return checked(start(arguments.arrays, blocks, rng_key, rows))
         missing = set(found.reading.parameter_names) - set(init_params)
         if missing:
             raise ProgramError(
@@ -148,7 +148,7 @@ class ConjugateGibbs(MCMCKernel):
             )
         values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
         given = given if is_prng_key(rng_key) else many_given
-        return _begun(given(arguments.arrays, blocks, rng_key, values))
+        return checked(given(arguments.arrays, blocks, rng_key, values))
 
     def sample(
         self, state: GibbsState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
@@ -162,8 +162,7 @@ class ConjugateGibbs(MCMCKernel):
         def sweep(state: GibbsState) -> GibbsState:
             return self._end(found, self._sweep(found, at_data, blocks, state)[0])
 
-        alone = is_prng_key(state.rng_key)
-        return checked(sweep(state) if alone else jax.vmap(sweep)(state))
+        return sweep(state) if is_prng_key(state.rng_key) else jax.vmap(sweep)(state)
 
     def _sweep(
         self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
@@ -213,33 +212,32 @@ class ConjugateGibbs(MCMCKernel):
 
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""
-        return f"log likelihood {float(state.log_likelihood):.4g}"
+        return f"log likelihood {float(checked(state).log_likelihood):.4g}"
 
 
-def checked(state: Any) -> Any:
-    """The state, whose draws are numbers; an error names the sites of which some are NaN."""
-    values = {name: jnp.any(jnp.isnan(value)) for name, value in state.z.items()}
-    bad = jnp.any(jnp.stack([*values.values(), jnp.any(jnp.isnan(state.log_likelihood))]))
-    jax.lax.cond(bad, lambda: jax.debug.callback(_refuse, values, bad), lambda: None)
-    return state
+def checked(state: GibbsState) -> GibbsState:
+    """The state, whose draws are numbers where they can be looked at.
 
-
-def _begun(state: GibbsState) -> GibbsState:
-    """The first state, whose labels were drawn from numbers."""
+    Raises :class:`ProgramError` naming the sites of which some are NaN.
+    """
     if not isinstance(state.log_likelihood, jax.core.Tracer):
-        values = {name: np.isnan(value).any() for name, value in state.z.items()}
-        bad = any(values.values()) or np.isnan(state.log_likelihood).any()
-        _refuse(values, bad)
+        check_draws({name: np.asarray(value) for name, value in state.z.items()})
+        if np.isnan(state.log_likelihood).any():
+            _refuse("the labels")
     return state
 
 
-def _refuse(missing: dict[str, Any], bad: Any) -> None:
-    if not np.any(bad):
-        return  # under a batch of chains both branches run
-    names = ", ".join(f"'{name}'" for name, bad in missing.items() if bad)
+def check_draws(draws: dict[str, np.ndarray]) -> None:
+    """Raise :class:`ProgramError` where some of the draws are NaN, naming the sites."""
+    missing = [repr(name) for name, value in draws.items() if np.isnan(value).any()]
+    if missing:
+        _refuse(", ".join(missing))
+
+
+def _refuse(names: str) -> None:
     raise ProgramError(
-        f"draws of {names or 'the labels'} are NaN: given all else, a conditional has no finite density "
-        "there; look for a probability that is exactly 0 or 1, or a scale of zero, in the program"
+        f"draws of {names} are NaN: given all else, a conditional has no finite density there; look for "
+        "a probability that is exactly 0 or 1, or a scale of zero, in the program"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jax import random
 
+from ..infer.gibbs import check_draws
 from ..infer.predict import check_drawable
 from ..infer.variational_result import VariationalResult
 from ..program.arguments import Arguments
@@ -98,6 +99,7 @@ def to_arviz(
     else:
         plan, arguments = _origin(mcmc)
         samples = mcmc.get_samples(group_by_chain=True)
+        check_draws(samples)
         extra = mcmc.get_extra_fields(group_by_chain=True)
     return gather(
         plan,
