@@ -251,15 +251,15 @@ def _recognise(
         made, clear, possible = jax.vmap(statistics)(points, rows)
         return points, made, jnp.all(clear), jnp.all(possible)
 
-    # with columns of large numbers ordinary coefficients saturate a row family
+    # with columns of large numbers ordinary coefficients saturate a link
     for step in _STEPS:
         made = prepare(step, noise, rows)
         points, statistics, clear, possible = jax.tree.map(np.asarray, made)
-        if clear:
+        if clear and possible:
             break
     if not possible:
         return None  # what has no weight would pass for a closed form
-    reach = reach if step == 1 else 1.0
+    reach = reach if step == 1 else step  # farther away a link is saturated
     found = recognise(look.reading.parameters, look.factors, points, statistics, step, reach)
     return None if found is None else (found, points)
 

@@ -168,9 +168,10 @@ def test_latents_of_steps_that_are_not_there_say_nothing():
     def height(x, length):
         return float(log_density(bayesmix.marginalize(program), (x, length), {}, values)[0]) - prior
 
-    ragged = height(x, np.array([3, 2, 1]))
-    apart = [height(x[[i]], np.array([3 - i])) for i in range(3)]
-    shorter = [height(x[[i], : 3 - i], np.array([3 - i])) for i in range(3)]
+    lengths = np.array([3, 2, 2])
+    ragged = height(x, lengths)
+    apart = [height(x[[i]], lengths[[i]]) for i in range(3)]
+    shorter = [height(x[[i], :length], lengths[[i]]) for i, length in enumerate(lengths)]
     np.testing.assert_allclose(ragged, sum(apart), rtol=1e-9)
     np.testing.assert_allclose(apart, shorter, rtol=1e-9)
 

@@ -116,14 +116,6 @@ def scaled(x):
             numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
 
-def masked_latent(x):
-    weights, mean = parameters()
-    with numpyro.plate("rows", len(x)):
-        with numpyro.handlers.mask(mask=x > 0):
-            z = numpyro.sample("cause", dist.Categorical(weights))
-        numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
-
-
 def scaled_latent(x):
     weights, mean = parameters()
     with numpyro.plate("rows", len(x)):
@@ -196,15 +188,14 @@ def row_table(x):
         (no_plate_and_no_latent, ["no plate", "numpyro.plate"]),
         (two_plates, ["'cause'", "'columns'", "'rows'"]),
         (local_latent, ["'precision'", "MonteCarloEM"]),
-        (latents_in_two_plates, ["'cause'", "'other'", "'rows'", "'groups'", "one plate"]),
+        (latents_in_two_plates, ["'cause'", "'other'", "'rows'", "'groups'", "let a row hold"]),
         (too_dense, ["too densely", "20 of them", "'cause19'", "fewer values"]),
-        (other_plate, ["'x'", "'others'", "'cause'", "'rows'"]),
+        (other_plate, ["'x'", "outside", "'cause'", "'rows'"]),
         (no_weights, ["every row has weight 0"]),
         (subsampled, ["'rows'", "subsample"]),
-        (infinite, ["'cause'", "finite support"]),
+        (infinite, ["'cause'", "infinitely many", "cut it off"]),
         (masked_by_obs_mask, ["'x_unobserved'", "obs_mask", "NaN"]),
         (scaled, ["'x'", "'cause'", "scale"]),
-        (masked_latent, ["'cause'", "mask"]),
         (scaled_latent, ["'x'", "'cause'", "scale"]),
         (negative_weights, ["row weights", "row 2", "at least 0"]),
         (nothing_observed, ["'rows'", "obs="]),
