@@ -76,6 +76,8 @@ def check_em(made: Composed, plan: bayesmix.Plan, point: Point) -> str:
     """Where EM has converged nothing is to be gained nearby, and its objective is the density."""
     exact = made.exact
     fit = bayesmix.EM(plan, progress_bar=False).run(jax.random.key(0), **made.arguments)
+    if fit.status in (bayesmix.Status.OBJECTIVE_FELL, bayesmix.Status.NOT_FINITE):
+        raise AssertionError(f"{fit.status.name}, {fit.objective[-3:]}")
     if not fit.status:
         return fit.status.name
     start = exact.unconstrained({n: fit.parameters[n] for n in exact.supports})
@@ -125,7 +127,7 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
         assert far.max() < _FAR, f"labels of {name} are {far.max():.1f} standard errors off"
     statistics = jax.tree.map(lambda x: x[0], drawn.statistics)
     opened = any(name.endswith("_component") for name in plan.graph.names)
-    augmented = statistics.hidden or "StudentT" in made.words
+    augmented = statistics.hidden or {"StudentT", "Cauchy"} & {*made.words}
     if opened or augmented or made.exact.weight is not None:
         return  # a row that counts twice has two labels, and these have hidden values of other kinds
     counted = [float(jnp.sum(count)) for count in statistics.counts.values()]

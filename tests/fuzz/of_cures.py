@@ -44,7 +44,7 @@ def causes_stacked(x):
     with numpyro.plate("rows", len(x)):
         z_0 = numpyro.sample("z_0", dist.Bernoulli(pi[0]))
         z_1 = numpyro.sample("z_1", dist.Bernoulli(pi[1]))
-        z = jnp.stack([z_0, z_1], axis=-1)
+        z = jnp.stack(jnp.broadcast_arrays(z_0, z_1), axis=-1)
         numpyro.sample("x", dist.Normal((z * effect).sum(-1), 1.0), obs=x)
 
 
@@ -79,7 +79,7 @@ def groups_padded(score, school):
         table[s, : len(mine)], there[s, : len(mine)] = mine, True
     with numpyro.plate("schools", 3):
         z = numpyro.sample("z", dist.Bernoulli(0.4))
-        pupils = dist.Normal(mu[z][..., None], 1.0).expand([3, most])
+        pupils = dist.Normal(mu[z][..., None] * jnp.ones(most), 1.0)
         numpyro.sample("score", pupils.mask(there).to_event(1), obs=table)
 
 
