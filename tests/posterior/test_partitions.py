@@ -228,7 +228,7 @@ def test_bad_input_is_named():
         posterior_similarity(np.zeros((2, 3)))
     with pytest.raises(ProgramError, match="draws of a partition are labels"):
         point_partition.point_partition([0, 1, 1])
-    with pytest.raises(ProgramError, match="`max_clusters` is at least 1, not 0"):
+    with pytest.raises(ProgramError, match="max_clusters is 0; ask for at least one"):
         point_partition.point_partition([[0, 1, 1]], max_clusters=0)
 
 
