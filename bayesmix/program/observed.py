@@ -181,6 +181,7 @@ def tidy_traced(reading: Reading, rows: dict[str, Row], whole: frozenset[str]) -
     for latent in reading.latents:
         value = rows[latent.name].value
         if value is not None:
+            value = jnp.reshape(value, value.shape[0])
             hidden = unknown(value, latent.lowest)
             index = jnp.nan_to_num(value).astype(int) - latent.lowest
             outside = (index < 0) | (index >= latent.size)
@@ -378,7 +379,7 @@ def _labels(reading: Reading, rows: dict[str, Row]) -> dict[str, np.ndarray] | N
     for latent in reading.latents:
         value = rows[latent.name].value
         if value is not None:
-            found[latent.name] = _known(latent, value)
+            found[latent.name] = _known(latent, np.reshape(value, len(value)))
     return found or None
 
 
