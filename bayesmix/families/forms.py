@@ -111,7 +111,7 @@ class NormalForm(NamedTuple):
 
     def mode(self, coefficients: NormalCoefficients, value: Array) -> tuple[Array, Array]:
         """anchor + P^{-1} g; blocks without a proper precision keep ``value``, which is as good as any
-        where nothing depends on the block."""
+        where nothing depends on any block."""
         lower = self.factor(coefficients)
         step = solve_lower(
             lower, solve_lower(lower, coefficients.gradient[..., None]), transpose=True
@@ -119,9 +119,8 @@ class NormalForm(NamedTuple):
         proper = jnp.all(jnp.isfinite(step), axis=-1)
         anchor = self._blocks(coefficients.anchor)
         found = jnp.where(proper[:, None], anchor + step, self._blocks(value))
-        flat = jnp.all(coefficients.precision == 0, axis=(-2, -1))
-        flat &= jnp.all(coefficients.gradient == 0, axis=-1)
-        return jnp.reshape(found, jnp.shape(value)), jnp.all(proper | flat)
+        flat = jnp.all(coefficients.precision == 0) & jnp.all(coefficients.gradient == 0)
+        return jnp.reshape(found, jnp.shape(value)), jnp.all(proper) | flat
 
     def sample(self, rng_key: Array, coefficients: NormalCoefficients) -> Array:
         """One draw of every block."""
@@ -196,8 +195,8 @@ class PowerForm(NamedTuple):
         ratio = coefficients.log_power / (self.power * coefficients.rate)
         proper = (ratio > 0) & jnp.isfinite(ratio) & (coefficients.rate > 0)
         found = coefficients.anchor * jnp.where(proper, ratio, 1.0) ** (1.0 / self.power)
-        flat = (coefficients.log_power == 0) & (coefficients.rate == 0)
-        return jnp.where(proper, found, value), jnp.all(proper | flat)
+        flat = jnp.all(coefficients.log_power == 0) & jnp.all(coefficients.rate == 0)
+        return jnp.where(proper, found, value), jnp.all(proper) | flat
 
     def sample(self, rng_key: Array, coefficients: PowerCoefficients) -> Array:
         """v^p is gamma with shape (log_power + 1) / p and the rate."""
