@@ -42,14 +42,17 @@ class _Told(Messenger):
 
 
 class Give(Messenger):
-    """Give sites these values, observed or not."""
+    """Give sites these values, observed or not; `replaced` are those that the program observes there."""
 
     def __init__(self, told: dict[str, Array]) -> None:
         self.told = told
+        self.replaced: dict[str, Any] = {}
         super().__init__()
 
     def process_message(self, msg: dict[str, Any]) -> None:
         if msg["type"] in ("sample", "param") and msg["name"] in self.told:
+            if msg["value"] is not None:
+                self.replaced[msg["name"]] = msg["value"]
             msg["value"] = self.told[msg["name"]]
         elif msg["type"] == "sample" and isinstance(msg["value"], np.ndarray):
             # a label that is given cannot index an array of NumPy's

@@ -39,6 +39,12 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
     """
     found = looked_at(program, arguments, _survey)
     reached = _dependencies(program, arguments, found)
+    computed = {name for name, names in reached.value.items() if names & _hidden(found)}
+    if computed & found.finite.keys():
+        # what is computed from hidden values is no label that may be known: those are followed instead
+        finite = {name: size for name, size in found.finite.items() if name not in computed}
+        found = found._replace(finite=finite)
+        reached = _dependencies(program, arguments, found)
     # a latent that is uniform does not depend on its value, and still has one
     inside = {
         name: reached.density[name] | ({name} if name in found.finite else frozenset())
@@ -62,13 +68,22 @@ def find_structure(program: Program, arguments: Arguments) -> Structure:
         name: tuple(bool(names & set(latents)) for names in layers)
         for name, layers in reached.masks.items()
     }
-    hidden = {*latents, *found.parameters, *found.locals}
+    hidden = _hidden(found) | set(latents)
     return Structure(
         latents,
         scopes,
         {name: layers for name, layers in masks.items() if any(layers)},
-        frozenset(name for name, names in reached.support.items() if names & hidden),
+        frozenset(
+            name
+            for name, names in reached.support.items()
+            if (names | reached.value.get(name, frozenset())) & hidden
+        ),
     )
+
+
+def _hidden(found: _Survey) -> set[str]:
+    """Sites whose values are not told."""
+    return {*found.hidden, *found.locals, *found.parameters}
 
 
 def _check_rows(reached: _Reached, found: _Survey, latents: frozenset[str]) -> None:
@@ -198,12 +213,13 @@ def _num_values(fn: Any) -> float:
 
 class _Reached(NamedTuple):
     """The sites whose values things depend on: each site's density; each layer of its masks, outermost
-    first; its scale; and the bounds of its support, together with its value where it is observed."""
+    first; its scale; the bounds of its support; and its value where it is observed."""
 
     density: dict[str, Any]
     masks: dict[str, Any]
     scale: dict[str, Any]
     support: dict[str, Any]
+    value: dict[str, Any]
 
 
 def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Reached:
@@ -213,7 +229,8 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
     """
 
     def followed(given: dict[str, Array], arrays: tuple[Array, ...]) -> _Reached:
-        with one_at_a_time, Give(given):
+        give = Give(given)
+        with one_at_a_time, give:
             sites = plain_trace(program, arguments._replace(arrays=arrays))
         samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
         rows = {name: samples[name] for name in found.values}
@@ -233,10 +250,8 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
                 density,
                 {name: masks for name, masks in layers.items() if masks},
                 {n: jnp.asarray(s["scale"]) for n, s in rows.items() if s["scale"] is not None},
-                {
-                    name: (jax.tree.leaves(site["fn"].support), _given_value(name, site, given))
-                    for name, site in rows.items()
-                },
+                {name: tuple(jax.tree.leaves(site["fn"].support)) for name, site in rows.items()},
+                {n: give.replaced.get(n, s["value"]) for n, s in rows.items() if s["is_observed"]},
             )
 
     given = {
@@ -270,11 +285,6 @@ def _provenance(
         return function(given, _arrays)
 
     return eval_provenance(named, _arrays=arrays, **given)
-
-
-def _given_value(name: str, site: dict[str, Any], given: dict[str, Array]) -> list[Any]:
-    """An observed value, unless it is looked at as a label that may be unknown."""
-    return [site["value"]] if site["is_observed"] and name not in given else []
 
 
 def _union(found: Any) -> frozenset[str]:

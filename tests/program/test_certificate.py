@@ -326,3 +326,15 @@ def test_a_link_that_bends_where_the_data_are_has_no_closed_form():
 
     names = [bayesmix.plan(program, 20 * X, bound).blocks[0].name for bound in (5.0, 1e9)]
     assert names == ["no closed form", "normal"]
+
+
+def test_a_gap_in_a_covariate_may_be_a_latent():
+    def program(x, group):
+        mean = means()
+        with rows(x):
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+            known = jnp.where(group >= 0, group, z)
+            numpyro.sample("group", dist.Bernoulli(0.4), obs=known)
+            numpyro.sample("x", dist.Normal(mean[known], 1.0), obs=x)
+
+    check_density(program, (X, np.array([0, -1, 1, -1, 0])), {"mean": [-1.0, 1.5]})
