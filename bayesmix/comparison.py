@@ -30,9 +30,10 @@ from .posterior.mode_weights import weighed_modes
 from .posterior.predictive_cdf import NoDistributionFunction, cell_names
 from .posterior.tables import Agreement
 from .posterior.verdict import verdict
-from .program.arguments import Arguments, has_rows, split, take_rows
+from .program.arguments import Arguments, has_rows, take_rows
 from .program.errors import ProgramError
-from .program.plan import Plan, Plans
+from .program.plan import Plan
+from .program.problem import Plans, Problem
 from .program.reading import Program
 from .program.settings import whole
 
@@ -205,8 +206,8 @@ def compare(
         whole("num_chains", num_chains),
         progress_bar,
     )
-    plan, arguments = Plans(program).of(split(args, kwargs))
-    observed = plan.observe(arguments)
+    problem = Plans(program).call(args, kwargs)
+    plan, observed = problem.plan, problem.observe()
     if observed.weight is not None:
         raise ProgramError(
             "rows have weights (handlers.scale), and compare scores each row once; give every row as "
@@ -216,14 +217,12 @@ def compare(
         [np.reshape(v, (v.shape[0], -1)) for v in observed.values.values()], axis=1
     )
     names = _column_names(plan, columns, data.shape[1])
-    call = _Call(plan, arguments, data, names, title or _title(plan, data.shape[0]), settings)
+    call = _Call(problem, data, names, title or _title(plan, data.shape[0]), settings)
     say = announce or (lambda line: None)
-    run = run_of(plan, arguments, settings, held_out, _versions())
+    run = run_of(problem, settings, held_out, _versions())
     kept = KeptAnswers(folder, run, say)
-    split_rows = _split_rows(plan, arguments, held_out, settings.seed)
-    found = run_engines(
-        plan, arguments, settings, split_rows, tuple(dict.fromkeys(engines)), kept, say
-    )
+    split_rows = _split_rows(problem, held_out, settings.seed)
+    found = run_engines(problem, settings, split_rows, tuple(dict.fromkeys(engines)), kept, say)
     try:
         return _set_side_by_side(call, found)
     except KeyboardInterrupt:
@@ -232,13 +231,14 @@ def compare(
 
 
 def _set_side_by_side(call: _Call, found: Found) -> Comparison:
-    plan, arguments, data, names = call.plan, call.arguments, call.data, call.columns
+    problem, data, names = call.problem, call.data, call.columns
+    plan = problem.plan
     results = _in_one_order(plan, found.engines)
-    transforms, note = _calibrated(plan, arguments, found, results)
+    transforms, note = _calibrated(problem, found, results)
     calibrated = [calibration.record(each, names) for each in transforms]
     scores, agreements = tables.scores(results), tables.agreements(results)
     diagnostics = tables.diagnostics(results)
-    modes = weighed_modes(plan, arguments, results)
+    modes = weighed_modes(problem, results)
     return Comparison(
         title=call.title,
         plan=plan,
@@ -257,7 +257,7 @@ def _set_side_by_side(call: _Call, found: Found) -> Comparison:
         agreements=agreements,
         modes=modes,
         diagnostics=diagnostics,
-        density=_density(plan, arguments, data, results),
+        density=_density(problem, data, results),
         verdict=verdict(scores, calibrated, modes, agreements, diagnostics),
         interrupted=found.interrupted,
         evidence=tables.evidence(results),
@@ -269,27 +269,26 @@ def _set_side_by_side(call: _Call, found: Found) -> Comparison:
 class _Call(NamedTuple):
     """What is compared: a program on its arguments; the data (N, D), names of columns, a title."""
 
-    plan: Plan
-    arguments: Arguments
+    problem: Problem
     data: np.ndarray
     columns: tuple[str, ...]
     title: str
     settings: Settings
 
 
-def _split_rows(plan: Plan, arguments: Arguments, held_out: float, seed: int) -> Split | None:
+def _split_rows(problem: Problem, held_out: float, seed: int) -> Split | None:
     """None where no argument has a row axis, or too few rows are left."""
-    size = plan.reading.rows.size
+    size = problem.plan.reading.rows.size
     count = round(size * held_out)
-    least = max(_SMALLEST_TRAINING, 2 * plan.reading.num_components)
-    if count < 1 or not has_rows(arguments, size) or size - count < least:
+    least = max(_SMALLEST_TRAINING, 2 * problem.plan.reading.num_components)
+    if count < 1 or not has_rows(problem.arguments, size) or size - count < least:
         return None
     order = np.random.default_rng(seed).permutation(size)
-    return Split(take_rows(arguments, size, np.sort(order[count:])), np.sort(order[:count]))
+    return Split(take_rows(problem.arguments, size, np.sort(order[count:])), np.sort(order[:count]))
 
 
 def _calibrated(
-    plan: Plan, arguments: Arguments, found: Found, results: Mapping[str, EngineResult]
+    problem: Problem, found: Found, results: Mapping[str, EngineResult]
 ) -> tuple[list[Calibration], str]:
     """Every engine's transforms; or none, and a sentence that says why."""
     transforms = []
@@ -297,8 +296,8 @@ def _calibrated(
         for name, result in results.items():
             if found.test is not None and name in found.parts:
                 part = found.parts[name]
-                transforms.append(calibration.held_out(plan, arguments, part, found.test))
-            alone = calibration.left_out(plan, arguments, result)
+                transforms.append(calibration.held_out(problem, part, found.test))
+            alone = calibration.left_out(problem, result)
             transforms += [] if alone is None else [alone]
     except NoDistributionFunction as error:
         return [], (
@@ -332,26 +331,28 @@ def _column_names(plan: Plan, columns: Sequence[str] | None, width: int) -> tupl
 
 
 def _density(
-    plan: Plan, arguments: Arguments, data: np.ndarray, results: Mapping[str, EngineResult]
+    problem: Problem, data: np.ndarray, results: Mapping[str, EngineResult]
 ) -> dict[str, Any] | None:
     """Predictive densities on a grid over one or two columns, where one argument has rows: the data."""
-    if data.shape[1] > 2 or len(plan.families) != 1:
+    if data.shape[1] > 2 or len(problem.plan.families) != 1:
         return None
-    place = [i for i, each in enumerate(arguments.arrays) if np.shape(each)[:1] == data.shape[:1]]
-    if len(place) != 1 or np.size(arguments.arrays[place[0]]) != data.size:
+    place = [
+        i for i, each in enumerate(problem.arguments.arrays) if np.shape(each)[:1] == data.shape[:1]
+    ]
+    if len(place) != 1 or np.size(problem.arguments.arrays[place[0]]) != data.size:
         return None  # covariates: the density differs from row to row
-    if not np.array_equal(np.reshape(arguments.arrays[place[0]], data.shape), data):
+    if not np.array_equal(np.reshape(problem.arguments.arrays[place[0]], data.shape), data):
         return None
-    axes = [_axis(plan, column, 300 if data.shape[1] == 1 else 70) for column in data.T]
+    axes = [_axis(problem.plan, column, 300 if data.shape[1] == 1 else 70) for column in data.T]
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], axis=1)
-    arrays = list(arguments.arrays)
+    arrays = list(problem.arguments.arrays)
     shape = (len(points), *np.shape(arrays[place[0]])[1:])
     arrays[place[0]] = jax.numpy.asarray(points.reshape(shape), arrays[place[0]].dtype)
     shapes = tuple((tuple(np.shape(a)), str(a.dtype)) for a in arrays)
-    there = Arguments(tuple(arrays), arguments.layout._replace(shapes=shapes))
+    there = Arguments(tuple(arrays), problem.arguments.layout._replace(shapes=shapes))
     size = (len(axes[0]),) if len(axes) == 1 else (len(axes[1]), len(axes[0]))
     log_density = {
-        name: _thinned(result).log_density(plan, there).reshape(size)
+        name: _thinned(result).log_density(Problem(problem.plan, there)).reshape(size)
         for name, result in results.items()
     }
     grid = axes[0] if len(axes) == 1 else tuple(axes)

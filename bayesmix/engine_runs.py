@@ -14,7 +14,7 @@ from .posterior.compile_clock import clock
 from .posterior.engines import ENGINES, EngineResult, Settings
 from .program.arguments import Arguments, take_rows
 from .program.errors import ProgramError
-from .program.plan import Plan
+from .program.problem import Problem
 
 _TAKE_EVERYTHING = ("MLE-EM", "MAP-EM")
 _log = logging.getLogger(__name__)
@@ -40,8 +40,7 @@ class Found(NamedTuple):
 
 
 def run_engines(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     settings: Settings,
     rows: Split | None,
     engines: Sequence[str],
@@ -57,7 +56,7 @@ def run_engines(
     try:
         for name in engines:
             try:
-                _run_one(name, plan, arguments, settings, rows, kept, say, found)
+                _run_one(name, problem, settings, rows, kept, say, found)
             except ProgramError as error:
                 if name in _TAKE_EVERYTHING and not found.engines:  # something else is wrong
                     raise
@@ -88,8 +87,7 @@ def _what(name: str, found: Found) -> str:
 
 def _run_one(
     name: str,
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     settings: Settings,
     rows: Split | None,
     kept: KeptAnswers,
@@ -98,21 +96,23 @@ def _run_one(
 ) -> None:
     """One engine's answers, put into `found` and kept as they come."""
 
-    def answer(into: dict[str, EngineResult], label: str, said: str, given: Arguments) -> None:
+    def answer(into: dict[str, EngineResult], label: str, said: str, given: Problem) -> None:
         result = kept.take(label)
         if result is not None:
             into[name] = result
             return
         say(said)
         with clock() as taken:
-            result = ENGINES[name](plan, given, settings)
+            result = ENGINES[name](given, settings)
         into[name] = replace(result, seconds=taken.seconds, compiling=taken.compiling)
         kept.keep(label, into[name])
 
-    size = plan.reading.rows.size
-    answer(found.engines, name, f"{name}: {size} rows", arguments)
+    size = problem.plan.reading.rows.size
+    answer(found.engines, name, f"{name}: {size} rows", problem)
     if rows is not None:
         again = f"{name}: again without the held-out rows"
-        answer(found.parts, f"{name} in part", again, rows.train)
-        held_out = found.parts[name].log_density(plan, take_rows(arguments, size, rows.test))
+        answer(found.parts, f"{name} in part", again, Problem(problem.plan, rows.train))
+        held_out = found.parts[name].log_density(
+            Problem(problem.plan, take_rows(problem.arguments, size, rows.test))
+        )
         found.engines[name] = replace(found.engines[name], held_out=held_out)

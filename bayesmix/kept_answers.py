@@ -9,9 +9,8 @@ from typing import Any
 
 from .infer.fingerprint import Run, arguments_in_words, in_words, program_in_words
 from .posterior.engines import EngineResult, Settings
-from .program.arguments import Arguments
 from .program.errors import ProgramError
-from .program.plan import Plan
+from .program.problem import Problem
 
 FOLDER = "engines"
 
@@ -103,8 +102,7 @@ def forget(folder: str | Path) -> None:
 
 
 def run_of(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     settings: Settings,
     held_out: float,
     versions: Mapping[str, str],
@@ -112,5 +110,7 @@ def run_of(
     """What the answers of a comparison's engines depend on."""
     told = {**settings._asdict(), "held_out": held_out, **versions}
     words = {name: in_words(value) for name, value in told.items() if name != "progress_bar"}
-    words |= program_in_words(plan) | arguments_in_words(arguments, plan.program)
-    return Run(words, plan, arguments)
+    words |= program_in_words(problem.plan) | arguments_in_words(
+        problem.arguments, problem.plan.program
+    )
+    return Run(words, problem)

@@ -12,14 +12,15 @@ from bayesmix.program.arguments import Arguments
 from bayesmix.program.blocks import Blocks
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.conjugacy import random_noise, random_points
+from bayesmix.program.problem import Problem
 
 
 def log_posterior(
     plan: Plan, arguments: Arguments, blocks: Blocks, values: dict[str, Any]
 ) -> jax.Array:
     """Log posterior up to a constant, in the constrained space."""
-    prior = plan.log_prior(plan.evaluate(arguments, values))
-    return plan.log_likelihood(arguments, blocks, values) + prior
+    prior = plan.evaluate(arguments, values).log_prior
+    return Problem(plan, arguments, blocks).log_likelihood(values) + prior
 
 
 def slopes(fit: EMResult) -> dict[str, np.ndarray]:
@@ -32,10 +33,10 @@ def slopes(fit: EMResult) -> dict[str, np.ndarray]:
 
     def height(free: dict[str, Any], arrays: Any, blocks: Blocks) -> jax.Array:
         values = {name: bijection(free[name]) for name, bijection in bijections.items()}
-        return log_posterior(fit.plan, fit.arguments._replace(arrays=arrays), blocks, values)
+        return log_posterior(fit.plan, fit.arguments.with_arrays(arrays), blocks, values)
 
     free = {name: b.inv(jnp.asarray(fit.parameters[name])) for name, b in bijections.items()}
-    blocks = fit.plan.blocks_of_rows(fit.arguments)
+    blocks = Problem(fit.plan, fit.arguments).with_rows().blocks
     found = compile_lightly(jax.grad(height))(free, fit.arguments.arrays, blocks)
     return {name: np.asarray(value) for name, value in found.items()}
 

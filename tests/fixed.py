@@ -13,6 +13,7 @@ import numpyro.distributions as dist
 import bayesmix
 from bayesmix import EMResult, Plan, Status
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 
 def at(plan: Plan, parameters: dict, *args, **kwargs) -> EMResult:
@@ -26,8 +27,7 @@ def at(plan: Plan, parameters: dict, *args, **kwargs) -> EMResult:
         restart_objectives=np.zeros(1),
         restart_statuses=(Status.CONVERGED,),
         restart_steps=np.zeros(1, int),
-        plan=plan,
-        arguments=split(args, kwargs),
+        problem=Problem(plan, split(args, kwargs)),
     )
 
 

@@ -17,6 +17,7 @@ from bayesmix import EM, ConjugateGibbs, EMResult, ProgramError, Status
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.conjugacy import maximise
+from bayesmix.program.problem import Problem
 from bayesmix.program.rows import weighted_statistics
 from tests.checks import assert_never_falls, random_values
 from tests.programs import CASES, ENUMERATED, OPEN, components_of, make_data, plan_of
@@ -84,20 +85,20 @@ def test_swapping_the_values_of_a_bernoulli_is_seen_as_two_copies_of_each_mode()
 def test_every_closed_mode_is_a_maximum_of_the_brute_force_expectation(name):
     plan, x = plan_of(name), make_data(name)
     arguments = split((x, components_of(name)), {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
     weights = np.random.default_rng(0).dirichlet(np.ones(3), len(x)).T
     start = jax.tree.map(lambda v: v[0], random_values(plan, 1))
 
     def by_brute_force(values):
         """The expected log joint from the (K, N) table of every row: no statistics."""
-        (table,) = plan.log_factors(arguments, blocks, values)
-        return jnp.sum(weights * table) + plan.log_prior(plan.evaluate(arguments, values))
+        (table,) = Problem(plan, arguments, blocks).log_factors(values)
+        return jnp.sum(weights * table) + plan.evaluate(arguments, values).log_prior
 
     @compile_lightly
     def maxima(start):
         evaluation = plan.evaluate(arguments, start)
         told = weighted_statistics(plan.graph, plan.families, evaluation, blocks, (weights,))
-        log_joint = plan.expected_log_joint(arguments, told)
+        log_joint = Problem(plan, arguments).expected_log_joint(told)
         out = []
         for block in plan.blocks:
             start, proper = maximise(block, log_joint, start)

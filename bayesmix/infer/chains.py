@@ -13,18 +13,16 @@ from numpyro.distributions import biject_to
 from numpyro.handlers import condition, seed
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks, Observed
-from ..program.compiling import compile_lightly
+from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Site
+from ..program.statistics import Statistics
 from ..program.tracing import sites_of
 from .m_steps import MPart, visit
 from .predict import as_program, rows_first
-from .starts import seeding_rows, starting_values
-from .steps import objective_and_statistics
+from .starts import kmeans_plus_plus, seeding_rows, starting_values
 
 _ACCEPTANCE = 0.57  # of Langevin moves: Roberts & Rosenthal (1998)
 
@@ -79,49 +77,45 @@ class Chains:
 
     def __init__(
         self,
-        plan: Plan,
-        arguments: Arguments,
+        problem: Problem,
         names: tuple[str, ...],
         num_moves: int,
         parts: tuple[MPart, ...],
     ) -> None:
-        self.plan, self.layout, self.num_moves, self.parts = (
-            plan,
-            arguments.layout,
-            num_moves,
-            parts,
-        )
-        self._arrays = arguments.arrays
-        sites = {site.name: site for site in plan.reading.observed}
+        self.problem, self.num_moves, self.parts = problem, num_moves, parts
+        sites = {site.name: site for site in problem.plan.reading.observed}
         for name in names:
             if name not in sites:
                 raise ProgramError(f"hidden names '{name}', which is not in the plate of the rows")
         self.sites: tuple[Site, ...] = tuple(sites[name] for name in names)
-        free = {s.name: self._free(s, arguments.arrays[i]) for i, s in enumerate(self.sites)}
+        free = {
+            s.name: self._free(s, problem.arguments.arrays[i]) for i, s in enumerate(self.sites)
+        }
         self._one, self._unravel = ravel_pytree(jax.tree.map(lambda x: x[0], free))
 
     def _free(self, site: Site, value: Array) -> Array:
         """A site's values in unconstrained coordinates, rows first."""
-        rows = rows_first(site, self.plan.reading, value)
+        rows = rows_first(site, self.problem.plan.reading, value)
         return jax.vmap(biject_to(site.support).inv)(rows)
 
     def told(self, hidden: Array) -> Values:
         """One chain's values (N, d) as the program has them."""
         free = jax.vmap(self._unravel)(hidden)
         return {
-            s.name: as_program(s, self.plan.reading, jax.vmap(biject_to(s.support))(free[s.name]))
+            s.name: as_program(
+                s, self.problem.plan.reading, jax.vmap(biject_to(s.support))(free[s.name])
+            )
             for s in self.sites
         }
 
-    def _call(
-        self, arrays: tuple[Array, ...], observed: Observed, hidden: Array
-    ) -> tuple[Arguments, Blocks]:
-        """The program's arguments and rows with one chain's values told."""
-        told = self.told(hidden)
-        rest = arrays[len(self.sites) :]
-        arguments = Arguments((*(told[site.name] for site in self.sites), *rest), self.layout)
-        rows = {s.name: rows_first(s, self.plan.reading, told[s.name]) for s in self.sites}
-        return arguments, self.plan.arrange(observed._replace(values={**observed.values, **rows}))
+    def _told(self, problem: Problem, observed: Observed, hidden: Array) -> Problem:
+        """The problem with one chain's values told."""
+        told, plan = self.told(hidden), problem.plan
+        rest = problem.arguments.arrays[len(self.sites) :]
+        arguments = problem.arguments.with_arrays((*(told[s.name] for s in self.sites), *rest))
+        rows = {s.name: rows_first(s, plan.reading, told[s.name]) for s in self.sites}
+        blocks = plan.arrange(observed._replace(values={**observed.values, **rows}))
+        return Problem(plan, arguments, blocks)
 
     def begin(
         self,
@@ -136,27 +130,22 @@ class Chains:
         shape = (num_chains, num_rows, self._one.size)
         hidden = random.uniform(noise_key, shape, minval=-1.0, maxval=1.0)
         if init is None:
-            arguments = Arguments(self._arrays, self.layout)
-            rows = seeding_rows(self.plan, arguments, self.plan.arrange(observed), observed)
-            found = compile_lightly(
-                lambda arrays, rows, keys: starting_values(
-                    self.plan, Arguments(arrays, self.layout), rows, keys
-                )
-            )(arguments.arrays, rows, start_key[None])
+            problem = self.problem.at(self.problem.plan.arrange(observed))
+            rows = seeding_rows(problem, observed)
+            static = (kmeans_plus_plus,)
+            found = problem.run(starting_values, rows, start_key[None], static=static)
             init = {name: value[0] for name, value in found.items()}
         values = {name: jnp.asarray(value, float) for name, value in init.items()}
         return ChainState(values, hidden, jnp.full(num_rows, jnp.log(0.5)), run_key)
 
     def _density(
-        self, arrays: tuple[Array, ...], observed: Observed, values: Values
+        self, problem: Problem, observed: Observed, values: Values
     ) -> Callable[[Array], tuple[Array, Array]]:
         """log p(row, hidden values), (N,), and its slope (N, d), in unconstrained coordinates."""
 
         def each(hidden: Array) -> Array:
-            arguments, blocks = self._call(arrays, observed, hidden)
-            found = eliminate.sum_out(
-                self.plan.graph, self.plan.log_factors(arguments, blocks, values)
-            )
+            told = self._told(problem, observed, hidden)
+            found = eliminate.sum_out(told.plan.graph, told.log_factors(values))
 
             def jacobian(row: Array) -> Array:
                 free = self._unravel(row)
@@ -217,7 +206,7 @@ class Chains:
 
     def advance(
         self,
-        arrays: tuple[Array, ...],
+        problem: Problem,
         observed: Observed,
         state: ChainState,
         adapting: Array,
@@ -227,30 +216,29 @@ class Chains:
 
         def step(state: ChainState, _: None) -> tuple[ChainState, tuple[Values, Array]]:
             move_key, next_key = random.split(state.rng_key)
-            density = self._density(arrays, observed, state.values)
+            density = self._density(problem, observed, state.values)
             hidden, size, acceptance = self._move(density, state, move_key, adapting)
-            values = self._maximise(arrays, observed, hidden, state.values)
+            values = self._maximise(problem, observed, hidden, state.values)
             return ChainState(values, hidden, size, next_key), (values, acceptance)
 
         return jax.lax.scan(step, state, length=steps)
 
     def _maximise(
-        self, arrays: tuple[Array, ...], observed: Observed, hidden: Array, values: Values
+        self, problem: Problem, observed: Observed, hidden: Array, values: Values
     ) -> Values:
         """The M step on Q averaged over chains."""
 
-        def expected(hidden: Array) -> Any:
-            arguments, blocks = self._call(arrays, observed, hidden)
-            return objective_and_statistics(self.plan, arguments, blocks, values)[1]
+        def expected(hidden: Array) -> Statistics:
+            return self._told(problem, observed, hidden).expected(values)[1]
 
         statistics = jax.vmap(expected)(hidden)
 
         @jax.jit
         def log_joint(values: Values) -> Array:
-            def one(hidden: Array, statistics: Any) -> Array:
-                arguments = self._call(arrays, observed, hidden)[0]
-                return self.plan.expected_log_joint(arguments, statistics)(values)
+            def one(hidden: Array, statistics: Statistics) -> Array:
+                told = self._told(problem, observed, hidden)
+                return told.expected_log_joint(statistics)(values)
 
             return jnp.mean(jax.vmap(one)(hidden, statistics))
 
-        return visit(self.plan, self.parts, lambda objective: log_joint, values).values
+        return visit(problem.plan, self.parts, lambda objective: log_joint, values).values

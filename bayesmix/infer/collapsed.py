@@ -8,13 +8,12 @@ from typing import Any
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, split
-from ..program.blocks import Blocks
 from ..program.conjugacy import sample
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from .collapsed_choice import Collapse, check_blocks, find_collapse
-from .collapsed_sweep import Problem, draw_labels, statistics_given
+from .collapsed_sweep import draw_labels, statistics_given
 from .gibbs import ConjugateGibbs, GibbsState
 
 
@@ -89,12 +88,11 @@ class CollapsedGibbs(ConjugateGibbs):
 
     def collapse(self, *args: Any, **kwargs: Any) -> Collapse:
         """What is integrated out for these arguments, and what is not; `print` it."""
-        arguments = split(args, kwargs)
-        return self._collapse(*self.plans.of(arguments))
+        return self._collapse(self.plans.call(args, kwargs))
 
-    def _collapse(self, found: Plan, arguments: Arguments) -> Collapse:
-        return found.remember(
-            ("collapse", self.integrate), lambda: find_collapse(found, arguments, self.integrate)
+    def _collapse(self, problem: Problem) -> Collapse:
+        return problem.plan.remember(
+            ("collapse", self.integrate), lambda: find_collapse(problem, self.integrate)
         )
 
     def init(
@@ -106,26 +104,23 @@ class CollapsedGibbs(ConjugateGibbs):
         model_kwargs: dict[str, Any],
     ) -> GibbsState:
         """Start each chain as :class:`ConjugateGibbs` does, with labels drawn given parameters."""
-        arguments = split(model_args, model_kwargs or {})
-        found, arguments = self.plans.of(arguments)
-        self._check(found)
-        check_blocks(found.blocks_of_rows(arguments))
-        self._collapse(found, arguments)
+        problem = self.plans.call(model_args, model_kwargs)
+        self._check(problem.plan)
+        check_blocks(problem.with_rows().blocks)
+        self._collapse(problem)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
-    def _sweep(
-        self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
-    ) -> tuple[Any, row_pass.Statistics]:
+    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
         """One chain's sweep: labels, then what they were drawn without, then what they were drawn
         given."""
-        collapse = self._collapse(found, arguments)
+        collapse = self._collapse(problem)
         label_key, block_key, next_key = random.split(state.rng_key, 3)
-        problem = Problem(found, arguments, blocks, collapse.units)
-        labels, log_likelihood = draw_labels(problem, state.z, state.latents, label_key)
+        units = collapse.units
+        labels, log_likelihood = draw_labels(problem, units, state.z, state.latents, label_key)
         labels = labels.astype(state.latents.dtype)
-        statistics = statistics_given(found, arguments, blocks, state.z, labels).statistics
-        log_joint = found.expected_log_joint(arguments, statistics)
-        order = [unit.block for unit in collapse.units] + [block for block, _ in collapse.drawn]
+        statistics = statistics_given(problem, state.z, labels).statistics
+        log_joint = problem.expected_log_joint(statistics)
+        order = [unit.block for unit in units] + [block for block, _ in collapse.drawn]
         values = state.z
         for block, key in zip(order, random.split(block_key, len(order)), strict=True):
             values = sample(block, log_joint, values, key)

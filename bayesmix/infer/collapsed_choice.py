@@ -21,7 +21,6 @@ from jax import Array
 
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
 from ..program.compiling import compile_lightly
 from ..program.conjugacy import Conditional
@@ -29,8 +28,9 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.probe import few_rows
+from ..program.problem import Problem
 from .collapsed_blocks import Unit, unit_of
-from .collapsed_sweep import Problem, candidate, statistics_given
+from .collapsed_sweep import candidate, statistics_given
 
 _RELATIVE, _ROUNDING = 1e-7, 1e-10
 _CURE = "use bayesmix.ConjugateGibbs(program), which draws all parameters, instead"
@@ -72,18 +72,17 @@ def _named(block: Conditional) -> str:
     return ", ".join(block.sites)
 
 
-def find_collapse(
-    plan: Plan, arguments: Arguments, integrate: Sequence[str] | None = None
-) -> Collapse:
+def find_collapse(problem: Problem, integrate: Sequence[str] | None = None) -> Collapse:
     """Choose what to integrate out: what is asked for by site, or blocks in order of size, each that can
     go together with those before it.
 
     Raises :class:`ProgramError` naming the site where labels cannot be drawn row by row, where sites
     that are asked for cannot be integrated out together, and where a prior is not proper.
     """
-    _check_rows(plan, arguments)
+    plan = problem.plan
+    _check_rows(problem)
     with jax.core.eval_context(), jax.enable_x64(True):
-        look = _Look(plan, arguments)
+        look = _Look(problem)
         chosen, why = _choose(plan, look.interactions(), integrate)
         units = tuple(unit_of(plan, block) for block in plan.blocks if block in chosen)
         departure = look.departure(units)
@@ -112,7 +111,8 @@ def check_blocks(blocks: Blocks) -> None:
         )
 
 
-def _check_rows(plan: Plan, arguments: Arguments) -> None:
+def _check_rows(problem: Problem) -> None:
+    plan = problem.plan
     latents = plan.reading.latents
     if len(latents) != 1:
         names = ", ".join(f"'{latent.name}'" for latent in latents) or "none"
@@ -164,26 +164,25 @@ class _Look:
     """A plan at a few rows of unit scale with random labels and random parameters, in double
     precision."""
 
-    def __init__(self, plan: Plan, arguments: Arguments) -> None:
+    def __init__(self, problem: Problem) -> None:
+        plan = problem.plan
         rng = np.random.default_rng(4)
         few, reading, observed = few_rows(
-            plan.program, arguments, plan.reading, plan.observe(arguments)
+            plan.program, problem.arguments, plan.reading, problem.observe()
         )
-        self.plan = replace(plan, reading=reading)
-        self.arguments = few
         values = {site.name: _rows_of(site, observed, rng) for site in reading.observed}
-        self.blocks = plan.arrange(Observed(values, observed.present))
-        self.labels = rng.integers(reading.latents[0].size, size=observed.num_rows)
+        plan = self.plan = replace(plan, reading=reading)
+        self.problem = Problem(plan, few, plan.arrange(Observed(values, observed.present)))
+        self.labels = jnp.asarray(rng.integers(reading.latents[0].size, size=observed.num_rows))
 
     def interactions(self) -> dict[frozenset[str], bool]:
         """For every two blocks: does the log joint of given labels mix them?"""
         blocks = self.plan.blocks
 
         @compile_lightly
-        def heights(arrays: tuple[Array, ...], rows: Blocks, start: Values, many: Values) -> Array:
-            told = self.arguments._replace(arrays=arrays)
-            found = statistics_given(self.plan, told, rows, start, jnp.asarray(self.labels))
-            return jax.vmap(self.plan.expected_log_joint(told, found.statistics))(many)
+        def heights(problem: Problem, start: Values, many: Values) -> Array:
+            found = statistics_given(problem, start, self.labels)
+            return jax.vmap(problem.expected_log_joint(found.statistics))(many)
 
         sets = [(), *((b,) for b in blocks), *combinations(blocks, 2)]
         start, other = ({n: v[i] for n, v in self.plan.points.items()} for i in (0, 1))
@@ -192,7 +191,7 @@ class _Look:
             name: np.stack([(other if name in moved else start)[name] for moved in places])
             for name in start
         }
-        found = np.asarray(heights(self.arguments.arrays, self.blocks, start, many))
+        found = np.asarray(heights(self.problem, start, many))
         height = dict(zip((frozenset(b.site for b in each) for each in sets), found, strict=True))
         allowed = _RELATIVE * np.ptp(found) + _ROUNDING * np.max(np.abs(found))
         mixed = {}
@@ -208,15 +207,13 @@ class _Look:
         start = {n: v[0] for n, v in self.plan.points.items() if n not in integrated}
         points = {n: v for n, v in self.plan.points.items() if n in integrated}
 
-        labels = jnp.asarray(self.labels)
-
         @compile_lightly
-        def look(arrays: tuple[Array, ...], rows: Blocks, start: Values, points: Values) -> Any:
-            told = self.arguments._replace(arrays=arrays)
+        def look(problem: Problem, start: Values, points: Values) -> Any:
+            rows = problem.blocks
 
             def one(share: Array, point: Values) -> tuple[Array, Array]:
-                counted, values = replace(rows, weight=share * rows.weight), {**start, **point}
-                return candidate(Problem(self.plan, told, counted, units), values, labels)
+                counted = problem.at(replace(rows, weight=share * rows.weight))
+                return candidate(counted, units, {**start, **point}, self.labels)
 
             # loops, not batches: they compile in half the time
             return jax.lax.map(
@@ -224,7 +221,7 @@ class _Look:
                 jnp.array([0.0, 1.0]),
             )
 
-        found = look(self.arguments.arrays, self.blocks, start, points)
+        found = look(self.problem, start, points)
         heights, conditionals = map(np.asarray, found)  # without any row, and with all of them
         proper = np.isfinite(conditionals[0]).all(axis=0)
         for unit in (unit for unit, is_proper in zip(units, proper, strict=True) if not is_proper):

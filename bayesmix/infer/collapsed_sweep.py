@@ -11,12 +11,11 @@ from jax import Array, random
 
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
-from ..program.plan import Plan
+from ..program.problem import Problem
 from .collapsed_blocks import (
     Addends,
     Base,
@@ -42,44 +41,37 @@ class _Rows(NamedTuple):
     noise: Array
 
 
-class Problem(NamedTuple):
-    """A program's rows, and the units of parameters that are integrated out."""
-
-    plan: Plan
-    arguments: Arguments
-    blocks: Blocks
-    units: tuple[Unit, ...]
-
-
 def told_labels(graph: Graph, tables: Tables, labels: Array) -> Weighed:
     """A part that takes each row's label as it is told."""
     found = eliminate.sum_out(graph, tables)
     return Weighed(found, eliminate.indicators(graph, labels[None], found.dtype), None, None)
 
 
-def statistics_given(
-    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, labels: Array
-) -> row_pass.Pass:
+def statistics_given(problem: Problem, values: Values, labels: Array) -> row_pass.Pass:
     """Statistics of labels (N,), and log p(x | theta) with the labels summed out."""
-    evaluation = plan.evaluate(arguments, values)
-    told = blocks.distribute(labels)
-    return row_pass.passes(plan.graph, plan.families, evaluation, blocks, told_labels, told)
+    evaluation = problem.evaluate(values)
+    told = problem.blocks.distribute(labels)
+    return row_pass.passes(
+        problem.plan.graph, problem.plan.families, evaluation, problem.blocks, told_labels, told
+    )
 
 
-def candidate(problem: Problem, values: Values, labels: Array) -> tuple[Array, Array]:
+def candidate(
+    problem: Problem, units: tuple[Unit, ...], values: Values, labels: Array
+) -> tuple[Array, Array]:
     """log p(x, z, theta) at `values`, and the log conditional density of each unit there, (units,).
 
     The first less the sum of the second is log p(x, z | rest) whatever the values of the units (Besag
     1989, *Biometrika* 76, 183). All constants are there.
     """
-    plan, arguments, blocks, units = problem
+    blocks = problem.blocks
     anchors = anchors_of(units, values)
-    (table,) = plan.log_factors(arguments, blocks, anchors)
+    (table,) = problem.log_factors(anchors)
     own = jnp.take_along_axis(table, labels[None], axis=0)[0]
     weight = blocks.restore(blocks.weight)
-    found = statistics_given(plan, arguments, blocks, anchors, labels)
-    log_joint = plan.expected_log_joint(arguments, found.statistics)
-    log_prior = _log_prior(plan, arguments)
+    found = statistics_given(problem, anchors, labels)
+    log_joint = problem.expected_log_joint(found.statistics)
+    log_prior = jax.jit(problem.log_prior)
     conditionals = []
     for unit in units:
         base = base_of(unit, log_joint, log_prior, anchors)
@@ -87,10 +79,6 @@ def candidate(problem: Problem, values: Values, labels: Array) -> tuple[Array, A
     # rows of no weight may hold anything
     rows = jnp.sum(jnp.where(weight > 0, weight * own, 0.0))
     return rows + log_prior(anchors), jnp.stack(conditionals)
-
-
-def _log_prior(plan: Plan, arguments: Arguments) -> Any:
-    return jax.jit(lambda values: plan.log_prior(plan.evaluate(arguments, values)))
 
 
 class _Begun(NamedTuple):
@@ -103,21 +91,21 @@ class _Begun(NamedTuple):
     log_likelihood: Array
 
 
-def _begin(problem: Problem, values: Values, labels: Array) -> _Begun:
-    plan, arguments, blocks, units = problem
+def _begin(problem: Problem, units: tuple[Unit, ...], values: Values, labels: Array) -> _Begun:
+    plan, blocks = problem.plan, problem.blocks
     anchors = anchors_of(units, values)
-    found = statistics_given(plan, arguments, blocks, values, labels)
-    log_joint = plan.expected_log_joint(arguments, found.statistics)
-    log_prior = _log_prior(plan, arguments)
+    found = statistics_given(problem, values, labels)
+    log_joint = problem.expected_log_joint(found.statistics)
+    log_prior = jax.jit(problem.log_prior)
     bases = tuple(base_of(unit, log_joint, log_prior, anchors) for unit in units)
     totals = tuple(moving(u, b.coefficients) for u, b in zip(units, bases, strict=True))
     (latent,) = plan.reading.latents
 
     def look(rows: dict[str, Any]) -> tuple[tuple[Addends, ...], Array]:
-        row = _single(blocks, rows)
+        row = problem.at(_single(blocks, rows))
 
         def table(values: Values) -> Array:
-            (found,) = plan.log_factors(arguments, row, values)
+            (found,) = row.log_factors(values)
             return found[:, 0]
 
         return tuple(of_row(unit, table, anchors, latent.size) for unit in units), table(anchors)
@@ -126,13 +114,13 @@ def _begin(problem: Problem, values: Values, labels: Array) -> _Begun:
 
 
 def draw_labels(
-    problem: Problem, values: Values, labels: Array, rng_key: Array
+    problem: Problem, units: tuple[Unit, ...], values: Values, labels: Array, rng_key: Array
 ) -> tuple[Array, Array]:
     """One sweep over the rows in order: each label drawn from p(z_i | z_-i, x, rest).
 
     Returns the labels (N,), and log p(x | theta) at `values` with the labels summed out.
     """
-    begun, units = _begin(problem, values, labels), problem.units
+    begun = _begin(problem, units, values, labels)
 
     def redraw(totals: tuple[Addends, ...], row: _Rows) -> tuple[tuple[Addends, ...], Array]:
         without, height = _taken_out(units, begun.bases, totals, row)
@@ -147,9 +135,11 @@ def draw_labels(
     return problem.blocks.restore(drawn), begun.log_likelihood
 
 
-def log_conditionals(problem: Problem, values: Values, labels: Array) -> Array:
+def log_conditionals(
+    problem: Problem, units: tuple[Unit, ...], values: Values, labels: Array
+) -> Array:
     """log p(z_i = k | z_-i, x, rest) for every row (K, N), all other labels being as told."""
-    begun, units = _begin(problem, values, labels), problem.units
+    begun = _begin(problem, units, values, labels)
 
     def visit(block: _Told) -> Array:
         rows = _rows_of(begun, block)

@@ -20,14 +20,11 @@ from jax import Array, random
 
 from ..program import parts
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import check_fields
 from ..program.statistics import combine
-from .steps import objective_and_statistics, pass_with
 
 Schedule = Callable[[Array], Array]
 
@@ -52,12 +49,8 @@ class Expected(NamedTuple):
 class EStep(Protocol):
     """What every E step offers; see the module's text."""
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any: ...
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected: ...
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any: ...
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected: ...
 
 
 @dataclass(frozen=True)
@@ -74,19 +67,13 @@ class Exact:
     Source: Dempster, Laird & Rubin (1977), *JRSS B* 39, 1-38.
     """
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Nothing is carried."""
         return ()
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Expected statistics at `values`."""
-        return Expected(
-            values, *objective_and_statistics(plan, arguments, blocks, values), memory=memory
-        )
+        return Expected(values, *problem.expected(values), memory=memory)
 
 
 EXACT = Exact()
@@ -108,17 +95,13 @@ class Hard:
     Source: Celeux & Govaert (1992), *Computational Statistics & Data Analysis* 14, 315-332.
     """
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Nothing is carried."""
         return ()
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Statistics of the most probable labels at `values`."""
-        objective, found = pass_with(plan, arguments, blocks, values, parts.harden)
+        objective, found = problem.weigh(values, parts.harden)
         return Expected(values, objective, found.statistics, memory)
 
 
@@ -179,18 +162,14 @@ class Tempered:
                 "schedule is 0, at which nothing is left of the data; give more than 0"
             )
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """The number of steps made."""
         return jnp.zeros((), int)
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Expected statistics at `values` and this step's temperature."""
         here, before = self._at(memory), self._at(jnp.maximum(memory - 1, 0))
-        objective, found = pass_with(plan, arguments, blocks, values, parts.temper(here))
+        objective, found = problem.weigh(values, parts.temper(here))
         return Expected(values, objective, found.statistics, memory + 1, here == before)
 
     def _at(self, step: Array) -> Array:
@@ -224,22 +203,18 @@ class MeanField:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Every value of a latent alike."""
-        graph = plan.graph
+        graph = problem.plan.graph
         if not graph.names:
             raise ProgramError("the program has no latent to expect; use the exact E step")
-        return tuple(jnp.full((size, blocks.num_rows), 1.0 / size) for size in graph.sizes)
+        return tuple(jnp.full((size, problem.blocks.num_rows), 1.0 / size) for size in graph.sizes)
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Statistics expected under the improved factors."""
-        told = tuple(blocks.distribute(factor) for factor in memory)
+        told = tuple(problem.blocks.distribute(factor) for factor in memory)
         part = parts.mean_field(self.sweeps)
-        objective, found = pass_with(plan, arguments, blocks, values, part, told)
+        objective, found = problem.weigh(values, part, told)
         return Expected(values, objective, found.statistics, found.rows)
 
 
@@ -281,15 +256,11 @@ class MonteCarlo:
     def __post_init__(self) -> None:
         check_fields(self, num_draws=1)
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """A key, and no step made."""
         like: Any = ()
         if self.gain != 1.0:
-            like = jax.eval_shape(
-                lambda: objective_and_statistics(plan, arguments, blocks, values)[1]
-            )
+            like = jax.eval_shape(lambda: problem.expected(values)[1])
             if like.responsibilities:
                 names = ", ".join(f"'{name}'" for name in like.responsibilities)
                 raise ProgramError(
@@ -299,33 +270,31 @@ class MonteCarlo:
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         return _Draws(rng_key, jnp.zeros((), int), nothing)
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Statistics of labels drawn at `values`."""
         key, next_key = random.split(memory.rng_key)
         if self.num_draws == math.inf:
-            objective, found = pass_with(plan, arguments, blocks, values, parts.expect)
+            objective, found = problem.weigh(values, parts.expect)
         else:
             count = self.num_draws(memory.step) if callable(self.num_draws) else self.num_draws
-            objective, found = _draws(plan, arguments, blocks, values, key, jnp.asarray(count))
+            objective, found = _draws(problem, values, key, jnp.asarray(count))
         kept: Any = ()
         statistics = found.statistics
         if self.gain != 1.0:
             gain = self.gain(memory.step) if callable(self.gain) else self.gain
             gain = jnp.where(memory.step == 0, 1.0, gain)
             kept = statistics = combine(
-                plan.families, memory.statistics, statistics, 1 - gain, gain
+                problem.plan.families, memory.statistics, statistics, 1 - gain, gain
             )
         memory = _Draws(next_key, memory.step + 1, kept)
         return Expected(values, objective, statistics, memory, comparable=False)
 
 
 def _draws(
-    plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, key: Array, count: Array
+    problem: Problem, values: Values, key: Array, count: Array
 ) -> tuple[Array, row_pass.Pass]:
-    keys = random.split(key, blocks.weight.shape[0])
-    return pass_with(plan, arguments, blocks, values, parts.draw_often(count), keys)
+    keys = random.split(key, problem.blocks.weight.shape[0])
+    return problem.weigh(values, parts.draw_often(count), keys)
 
 
 class _Ascent(NamedTuple):
@@ -375,22 +344,16 @@ class AscentMonteCarlo:
     def __post_init__(self) -> None:
         check_fields(self, num_groups=2)
 
-    def begin(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-    ) -> Any:
+    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Room for groups of draws at `values`."""
-        like = jax.eval_shape(
-            lambda: self._groups(plan, arguments, blocks, values, rng_key, jnp.asarray(1))
-        )
+        like = jax.eval_shape(lambda: self._groups(problem, values, rng_key, jnp.asarray(1)))
         objective, groups = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         count = jnp.asarray(self.first_draws)
         return _Ascent(rng_key, count, values, groups, objective, jnp.asarray(False))
 
-    def __call__(
-        self, plan: Plan, arguments: Arguments, blocks: Blocks, values: Values, memory: Any
-    ) -> Expected:
+    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected:
         """Draws at `values`; or more of them at the values before, if the step there was not sure."""
-        gains = jax.vmap(self._gain(plan, arguments, values, memory.values))(memory.groups)
+        gains = jax.vmap(self._gain(problem, values, memory.values))(memory.groups)
         gain = jnp.mean(gains)
         error = jnp.std(gains, ddof=1) / math.sqrt(self.num_groups)
         taken = ~memory.begun | (gain > self.normal_accept * error)
@@ -405,7 +368,7 @@ class AscentMonteCarlo:
 
         here = jax.tree.map(lambda new, old: jnp.where(taken, new, old), values, memory.values)
         key, next_key = random.split(memory.rng_key)
-        objective, groups = self._groups(plan, arguments, blocks, here, key, count)
+        objective, groups = self._groups(problem, here, key, count)
         share = jnp.where(taken, 1.0, count / (memory.count + count))
         groups = jax.tree.map(
             lambda new, old: share * new + (1 - share) * old, groups, memory.groups
@@ -416,19 +379,17 @@ class AscentMonteCarlo:
         return Expected(here, objective, statistics, memory, comparable=False, settled=settled)
 
     def _gain(
-        self, plan: Plan, arguments: Arguments, values: Values, before: Values
+        self, problem: Problem, values: Values, before: Values
     ) -> Callable[[row_pass.Statistics], Array]:
         def gain(statistics: row_pass.Statistics) -> Array:
-            log_joint = plan.expected_log_joint(arguments, statistics)
+            log_joint = problem.expected_log_joint(statistics)
             return log_joint(values) - log_joint(before)
 
         return gain
 
     def _groups(
         self,
-        plan: Plan,
-        arguments: Arguments,
-        blocks: Blocks,
+        problem: Problem,
         values: Values,
         key: Array,
         count: Array,
@@ -436,7 +397,7 @@ class AscentMonteCarlo:
         """The objective, and the statistics of every group of draws."""
 
         def one(key: Array) -> tuple[Array, row_pass.Statistics]:
-            objective, found = _draws(plan, arguments, blocks, values, key, count)
+            objective, found = _draws(problem, values, key, count)
             return objective, found.statistics
 
         objective, groups = jax.lax.map(one, random.split(key, self.num_groups))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, split
-from ..program.blocks import Blocks
-from ..program.compiling import compile_fully, compile_lightly
+from ..program.arguments import split
 from ..program.evaluate import Values
 from ..program.modules import array_values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
+from ..program.statistics import Statistics
 from .accelerators import Accelerator
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
 from .keep import checkpoint_at
-from .last_look import last_look, marks_of
+from .last_look import Look, last_look, marks_of
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
 from .m_steps import USUAL, MPart, resolve
 from .modes import gather_modes
@@ -42,7 +42,6 @@ from .starts import (
     seeding_rows,
     starting_statistics,
 )
-from .steps import objective_and_statistics
 
 _PARTS_STREAM = 0x70617274
 # starts, and log densities of rows, in a step beyond which more starts in it make none cheaper
@@ -153,44 +152,49 @@ class EM:
             ProgramError: where the program or its data cannot be read; the message names the cure.
         """
         # rows are used where they lie: a copy of them on the device would be the third
-        arguments = split(args, kwargs, on_device=False)
-        return self.run_arguments(
-            rng_key, arguments, restarts=restarts, init=init, checkpoint=checkpoint
+        problem = self.plans.of(split(args, kwargs, on_device=False))
+        return self.run_problem(
+            rng_key, problem, restarts=restarts, init=init, checkpoint=checkpoint
         )
 
-    def run_arguments(
+    def run_problem(
         self,
         rng_key: Array,
-        arguments: Arguments,
+        problem: Problem,
         *,
         restarts: int = 1,
         init: dict[str, Any] | None = None,
         checkpoint: str | Path | None = None,
     ) -> EMResult:
-        """As :meth:`run`, for arguments already split into arrays and static ones."""
+        """As :meth:`run`, for a program with its data; rows that are arranged already are taken so."""
         restarts, rng_key = whole("restarts", restarts), key_of(rng_key)
-        found, arguments = self.plans.of(arguments)
-        compiled = self._compile(found, arguments.layout)
-        kept = checkpoint_at(
-            checkpoint, self, found, arguments, rng_key, restarts=restarts, init=init
-        )
-        observed = found.observe(arguments, fitting=True)
-        lanes = _num_lanes(found, observed.num_rows, restarts)
-        blocks = found.arrange(observed, lanes)
-        given = given_values(found, array_values(found.program, init or {}), restarts)
-        if has_own_starts(found):
+        plan, call = problem.plan, problem
+        kept = checkpoint_at(checkpoint, self, problem, rng_key, restarts=restarts, init=init)
+        observed = None
+        if problem.arranged is None:
+            observed = problem.observe(fitting=True)
+            problem = problem.at(
+                plan.arrange(observed, num_lanes(plan, observed.num_rows, restarts))
+            )
+        lanes = num_lanes(plan, problem.blocks.num_rows, restarts)
+        given = given_values(plan, array_values(plan.program, init or {}), restarts)
+        if has_own_starts(plan):
             keys = random.split(rng_key, restarts)
-            given = {**own_starts(found, arguments, keys), **given}
-        at_data = found.specialise(arguments)
-        if set(given) == set(found.reading.parameter_names):
-            state, partitioned = compiled.given(at_data.arrays, blocks, given)
+            given = {**own_starts(problem, keys), **given}
+        if set(given) == set(plan.reading.parameter_names):
+            problem = problem.specialised()
+            state, partitioned = problem.run(_given, given, static=(self.max_steps,))
         else:
-            rows = seeding_rows(found, arguments, blocks, observed)
-            state, partitioned = compiled.start(at_data.arrays, rows, rng_key, restarts)
-        state = compiled.begin(at_data.arrays, blocks, state, rng_key)
+            rows = seeding_rows(problem, observed or problem.observe(fitting=True))
+            problem = problem.specialised()
+            static = (self.seeding, self.max_steps, restarts)
+            state, partitioned = problem.run(_start, rows, rng_key, static=static)
+        parts = Parts(self.e_step, resolve(plan, self.m_step), self.accelerator)
+        state = _carrying(problem, parts, self.keep_path, state, rng_key)
+        fixed = Fixed(partitioned, given)
         state = run_in_chunks(
             state,
-            compiled.advancing(at_data, blocks, Fixed(partitioned, given), self.tolerance, lanes),
+            self._advancing(problem, parts, lanes, fixed),
             name="EM",
             max_steps=self.max_steps,
             every=self.report_every,
@@ -198,28 +202,36 @@ class EM:
             checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
-        look, information = compiled.last(at_data.arrays, blocks, state)
-        marks = marks_of(found, at_data, blocks, state, look)
+        look, information = problem.run(_last, state)
+        marks = marks_of(problem, state, look)
         marks = marks._replace(steep=np.asarray(information) < LEAST_INFORMATION)
-        del observed, blocks, at_data  # before their room is needed for the result's own copy
-        return self._result(found, arguments.on_device(), state, marks, look.derived)
+        # before their room is needed for the result's own copy
+        del observed, problem
+        return self._result(call.on_device(), state, marks, look.derived)
 
-    def _compile(self, found: Plan, layout: Layout) -> _Compiled:
-        parts = Parts(self.e_step, resolve(found, self.m_step), self.accelerator)
-        options = (self.max_steps, self.seeding, parts, self.keep_path)
-        return found.remember(("EM", layout, *options), lambda: _Compiled(found, layout, *options))
+    def _advancing(
+        self, problem: Problem, parts: Parts, lanes: int, fixed: Fixed
+    ) -> Callable[[EMState, int], EMState]:
+        """A function that brings fits to a limit of steps."""
+
+        def advanced(states: EMState, limit: int) -> EMState:
+            settings = Settings(jnp.asarray(self.tolerance), jnp.asarray(limit))
+            static = (parts, lanes)
+            return problem.run(advance, states, fixed, settings, static=static, fully=True)
+
+        return advanced
 
     def _result(
         self,
-        found: Plan,
-        arguments: Arguments,
+        problem: Problem,
         state: EMState,
         marks: Marks,
         derived: Values,
     ) -> EMResult:
+        plan = problem.plan
         host = jax.tree.map(np.asarray, state._replace(memory=(), pace=()))
         derived = {name: np.asarray(value) for name, value in derived.items()}
-        outcomes = [outcome_of(found, host, i, marks) for i in range(len(host.objective))]
+        outcomes = [outcome_of(plan, host, i, marks) for i in range(len(host.objective))]
         statuses = [outcome.status for outcome in outcomes]
         order = sorted(
             range(len(statuses)),
@@ -234,7 +246,7 @@ class EM:
             objective=host.trace[best][: int(host.step[best]) + 1],
             status=statuses[best],
             status_sites=outcomes[best].sites,
-            modes=gather_modes(found, host.values, host.objective, statuses),
+            modes=gather_modes(plan, host.values, host.objective, statuses),
             restart_objectives=host.objective,
             restart_statuses=tuple(statuses),
             restart_steps=host.step,
@@ -242,99 +254,73 @@ class EM:
             path={
                 name: value[best][: int(host.step[best]) + 1] for name, value in host.path.items()
             },
-            plan=found,
-            arguments=arguments,
+            problem=problem,
         )
 
 
-class _Compiled:
-    """The compiled functions of a fit, for one layout of arguments."""
-
-    def __init__(
-        self,
-        found: Plan,
-        layout: Layout,
-        max_steps: int,
-        seeding: Seeding,
-        parts: Parts,
-        keep_path: bool,
-    ) -> None:
-        self.plan, self.parts = found, parts
-
-        def call(arrays: tuple[Array, ...]) -> Arguments:
-            return Arguments(arrays, layout._replace(specialised=True))
-
-        def start(
-            arrays: Any, rows: SeedingRows, rng_key: Array, restarts: int
-        ) -> tuple[EMState, Any]:
-            keys = random.split(rng_key, restarts)
-            rough = rough_values(found)
-            made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
-            state = new_state(found, made.values, made.alike, max_steps, ALIKE_STEPS)
-            return state, made.partitioned
-
-        def given(arrays: Any, blocks: Blocks, values: Values) -> tuple[EMState, Any]:
-            one = jax.tree.map(lambda x: x[0], values)
-            shapes = jax.eval_shape(
-                lambda: objective_and_statistics(found, call(arrays), blocks, one)[1]
-            )
-            restarts = jax.tree.leaves(values)[0].shape[0]
-            nothing = jax.tree.map(lambda s: jnp.ones((restarts, *s.shape), s.dtype), shapes)
-            return new_state(found, values, nothing, max_steps, 0), nothing
-
-        self.start = compile_lightly(start, static_argnums=(3,))
-        self.given = compile_lightly(given)
-        self.advance = compile_fully(
-            lambda arrays, blocks, states, fixed, settings, lanes: advance(
-                found, call(arrays), blocks, states, fixed, settings, parts, lanes
-            ),
-            static_argnums=(5,),
-        )
-
-        def begin(arrays: Any, blocks: Blocks, states: EMState, rng_key: Array) -> EMState:
-            keys = random.split(rng_key, states.status.shape[0])
-            # keys of their own, so that starts are the same whatever the parts
-            streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
-            return begin_parts(found, call(arrays), blocks, parts, states, streams, keep_path)
-
-        self._begin = compile_lightly(begin)
-        self._nothing: EMState | None = None
-
-        def last(arrays: Any, blocks: Blocks, states: EMState) -> Any:
-            def one(state: tuple[row_pass.Statistics, Values]) -> Array:
-                return least_information(found, call(arrays), *state)
-
-            information = jax.lax.map(one, (states.statistics, states.values))
-            return last_look(found, call(arrays), blocks, states), information
-
-        self.last = compile_lightly(last)
-
-    def advancing(
-        self, arguments: Arguments, blocks: Blocks, fixed: Fixed, tolerance: float, lanes: int
-    ) -> Callable[[EMState, int], EMState]:
-        """A function that brings fits to a limit of steps, so many of them at a time."""
-
-        def advance(states: EMState, limit: int) -> EMState:
-            settings = Settings(jnp.asarray(tolerance), jnp.asarray(limit))
-            return self.advance(arguments.arrays, blocks, states, fixed, settings, lanes)
-
-        return advance
-
-    def begin(self, arrays: Any, blocks: Blocks, states: EMState, rng_key: Array) -> EMState:
-        """The fits with what their parts carry; nothing is compiled where that is nothing."""
-        if self._nothing is None:
-            like = jax.eval_shape(self._begin, arrays, blocks, states, rng_key)
-            if jax.tree.leaves((like.memory, like.pace, like.path)):
-                return self._begin(arrays, blocks, states, rng_key)
-            self._nothing = like
-        like = self._nothing
-        return states._replace(memory=like.memory, pace=like.pace, path=like.path)
+# --------------------------------------------------------------------------------- to be compiled
+def _start(
+    problem: Problem,
+    seeding: Seeding,
+    max_steps: int,
+    restarts: int,
+    rows: SeedingRows,
+    rng_key: Array,
+) -> tuple[EMState, Any]:
+    """Fits that will start from data, and the statistics that tell their components apart."""
+    keys, rough = random.split(rng_key, restarts), rough_values(problem.plan)
+    made = starting_statistics(problem, rows, rough, keys, seeding)
+    state = new_state(problem.plan, made.values, made.alike, max_steps, ALIKE_STEPS)
+    return state, made.partitioned
 
 
-def _num_lanes(found: Plan, num_rows: int, restarts: int) -> int:
+def _given(problem: Problem, max_steps: int, values: Values) -> tuple[EMState, Any]:
+    """Fits that start from given values, and statistics in the shape of theirs."""
+    one = jax.tree.map(lambda x: x[0], values)
+    shapes = jax.eval_shape(lambda: problem.expected(one)[1])
+    restarts = jax.tree.leaves(values)[0].shape[0]
+    nothing = jax.tree.map(lambda s: jnp.ones((restarts, *s.shape), s.dtype), shapes)
+    return new_state(problem.plan, values, nothing, max_steps, 0), nothing
+
+
+def _begin(
+    problem: Problem, parts: Parts, keep_path: bool, states: EMState, rng_key: Array
+) -> EMState:
+    """Fits with what their parts carry."""
+    keys = random.split(rng_key, states.status.shape[0])
+    # keys of their own, so that starts are the same whatever the parts
+    streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
+    return begin_parts(problem, parts, states, streams, keep_path)
+
+
+def _carrying(
+    problem: Problem, parts: Parts, keep_path: bool, states: EMState, rng_key: Array
+) -> EMState:
+    """Fits with what their parts carry; nothing is compiled where that is nothing."""
+
+    def carried() -> EMState:
+        return jax.eval_shape(partial(_begin, problem, parts, keep_path), states, rng_key)
+
+    like = problem.plan.remember(("carried", parts, keep_path), carried)
+    if jax.tree.leaves((like.memory, like.pace, like.path)):
+        return problem.run(_begin, states, rng_key, static=(parts, keep_path))
+    return states._replace(memory=like.memory, pace=like.pace, path=like.path)
+
+
+def _last(problem: Problem, states: EMState) -> tuple[Look, Array]:
+    """What is looked at where fits have ended."""
+
+    def one(state: tuple[Statistics, Values]) -> Array:
+        return least_information(problem, *state)
+
+    information = jax.lax.map(one, (states.statistics, states.values))
+    return last_look(problem, states), information
+
+
+def num_lanes(plan: Plan, num_rows: int, restarts: int) -> int:
     """How many starts are stepped at a time: so many that what a step costs beyond its arithmetic is
     shared, and no more, since lanes stand idle when the last starts are under way."""
-    entries = num_rows * sum(found.graph.table_sizes)
+    entries = num_rows * sum(plan.graph.table_sizes)
     return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
 
 

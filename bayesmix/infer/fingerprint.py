@@ -21,10 +21,9 @@ from jax import Array, random
 
 from ..program import rows as row_pass
 from ..program.arguments import Arguments
-from ..program.blocks import Blocks
-from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.tracing import unchecked
 
 # what the end of a run does not depend on, and what is told by densities
@@ -39,30 +38,19 @@ class Run(NamedTuple):
     a program the densities of its plan at these arguments."""
 
     words: dict[str, str]
-    plan: Plan | None = None
-    arguments: Arguments | None = None
+    problem: Problem | None = None
 
     def densities(self, points: Values) -> dict[str, np.ndarray]:
         """Log densities by name at values that lead with points, (points,) or (points, groups of rows);
         in double precision whatever the data are."""
-        plan, arguments = self.plan, self.arguments
-        if plan is None or arguments is None:
+        if self.problem is None:
             return {}
-        layout = arguments.layout
-
-        def look(arrays: Any, blocks: Blocks, values: Values) -> tuple[dict[str, Array], Array]:
-            evaluation = plan.evaluate(Arguments(arrays, layout), values)
-            each = row_pass.log_evidence(plan.graph, plan.families, evaluation, blocks)
-            weight = blocks.restore(blocks.weight)
-            return evaluation.prior, jnp.where(weight > 0, weight * each, 0.0)
-
         with jax.enable_x64(True), unchecked():
-            blocks = plan.blocks_of_rows(arguments)
-            looked = plan.remember(("fingerprint", layout), lambda: compile_lightly(look))
+            problem = self.problem.with_rows()
             found = []
             for i in range(len(next(iter(points.values())))):
                 at = {name: jnp.asarray(value[i]) for name, value in points.items()}
-                prior, rows = jax.tree.map(np.asarray, looked(arguments.arrays, blocks, at))
+                prior, rows = jax.tree.map(np.asarray, problem.run(_look, at))
                 groups = np.array_split(rows, min(len(rows), _MOST_GROUPS))
                 own = {f"a log prior of '{name}' of": value for name, value in prior.items()}
                 found.append(own | {"log densities of rows of": np.array([*map(np.sum, groups)])})
@@ -82,7 +70,7 @@ class Run(NamedTuple):
         differ = [
             (name, words.get(name, "absent"), self.words.get(name, "absent")) for name in names
         ]
-        if differ or self.plan is None:
+        if differ or self.problem is None:
             return differ
         for name, value in self.densities(points).items():
             apart = ~np.isclose(value, densities[name], rtol=_SAME, atol=_SAME, equal_nan=True)
@@ -96,20 +84,26 @@ class Run(NamedTuple):
     @property
     def points(self) -> dict[str, np.ndarray]:
         """Ordinary values of every parameter, at which densities are stored."""
-        points = {} if self.plan is None else self.plan.points
+        points = {} if self.problem is None else self.problem.plan.points
         return {name: value[:_NUM_POINTS] for name, value in points.items()}
 
 
-def run_of(
-    engine: Any, plan: Plan | None, arguments: Arguments | None, rng_key: Any = None, **told: Any
-) -> Run:
+def _look(problem: Problem, values: Values) -> tuple[dict[str, Array], Array]:
+    plan, blocks, evaluation = problem.plan, problem.blocks, problem.evaluate(values)
+    each = row_pass.log_evidence(plan.graph, plan.families, evaluation, blocks)
+    weight = blocks.restore(blocks.weight)
+    return evaluation.prior, jnp.where(weight > 0, weight * each, 0.0)
+
+
+def run_of(engine: Any, problem: Problem | None, rng_key: Any = None, **told: Any) -> Run:
     """A run of an engine, all of whose settings count; `told` is what else its end depends on."""
     settings = {name: value for name, value in vars(engine).items() if name not in _NO_SETTINGS}
     words = {"the engine": type(engine).__name__}
-    if plan is not None and arguments is not None:
-        words |= program_in_words(plan) | arguments_in_words(arguments, plan.program)
+    if problem is not None:
+        plan = problem.plan
+        words |= program_in_words(plan) | arguments_in_words(problem.arguments, plan.program)
     told = {"rng_key": rng_key, **settings, **told}
-    return Run(words | {name: in_words(value) for name, value in told.items()}, plan, arguments)
+    return Run(words | {name: in_words(value) for name, value in told.items()}, problem)
 
 
 def program_in_words(plan: Plan) -> dict[str, str]:

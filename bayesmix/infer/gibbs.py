@@ -15,15 +15,13 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, Layout, split
-from ..program.blocks import Blocks
-from ..program.compiling import Compiled, compile_lightly
 from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.transforms import Marginal
-from .starts import SeedingRows, seeding_rows, starting_values
+from .starts import SeedingRows, kmeans_plus_plus, seeding_rows, starting_values
 
 _PERMUTATION_STREAM = 0x7065726D
 
@@ -108,7 +106,7 @@ class ConjugateGibbs(MCMCKernel):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))[0]
+        return self.plans.call(args, kwargs).plan
 
     def init(
         self,
@@ -119,59 +117,51 @@ class ConjugateGibbs(MCMCKernel):
         model_kwargs: dict[str, Any],
     ) -> GibbsState:
         """Start each chain from a partition of its own, or from given parameter values (constrained)."""
-        arguments = split(model_args, model_kwargs or {})
-        found, arguments = self.plans.of(arguments)
-        self._check(found)
+        problem = self.plans.call(model_args, model_kwargs)
+        plan = problem.plan
+        self._check(plan)
         self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
         self._alone = GIBBS_SITES_KWARG not in (model_kwargs or {})
-        observed = found.observe(arguments, fitting=True)
-        blocks = found.arrange(observed)
-        one, many, given, many_given = found.remember(
-            ("Gibbs", arguments.layout, self.keep_latents),
-            lambda: _starting_functions(found, arguments.layout, self.keep_latents),
-        )
-        start = one if is_prng_key(rng_key) else many
+        observed = problem.observe(fitting=True)
+        problem = problem.at(plan.arrange(observed))
+        several = not is_prng_key(rng_key)
+        static = (self.keep_latents, several)
         if init_params is None:
-            rows = seeding_rows(found, arguments, blocks, observed)
-            return checked(start(arguments.arrays, blocks, rng_key, rows))
-        missing = set(found.reading.parameter_names) - set(init_params)
+            rows = seeding_rows(problem, observed)
+            return checked(problem.run(_started, rng_key, rows, static=static))
+        missing = set(plan.reading.parameter_names) - set(init_params)
         if missing:
             raise ProgramError(
                 f"init_params lacks {', '.join(sorted(missing))}; give every parameter, or none"
             )
-        drawn = set(found.graph.names) & set(init_params)
+        drawn = set(plan.graph.names) & set(init_params)
         if drawn:
             raise ProgramError(
                 f"labels {', '.join(map(repr, sorted(drawn)))} are drawn with the parameters, and have "
                 "no value of their own: leave them out; as a block of numpyro.infer.Gibbs, mark them "
                 "with infer={'enumerate': 'parallel'}"
             )
-        values = {name: jnp.asarray(init_params[name]) for name in found.reading.parameter_names}
-        given = given if is_prng_key(rng_key) else many_given
-        return checked(given(arguments.arrays, blocks, rng_key, values))
+        values = {name: jnp.asarray(init_params[name]) for name in plan.reading.parameter_names}
+        return checked(problem.run(_started_from, rng_key, values, static=static))
 
     def sample(
         self, state: GibbsState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
     ) -> GibbsState:
         """One sweep: labels given parameters, then parameters given labels."""
-        arguments = split(model_args, model_kwargs or {})
-        found, arguments = self.plans.of(arguments)
-        blocks = found.blocks_of_rows(self._at_first(model_args, model_kwargs or {}))
-        at_data = found.specialise(arguments)
+        first = self._at_first(model_args, model_kwargs or {}).with_rows()
+        problem = self.plans.call(model_args, model_kwargs).specialised().at(first.blocks)
 
         def sweep(state: GibbsState) -> GibbsState:
-            return self._end(found, self._sweep(found, at_data, blocks, state)[0])
+            return self._end(problem.plan, self._sweep(problem, state)[0])
 
         return sweep(state) if is_prng_key(state.rng_key) else jax.vmap(sweep)(state)
 
-    def _sweep(
-        self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
-    ) -> tuple[Any, row_pass.Statistics]:
+    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
         """One chain's sweep: its next state, and the statistics that parameters were drawn given."""
         label_key, block_key, next_key = random.split(state.rng_key, 3)
-        drawn = _draw_labels(found, arguments, blocks, state.z, label_key)
-        values = draw_blocks(found, arguments, drawn.statistics, state.z, block_key)
-        labels = _named(found, drawn.rows) if self.keep_latents else ()
+        drawn = _draw_labels(problem, state.z, label_key)
+        values = draw_blocks(problem, drawn.statistics, state.z, block_key)
+        labels = _named(problem.plan, drawn.rows) if self.keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key), drawn.statistics
 
     def _end(self, found: Plan, state: Any) -> Any:
@@ -204,11 +194,11 @@ class ConjugateGibbs(MCMCKernel):
         block.plans = Plans(wrapper(self.plans.program))
         return block
 
-    def _at_first(self, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]) -> Arguments:
+    def _at_first(self, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]) -> Problem:
         """The call with what other blocks drew first: rows are read on the host, from real numbers, and
         do not depend on it."""
         told = {GIBBS_SITES_KWARG: self._told} if GIBBS_SITES_KWARG in model_kwargs else {}
-        return self.plans.of(split(model_args, {**model_kwargs, **told}))[1]
+        return self.plans.call(model_args, {**model_kwargs, **told})
 
     def get_diagnostics_str(self, state: GibbsState) -> str:
         """What the progress bar shows: the log likelihood."""
@@ -241,32 +231,35 @@ def _refuse(names: str) -> None:
     )
 
 
-def _starting_functions(found: Plan, layout: Layout, keep_latents: bool) -> tuple[Compiled, ...]:
-    """Compiled starts: for one key, for a batch of keys; and both from given values."""
+def _started(
+    problem: Problem, keep_latents: bool, several: bool, rng_key: Array, rows: SeedingRows
+) -> GibbsState:
+    """States from partitions of the rows: of one chain, or of several, whose keys lead."""
+    halves = jax.vmap(random.split)(rng_key if several else rng_key[None])
+    values = starting_values(problem, kmeans_plus_plus, rows, halves[:, 0])
+    states = _started_from(problem, keep_latents, True, halves[:, 1], values)
+    return states if several else jax.tree.map(lambda x: x[0], states)
 
-    def given(arrays: Any, blocks: Blocks, key: Array, values: Values) -> GibbsState:
+
+def _started_from(
+    problem: Problem, keep_latents: bool, several: bool, rng_key: Array, values: Values
+) -> GibbsState:
+    """States at given parameters, with labels drawn given them."""
+
+    def one(key: Array, values: Values) -> GibbsState:
         draw_key, next_key = random.split(key)
-        drawn = _draw_labels(found, Arguments(arrays, layout), blocks, values, draw_key)
-        labels = _named(found, drawn.rows) if keep_latents else ()
+        drawn = _draw_labels(problem, values, draw_key)
+        labels = _named(problem.plan, drawn.rows) if keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key)
 
-    def many(arrays: Any, blocks: Blocks, keys: Array, rows: SeedingRows) -> GibbsState:
-        halves = jax.vmap(random.split)(keys)
-        values = starting_values(found, Arguments(arrays, layout), rows, halves[:, 0])
-        return jax.vmap(given, (None, None, 0, 0))(arrays, blocks, halves[:, 1], values)
-
-    def one(arrays: Any, blocks: Blocks, key: Array, rows: SeedingRows) -> GibbsState:
-        return jax.tree.map(lambda x: x[0], many(arrays, blocks, key[None], rows))
-
-    many_given = jax.vmap(given, (None, None, 0, 0))
-    return tuple(compile_lightly(each) for each in (one, many, given, many_given))
+    return jax.vmap(one)(rng_key, values) if several else one(rng_key, values)
 
 
-def _draw_labels(
-    found: Plan, arguments: Arguments, blocks: Blocks, values: Values, rng_key: Array
-) -> row_pass.Pass:
-    evaluation = found.evaluate(arguments, values)
-    return row_pass.drawn_pass(found.graph, found.families, evaluation, blocks, rng_key)
+def _draw_labels(problem: Problem, values: Values, rng_key: Array) -> row_pass.Pass:
+    evaluation = problem.evaluate(values)
+    return row_pass.drawn_pass(
+        problem.plan.graph, problem.plan.families, evaluation, problem.blocks, rng_key
+    )
 
 
 def _named(found: Plan, labels: Array) -> Any:
@@ -297,15 +290,16 @@ def _permuted(found: Plan, values: Values, labels: Any, rng_key: Array) -> tuple
 
 
 def draw_blocks(
-    found: Plan,
-    arguments: Arguments,
+    problem: Problem,
     statistics: row_pass.Statistics,
     values: Values,
     rng_key: Array,
 ) -> Values:
     """Draw every closed block in turn from its complete conditional given the statistics."""
-    log_joint = found.expected_log_joint(arguments, statistics)
-    for block, key in zip(found.blocks, random.split(rng_key, len(found.blocks)), strict=True):
+    log_joint = problem.expected_log_joint(statistics)
+    for block, key in zip(
+        problem.plan.blocks, random.split(rng_key, len(problem.plan.blocks)), strict=True
+    ):
         if block.form is not None:
             values = sample(block, log_joint, values, key)
     return values

@@ -183,7 +183,7 @@ class KMeans:
             max_steps=self.max_steps,
             every=self.report_every,
             progress_bar=self.progress_bar,
-            checkpoint=checkpoint_at(checkpoint, self, None, None, rows=rows.blocks, starts=starts),
+            checkpoint=checkpoint_at(checkpoint, self, None, rows=rows.blocks, starts=starts),
             watch=self.callback and (self.callback, _told),
         )
         host = jax.tree.map(np.asarray, state)

@@ -12,14 +12,12 @@ from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.labels import permute_labels
 from ..program.plan import Plan
+from ..program.problem import Problem
 from .coordinates import constrained, potential_energy, unconstrained
-from .steps import log_posterior
 
 _MOST_COORDINATES = 2000
 _NEWTON_STEPS = 20
@@ -58,16 +56,12 @@ class Laplace(NamedTuple):
         return jax.tree.map(np.asarray, compile_lightly(jax.vmap(one))(noise))
 
 
-def laplace_log_weight(
-    plan: Plan, arguments: Arguments, blocks: Blocks, parameters: dict[str, np.ndarray]
-) -> LogWeight:
+def laplace_log_weight(problem: Problem, parameters: dict[str, np.ndarray]) -> LogWeight:
     """The log weight of :func:`laplace`, without the rest."""
-    return laplace(plan, arguments, blocks, parameters).log_weight
+    return laplace(problem, parameters).log_weight
 
 
-def laplace(
-    plan: Plan, arguments: Arguments, blocks: Blocks, parameters: dict[str, np.ndarray]
-) -> Laplace:
+def laplace(problem: Problem, parameters: dict[str, np.ndarray]) -> Laplace:
     """Laplace's approximation to the posterior about one mode, and to the log of its integral there.
 
     In unconstrained coordinates u (NumPyro's `biject_to` for each site's support) with f(u) =
@@ -80,7 +74,7 @@ def laplace(
     where components are the same) is added.
 
     Args:
-        plan, arguments, blocks: the program, its data, and the data as blocks.
+        problem: the program with its data, arranged.
         parameters: values by site, a mode.
 
     Returns:
@@ -91,20 +85,14 @@ def laplace(
     Source: Tierney & Kadane (1986), *JASA* 81, 82-86; copies: Fruehwirth-Schnatter (2006), *Finite
     Mixture and Markov Switching Models*, Springer, section 5.5.
     """
-    layout = arguments.layout
-    expand = plan.remember(
-        ("laplace", layout),
-        lambda: compile_lightly(
-            lambda arrays, blocks, free: _expand(plan, Arguments(arrays, layout), blocks, free)
-        ),
-    )
+    plan = problem.plan
     count = sum(np.size(value) for value in parameters.values())
     if count > _MOST_COORDINATES:
         return _none(f"{count} coordinates are too many for a Hessian")
     told = {name: jnp.asarray(value) for name, value in parameters.items()}
     flat, unravel = ravel_pytree(unconstrained(plan.reading.parameters, told))
     for _ in range(_NEWTON_STEPS):
-        found = expand(arguments.arrays, blocks, unravel(flat))
+        found = problem.run(_expand, unravel(flat))
         height, slope, curvature = (np.asarray(each) for each in found)
         if not all(np.isfinite(each).all() for each in (height, slope, curvature)):
             return _none("a parameter is on the boundary of its support")
@@ -156,12 +144,10 @@ def _swapped_alike(
     return True
 
 
-def _expand(
-    plan: Plan, arguments: Arguments, blocks: Blocks, free: Values
-) -> tuple[Array, Array, Array]:
+def _expand(problem: Problem, free: Values) -> tuple[Array, Array, Array]:
     """f, its slope (d,), and minus its Hessian (d, d)."""
-    sites = plan.reading.parameters
-    potential = potential_energy(sites, log_posterior(plan, arguments, blocks), {})
+    sites = problem.plan.reading.parameters
+    potential = potential_energy(sites, problem.log_posterior(), {})
     flat, unravel = ravel_pytree(free)
 
     def height(flat: Array) -> Array:

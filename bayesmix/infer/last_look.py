@@ -14,11 +14,9 @@ from ..families.forms import base_support
 from ..families.likelihoods import Family
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
-from ..program.compiling import compile_lightly
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from .outcome import EMPTY, Marks
 from .starts import rough_values
 
@@ -36,21 +34,23 @@ class Look(NamedTuple):
     derived: Values
 
 
-def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> Look:
+def last_look(problem: Problem, states: Any) -> Look:
     """A look at fits, which lead with starts: values, statistics, step. To be called under jit."""
 
+    plan = problem.plan
+
     def one(values: Values, statistics: row_pass.Statistics) -> tuple[Array, Array, Values]:
-        evaluation = plan.evaluate(arguments, values)
+        evaluation = problem.evaluate(values)
         spread = [
             jnp.max(jnp.max(factors[name], axis=0) - jnp.min(factors[name], axis=0))
-            for factors in _telling(plan, evaluation, blocks)
+            for factors in _telling(problem, evaluation)
             for name in plan.families
             if plan.graph.scope(name)
         ]
         apart = jnp.max(jnp.stack(spread)) if spread else jnp.asarray(jnp.inf)
         unsteady = _narrow(plan, evaluation)
         if plan.by_row:
-            unsteady |= _unsteady(plan, arguments, statistics, values)
+            unsteady |= _unsteady(problem, statistics, values)
         return apart, unsteady, evaluation.deterministic
 
     apart, unsteady, derived = jax.vmap(one)(states.values, states.statistics)
@@ -59,23 +59,23 @@ def last_look(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any) -> 
     return Look(symmetric, unsteady, derived)
 
 
-def _telling(plan: Plan, evaluation: Evaluation, blocks: Blocks) -> list[dict[str, Array]]:
+def _telling(problem: Problem, evaluation: Evaluation) -> list[dict[str, Array]]:
     """Every log factor by its site, over the rows of a few blocks."""
-    places = blocks.telling()
-    return [row_pass.each_factor(plan.families, evaluation, blocks, place) for place in places]
+    families, blocks = problem.plan.families, problem.blocks
+    return [row_pass.each_factor(families, evaluation, blocks, place) for place in blocks.telling()]
 
 
-def marks_of(plan: Plan, arguments: Arguments, blocks: Blocks, states: Any, look: Look) -> Marks:
+def marks_of(problem: Problem, states: Any, look: Look) -> Marks:
     """What a last look says, looked at closely where there is cause to: little is compiled otherwise."""
     narrow, coincide = np.array(look.unsteady), np.zeros(np.shape(look.unsteady), bool)
     host = {name: np.asarray(value) for name, value in states.values.items()}
     for start in range(narrow.size):
         values = {name: value[start] for name, value in host.items()}
         if narrow[start]:
-            narrow[start] = unsteady_row(plan, arguments, blocks, values)
-        if _alike(plan, values):
+            narrow[start] = unsteady_row(problem, values)
+        if _alike(problem.plan, values):
             statistics = jax.tree.map(lambda x, start=start: x[start], states.statistics)
-            coincide[start] = _coincide(plan, arguments, blocks, values, statistics)
+            coincide[start] = bool(problem.run(_coincide, statistics, values))
     return Marks(np.asarray(look.symmetric), coincide, narrow, np.zeros_like(narrow))
 
 
@@ -98,36 +98,20 @@ def _alike(plan: Plan, values: dict[str, np.ndarray]) -> bool:
     return False
 
 
-def _coincide(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    values: Values,
-    statistics: row_pass.Statistics,
-) -> bool:
+def _coincide(problem: Problem, statistics: row_pass.Statistics, values: Values) -> Array:
     """Have two components that explain rows become the same, and not by the program's own design?"""
-    layout, distinct = arguments.layout, _distinct(plan)
+    plan, distinct = problem.plan, _distinct(problem.plan)
 
-    def made() -> Any:
-        def met(arrays: Any, blocks: Blocks, values: Values, statistics: Any) -> Array:
-            def same(at: Values) -> list[Array]:
-                evaluation = plan.evaluate(Arguments(arrays, layout), at)
-                seen = _telling(plan, evaluation, blocks)
-                return [_same(plan, seen, i) for i in distinct]
+    def same(at: Values) -> list[Array]:
+        seen = _telling(problem, problem.evaluate(at))
+        return [_same(plan, seen, i) for i in distinct]
 
-            # components that are the same at ordinary values are so by design
-            found = [jnp.asarray(False)]
-            for i, here, usual in zip(
-                distinct, same(values), same(rough_values(plan)), strict=True
-            ):
-                there = _counts(plan, statistics, i) > EMPTY
-                found.append(jnp.any(here & ~usual & there & there[:, None]))
-            return jnp.any(jnp.stack(found))
-
-        return compile_lightly(met)
-
-    met = plan.remember(("coincide", layout), made)
-    return bool(met(arguments.arrays, blocks, values, statistics))
+    # components that are the same at ordinary values are so by design
+    found = [jnp.asarray(False)]
+    for i, here, usual in zip(distinct, same(values), same(rough_values(plan)), strict=True):
+        there = _counts(plan, statistics, i) > EMPTY
+        found.append(jnp.any(here & ~usual & there & there[:, None]))
+    return jnp.any(jnp.stack(found))
 
 
 def _distinct(plan: Plan) -> list[int]:
@@ -203,30 +187,24 @@ def _narrow(plan: Plan, evaluation: Evaluation) -> Array:
     return found
 
 
-def _unsteady(
-    plan: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
-) -> Array:
+def _unsteady(problem: Problem, statistics: row_pass.Statistics, values: Values) -> Array:
     """Does rounding of the parameters change Q + log prior by more than it may change a single row?"""
-    both = jax.tree.map(lambda *each: jnp.stack(each), values, _moved(plan, values))
+    both = jax.tree.map(lambda *each: jnp.stack(each), values, _moved(problem.plan, values))
     # a loop, so that the density is compiled once
-    heights = jax.lax.map(plan.expected_log_joint(arguments, statistics), both)
+    heights = jax.lax.map(problem.expected_log_joint(statistics), both)
     return ~(jnp.abs(heights[1] - heights[0]) <= _UNSTEADY)
 
 
-def unsteady_row(plan: Plan, arguments: Arguments, blocks: Blocks, values: Values) -> bool:
+def unsteady_row(problem: Problem, values: Values) -> bool:
     """Is there a row whose density is one of rounding alone? A component so narrow that it is no wider
     than the roundings of its place leaves one."""
+    return not float(problem.run(_change, values)) <= _UNSTEADY
 
-    def made() -> Any:
-        def change(arrays: Any, blocks: Blocks, values: Values) -> Array:
-            def density(at: Values) -> Array:
-                told = Arguments(arrays, layout)
-                return eliminate.sum_out(plan.graph, plan.log_factors(told, blocks, at))
 
-            return jnp.max(jnp.abs(density(_moved(plan, values)) - density(values)))
+def _change(problem: Problem, values: Values) -> Array:
+    """By how much the density of a row changes at most where parameters move by roundings."""
 
-        return compile_lightly(change)
+    def density(at: Values) -> Array:
+        return eliminate.sum_out(problem.plan.graph, problem.log_factors(at))
 
-    layout = arguments.layout
-    change = plan.remember(("unsteady", layout), made)(arguments.arrays, blocks, values)
-    return not float(change) <= _UNSTEADY
+    return jnp.max(jnp.abs(density(_moved(problem.plan, values)) - density(values)))

@@ -18,15 +18,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from .accelerators import Accelerator, Proposal, free_coordinates, propose
 from .convergence import judge
 from .e_steps import EStep, Expected
 from .lanes import run_in_lanes
-from .m_steps import MPart, make_m_step
+from .m_steps import MPart, m_step
 from .status import Status
 
 # an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
@@ -114,9 +113,7 @@ def new_state(
 
 
 def begin_parts(
-    found: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
+    problem: Problem,
     parts: Parts,
     states: EMState,
     rng_keys: Array,
@@ -125,10 +122,12 @@ def begin_parts(
     """The same fits with what the parts carry, and room for the path."""
 
     def one(values: Values, rng_key: Array) -> tuple[Any, Any]:
-        memory = parts.e_step.begin(found, arguments, blocks, values, rng_key)
+        memory = parts.e_step.begin(problem, values, rng_key)
         if parts.accelerator is None:
             return memory, ()
-        return memory, parts.accelerator.begin(jnp.zeros_like(free_coordinates(found, values)))
+        return memory, parts.accelerator.begin(
+            jnp.zeros_like(free_coordinates(problem.plan, values))
+        )
 
     memory, pace = jax.vmap(one)(states.values, rng_keys)
     length = states.trace.shape[1]
@@ -140,18 +139,10 @@ def begin_parts(
 
 
 def advance(
-    found: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
-    states: EMState,
-    fixed: Fixed,
-    settings: Settings,
-    parts: Parts,
-    lanes: int,
+    problem: Problem, parts: Parts, lanes: int, states: EMState, fixed: Fixed, settings: Settings
 ) -> EMState:
     """M and E steps in turn, `lanes` starts at a time, until each has stopped or has made
     `settings.until` steps."""
-    m_step = make_m_step(found, parts.m_step)
     each = jax.vmap if lanes > 1 else _alone
     last = states.trace.shape[1] - 1
 
@@ -165,7 +156,7 @@ def advance(
         fits: tuple[EMState, Fixed], record: _Record, place: Array
     ) -> tuple[tuple[EMState, Fixed], _Record]:
         before, fixed = fits
-        visited = each(partial(m_step, arguments, blocks))(before.statistics, before.values)
+        visited = each(partial(m_step, problem, parts.m_step))(before.statistics, before.values)
         moved = before._replace(**visited._asdict())
         starting = jnp.max(before.alike) > 0  # as in all lanes
         after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
@@ -180,16 +171,25 @@ def advance(
         """One fit's E step where the accelerator goes, judged."""
         going = Proposal(moved.values, before.pace, jnp.asarray(False))
         if parts.accelerator is not None:
-            going = propose(found, parts.accelerator, before.values, moved.values, before.pace)
+            going = propose(
+                problem.plan, parts.accelerator, before.values, moved.values, before.pace
+            )
         first = before.step < 0
         mapped = {**moved.values, **fixed.given}
         values = {n: jnp.where(first, mapped[n], value) for n, value in going.values.items()}
-        seen = parts.e_step(found, arguments, blocks, values, before.memory)
+        seen = parts.e_step(problem, values, before.memory)
         extrapolated = going.extrapolated & ~first
         moved = moved._replace(pace=_chosen(first, before.pace, going.pace))
         at_end = before.step + 1 >= last
         after = _judge(
-            before, moved, seen, extrapolated, at_end, settings.tolerance, blocks.num_rows, parts
+            before,
+            moved,
+            seen,
+            extrapolated,
+            at_end,
+            settings.tolerance,
+            problem.blocks.num_rows,
+            parts,
         )
         # a fit that is alone goes on, or the loop would have ended
         return after if lanes == 1 else _chosen(running(before), after, before)

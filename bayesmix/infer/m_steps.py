@@ -16,14 +16,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.conjugacy import Conditional, maximise
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from .climb import LBFGS, Climber, GradientAscent, Newton, climb, usual_climber
-from .steps import log_posterior
 
 __all__ = [
     "LBFGS",
@@ -120,9 +118,6 @@ class Visited(NamedTuple):
     curvature: Array
 
 
-MStep = Callable[[Arguments, Blocks, row_pass.Statistics, Values], Visited]
-
-
 def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:
     """The parts with all their sites named, so that every site is visited.
 
@@ -161,20 +156,16 @@ def _names(part: MPart) -> tuple[str, ...]:
     return (part.sites,) if isinstance(part.sites, str) else tuple(part.sites)
 
 
-def make_m_step(plan: Plan, parts: tuple[MPart, ...]) -> MStep:
-    """A function that takes all parts in turn, from :func:`resolve`."""
+def m_step(
+    problem: Problem, parts: tuple[MPart, ...], statistics: row_pass.Statistics, values: Values
+) -> Visited:
+    """All parts, from :func:`resolve`, in turn."""
+    log_joint = problem.expected_log_joint(statistics)
 
-    def m_step(
-        arguments: Arguments, blocks: Blocks, statistics: row_pass.Statistics, values: Values
-    ) -> Visited:
-        log_joint = plan.expected_log_joint(arguments, statistics)
+    def density(objective: bool) -> Callable[[Values], Array]:
+        return problem.log_posterior() if objective else log_joint
 
-        def density(objective: bool) -> Callable[[Values], Array]:
-            return log_posterior(plan, arguments, blocks) if objective else log_joint
-
-        return visit(plan, parts, density, values)
-
-    return m_step
+    return visit(problem.plan, parts, density, values)
 
 
 def visit(
@@ -216,8 +207,7 @@ def _conditionals(plan: Plan, names: tuple[str, ...]) -> list[Conditional]:
 
 
 def maximise_blocks(
-    plan: Plan, arguments: Arguments, statistics: row_pass.Statistics, values: Values
+    problem: Problem, statistics: row_pass.Statistics, values: Values
 ) -> tuple[Values, Array]:
     """One usual M step: closed blocks at their modes, then the other sites climbed."""
-    log_joint = plan.expected_log_joint(arguments, statistics)
-    return visit(plan, resolve(plan, USUAL), lambda objective: log_joint, values)[:2]
+    return m_step(problem, resolve(problem.plan, USUAL), statistics, values)[:2]

@@ -24,13 +24,12 @@ from numpyro.ops.provenance import eval_provenance
 from ..families.averages import averages_of
 from ..families.likelihoods import Family
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.parts import expect
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.statistics import expected_factors
 
 _MOST_POINTS = 4096
@@ -58,16 +57,16 @@ class Factorised(NamedTuple):
 
 
 # ---------------------------------------------------------------------------- which factors go together
-def find_scopes(plan: Plan, arguments: Arguments) -> tuple[Scope, ...]:
+def find_scopes(problem: Problem) -> tuple[Scope, ...]:
     """Every factor of the log joint, with the blocks that it depends on; factors that depend on fewer
     blocks join those that depend on more. Nothing is computed."""
-    block_of = {name: i for i, block in enumerate(plan.blocks) for name in block.sites}
+    block_of = {name: i for i, block in enumerate(problem.plan.blocks) for name in block.sites}
 
     def factors(**values: Array) -> dict[str, Any]:
-        found = plan.evaluate(arguments, values)
+        found = problem.evaluate(values)
         return {**found.prior, **found.latent, **found.components}
 
-    values = {site.name: np.zeros(site.shape) for site in plan.reading.parameters}
+    values = {site.name: np.zeros(site.shape) for site in problem.plan.reading.parameters}
     reached: dict[tuple[int, ...], set[str]] = {}
     for factor, leaves in eval_provenance(factors, **values).items():
         names = frozenset().union(*jax.tree.leaves(leaves))
@@ -162,25 +161,23 @@ def averaged_families(plan: Plan) -> dict[str, Any]:
     }
 
 
-def averaged_evaluation(
-    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], q: Factorised
-) -> Evaluation:
+def averaged_evaluation(problem: Problem, scopes: tuple[Scope, ...], q: Factorised) -> Evaluation:
     """E_q of every log prior density and of every table of log probabilities; components of families as
     :func:`averaged` takes them."""
-    centre = plan.evaluate(arguments, q.centre)
+    centre = problem.evaluate(q.centre)
     prior: dict[str, Array] = {}
     latent: dict[str, Array] = {}
     components: dict[str, Any] = {}
     for scope in scopes:
 
         def at(values: Values, scope: Scope = scope) -> Evaluation:
-            return _only(plan.evaluate(arguments, values), scope.factors)
+            return _only(problem.evaluate(values), scope.factors)
 
-        found = _at_points(plan, scope.blocks, q, at)
+        found = _at_points(problem.plan, scope.blocks, q, at)
         prior |= jax.tree.map(partial(jnp.mean, axis=0), found.prior)
         latent |= jax.tree.map(partial(jnp.mean, axis=0), found.latent)
         for name, points in found.components.items():
-            if isinstance(plan.families[name], Family):
+            if isinstance(problem.plan.families[name], Family):
                 components[name] = _Averaged(centre.components[name], points)
             else:
                 components[name] = jnp.mean(points, axis=0)
@@ -189,20 +186,20 @@ def averaged_evaluation(
 
 # ------------------------------------------------------------------------------ the bound and its ascent
 def bound_and_statistics(
-    plan: Plan, arguments: Arguments, blocks: Blocks, scopes: tuple[Scope, ...], q: Factorised
+    problem: Problem, scopes: tuple[Scope, ...], q: Factorised
 ) -> tuple[Array, row_pass.Statistics]:
     """The evidence lower bound with the best q(z), with all constants, and the expected statistics.
 
     sum_i w_i log sum_z exp E_q[log p(x_i, z | theta)] + E_q[log p(theta)] + H(q(theta)).
     """
-    evaluation = averaged_evaluation(plan, arguments, scopes, q)
-    found = row_pass.passes(plan.graph, averaged_families(plan), evaluation, blocks, expect)
-    return found.log_likelihood + plan.log_prior(evaluation) + entropy(plan, q), found.statistics
+    plan = problem.plan
+    evaluation = averaged_evaluation(problem, scopes, q)
+    found = row_pass.passes(plan.graph, averaged_families(plan), evaluation, problem.blocks, expect)
+    return found.log_likelihood + evaluation.log_prior + entropy(plan, q), found.statistics
 
 
 def log_joint_of(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     statistics: row_pass.Statistics,
     q: Factorised,
@@ -216,15 +213,15 @@ def log_joint_of(
     def log_joint(own: Values) -> Array:
         total = jnp.zeros(())
         for scope in inside:
-            families = {n: f for n, f in plan.families.items() if n in scope.factors}
+            families = {n: f for n, f in problem.plan.families.items() if n in scope.factors}
 
             def at(values: Values, scope=scope, families=families) -> Array:
-                evaluation = _only(plan.evaluate(arguments, {**values, **own}), scope.factors)
+                evaluation = _only(problem.evaluate({**values, **own}), scope.factors)
                 factors = expected_factors(families, evaluation, statistics)
-                return sum(factors.values(), plan.log_prior(evaluation))
+                return sum(factors.values(), evaluation.log_prior)
 
             others = tuple(block for block in scope.blocks if block != number)
-            total += jnp.mean(_at_points(plan, others, q, at))
+            total += jnp.mean(_at_points(problem.plan, others, q, at))
         return total
 
     return log_joint
@@ -277,27 +274,26 @@ def normal_given(
 
 
 def update_all(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     statistics: row_pass.Statistics,
     q: Factorised,
 ) -> Factorised:
     """Every block in turn at its best given the others (coordinate ascent)."""
-    for number, block in enumerate(plan.blocks):
-        log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+    for number, block in enumerate(problem.plan.blocks):
+        log_joint = log_joint_of(problem, scopes, statistics, q, number)
         q = update(block, number, log_joint, q)
     return q
 
 
 def point_masses(
-    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], statistics: Any, values: Values
+    problem: Problem, scopes: tuple[Scope, ...], statistics: Any, values: Values
 ) -> Factorised:
     """All points at `values`, in the shape that updates keep; its coefficients say nothing yet."""
-    nothing = (None,) * len(plan.blocks)
+    nothing = (None,) * len(problem.plan.blocks)
     single = {name: value[None] for name, value in values.items()}
     like = jax.eval_shape(
-        partial(update_all, plan, arguments, scopes),
+        partial(update_all, problem, scopes),
         statistics,
         Factorised(nothing, nothing, single, values),
     )

@@ -18,15 +18,13 @@ from numpyro.infer.util import ParamInfo
 from numpyro.util import is_prng_key
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.evaluate import Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Site
 from ..program.settings import number, whole
 from .coordinates import LogDensity, Potential, constrained, potential_energy, unconstrained
 from .gibbs import ConjugateGibbs, GibbsState
-from .steps import log_posterior
 
 _NUTS_STREAM = 0x6E757473  # keeps the keys of NUTS apart from those of the sweeps
 
@@ -150,18 +148,16 @@ class MixedGibbs(ConjugateGibbs):
 
         return complete(state) if is_prng_key(rng_key) else jax.vmap(complete)(state)
 
-    def _sweep(
-        self, found: Plan, arguments: Arguments, blocks: Blocks, state: Any
-    ) -> tuple[Any, row_pass.Statistics]:
-        swept, statistics = super()._sweep(found, arguments, blocks, state)
-        sites = open_sites(found)
+    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
+        swept, statistics = super()._sweep(problem, state)
+        sites = open_sites(problem.plan)
         if not sites:
             return _unmoved(swept), statistics
         assert self._trajectory is not None, "init comes before sample"
         if self.marginal:
-            density = log_posterior(found, arguments, blocks)
+            density = problem.log_posterior()
         else:
-            density = found.expected_log_joint(arguments, statistics)
+            density = problem.expected_log_joint(statistics)
         values, moved = move(sites, density, swept.z, state.nuts, self._trajectory)
         return _with_nuts(swept._replace(z=values), moved), statistics
 

@@ -25,11 +25,11 @@ from ..families.gaussian import PreparedGaussian, squared_length, whiten
 from ..families.likelihoods import Family
 from ..families.peel import peel
 from ..families.student import PreparedStudent
-from ..program.arguments import Arguments
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values, joint_first
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Reading, Site
 from .predict import Rows, posteriors, priors, sites_by_component
 
@@ -42,21 +42,21 @@ class Moments(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------ moments
-def mixture_moments(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Moments]:
+def mixture_moments(problem: Problem, values: Values) -> dict[str, Moments]:
     """Mean and covariance of every observed site, the latent summed out; by row where they differ."""
-    evaluation = plan.evaluate(arguments, values)
-    probabilities = priors(plan, evaluation)
-    moments = _component_moments(plan, arguments, values, evaluation)
+    evaluation = problem.evaluate(values)
+    probabilities = priors(problem.plan, evaluation)
+    moments = _component_moments(problem, values, evaluation)
     return {
-        name: _mixed(probabilities[plan.graph.clique_of[name]], *found)
+        name: _mixed(probabilities[problem.plan.graph.clique_of[name]], *found)
         for name, found in moments.items()
     }
 
 
-def component_means(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Array]:
+def component_means(problem: Problem, values: Values) -> dict[str, Array]:
     """Means by component of every observed site, (K, D); (K, N, D) where they differ by row."""
-    evaluation = plan.evaluate(arguments, values)
-    moments = _component_moments(plan, arguments, values, evaluation)
+    evaluation = problem.evaluate(values)
+    moments = _component_moments(problem, values, evaluation)
     return {name: mean for name, (mean, _) in moments.items()}
 
 
@@ -75,10 +75,11 @@ def _mixed(weights: Array, mean: Array, covariance: Array) -> Moments:
 
 
 def _component_moments(
-    plan: Plan, arguments: Arguments, values: Values, evaluation: Evaluation
+    problem: Problem, values: Values, evaluation: Evaluation
 ) -> dict[str, Moments]:
     """Means (K, D) and covariances (K, D, D) of every site; with an axis N after K where they differ
     by row."""
+    plan = problem.plan
     sites = None
     found = {}
     for site in plan.reading.observed:
@@ -86,7 +87,7 @@ def _component_moments(
         if isinstance(family, Family):
             found[site.name] = Moments(*family.moments(evaluation.components[site.name]))
             continue
-        sites = sites or sites_by_component(plan, arguments, values)
+        sites = sites or sites_by_component(problem, values)
         found[site.name] = _own_moments(sites[site.name], site, plan.reading)
     return found
 
@@ -200,25 +201,27 @@ def over_patterns(
 
 
 def conditional_moments(
-    plan: Plan, arguments: Arguments, values: Values, rows: Rows, present: dict[str, Array]
+    problem: Problem, values: Values, rows: Rows, present: dict[str, Array]
 ) -> dict[str, Moments]:
     """Mean (N, D) and covariance (N, D, D) of every site in `present` given all cells that are there.
 
     Cells that are there have their own value, left to the caller, and covariance 0.
     """
-    evaluation = plan.evaluate(arguments, values)
-    shares = posteriors(plan, arguments, values, rows)
+    evaluation = problem.evaluate(values)
+    shares = posteriors(problem, values, rows)
     blocks = rows.blocks
     components = None
     found = {}
     for name, there in present.items():
-        responsibilities = shares[plan.graph.clique_of[name]]
+        responsibilities = shares[problem.plan.graph.clique_of[name]]
         if name in blocks.patterns:
             given = blocks.distribute(responsibilities)
-            moments = over_patterns(plan, evaluation, name, blocks, _mixed_completion, given)
+            moments = over_patterns(
+                problem.plan, evaluation, name, blocks, _mixed_completion, given
+            )
             mean, covariance = moments.mean.T, jnp.moveaxis(moments.covariance, -1, 0)
         else:
-            components = components or _component_moments(plan, arguments, values, evaluation)
+            components = components or _component_moments(problem, values, evaluation)
             mean, covariance = _mixed(responsibilities, *components[name])
         hidden = ~there.reshape(there.shape[0], -1)
         both = hidden[:, :, None] & hidden[:, None, :]
@@ -227,10 +230,10 @@ def conditional_moments(
 
 
 def conditional_means(
-    plan: Plan, arguments: Arguments, values: Values, rows: Rows, present: dict[str, Array]
+    problem: Problem, values: Values, rows: Rows, present: dict[str, Array]
 ) -> dict[str, Array]:
     """The means of :func:`conditional_moments`; when compiled, covariances are not computed."""
-    found = conditional_moments(plan, arguments, values, rows, present)
+    found = conditional_moments(problem, values, rows, present)
     return {name: moments.mean for name, moments in found.items()}
 
 

@@ -19,11 +19,11 @@ from jax import Array, random
 from numpyro.distributions import biject_to
 from tqdm.auto import tqdm
 
-from ..program.arguments import split
 from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans
 from ..program.settings import key_of, whole
 from .chains import Chains, ChainState, Completed, first_values
 from .chunks import Progress
@@ -158,17 +158,18 @@ class MonteCarloEM:
         key = key_of(rng_key)
         first_key, start_key, run_key = random.split(key, 3)
         told = first_values(self.program, self.hidden, first_key, args, kwargs)
-        arguments = split((told, *args), kwargs)
-        plan, arguments = self.plans.of(arguments)
-        kept = checkpoint_at(checkpoint, self, plan, arguments, key, init=init)
-        chains = Chains(plan, arguments, self.hidden, self.num_moves, self._parts(plan))
-        observed = plan.observe(arguments, fitting=True)
+        problem = self.plans.call((told, *args), kwargs)
+        plan = problem.plan
+        kept = checkpoint_at(checkpoint, self, problem, key, init=init)
+        chains = Chains(problem, self.hidden, self.num_moves, self._parts(plan))
+        observed = problem.observe(fitting=True)
         state = chains.begin(observed, start_key, run_key, self.num_chains, init)
 
         def make() -> Callable[..., Any]:
             return compile_fully(chains.advance, static_argnums=(4,))
 
-        advance = plan.remember(("chains", arguments.layout, self.num_moves, chains.parts), make)
+        key = ("chains", problem.arguments.layout, self.num_moves, chains.parts)
+        advance = plan.remember(key, make)
         far = _so_far(state, self.num_steps)
         far = far if kept is None else kept.resume(far)
         with tqdm(
@@ -179,7 +180,7 @@ class MonteCarloEM:
                 steps = min(_CHUNK, self.num_steps - done)
                 # sizes that went on moving with the draws would bias them
                 adapting = jnp.asarray(_ADAPTING if done < self.num_steps // 2 - _CHUNK else 0.0)
-                state, said = advance(arguments.arrays, observed, far.state, adapting, steps)
+                state, said = advance(problem, observed, far.state, adapting, steps)
                 for whole, part in zip(
                     jax.tree.leaves(far.said), jax.tree.leaves(said), strict=True
                 ):

@@ -11,31 +11,31 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, split
+from ..program.arguments import Arguments, split
 from ..program.batches import arrange_batches
 from ..program.blocks import Observed
-from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.modules import array_values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
 from .chunks import Progress, told
 from .keep import ANY, Checkpoint, checkpoint_at
 from .orders import Incremental, Stepwise
 from .passes import (
-    Compiled,
     Judge,
     Run,
     Underway,
+    advance,
     batch_of_row,
+    begin,
     first_look,
     result_of,
 )
 from .result import EMResult
 from .starts import (
     Seeding,
-    SeedingRows,
     given_values,
     kmeans_plus_plus,
     own_starts,
@@ -132,18 +132,17 @@ class OnlineEM:
         """
         restarts, num_passes = whole("restarts", restarts), whole("num_passes", num_passes)
         key = key_of(rng_key)
-        found, arguments = self.plan_of(split(args, kwargs))
-        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
-        observed = found.observe(arguments, fitting=True)
+        problem = self.problem_of(split(args, kwargs))
+        kept = checkpoint_at(checkpoint, self, problem, key, restarts=restarts, init=init)
+        observed = problem.observe(fitting=True)
         count = self.order.count(observed.num_rows)
         order_key = random.fold_in(key, restarts)  # splitting is folding in 0, 1, ...
         batches = arrange_batches(
-            found, observed, batch_of_row(order_key, observed.num_rows, count)
+            problem.plan, observed, batch_of_row(order_key, observed.num_rows, count)
         )
-        values = self.starts(found, arguments, observed, random.split(key, restarts), init)
-        compiled = self.compiled(found, arguments.layout)
-        told = Run(compiled, arguments, batches, order_key)
-        progress = compiled.begin(arguments.arrays, batches, values)
+        values = self.starts(problem, observed, random.split(key, restarts), init)
+        told = Run(problem, self.order, batches, order_key)
+        progress = problem.run(begin, batches, values, static=(self.order,), fully=True)
         judge = first_look(np.asarray(progress.objective))
         if kept is not None and kept.saved is not None:
             # there are as many objectives as looks were made
@@ -213,42 +212,27 @@ class OnlineEM:
         start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
         return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
 
-    def plan_of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
-        """The plan for these arguments, checked, and the arguments as it takes them."""
-        found, arguments = self.plans.of(arguments)
-        if found.by_row:
+    def problem_of(self, arguments: Arguments) -> Problem:
+        """The program with these arguments, checked."""
+        problem = self.plans.of(arguments)
+        if problem.plan.by_row:
             raise ProgramError(
                 "some factors of the program differ from row to row (print the plan to see which), so "
                 "that every M step needs all rows; use bayesmix.EM"
             )
-        return found, arguments
+        return problem
 
     def starts(
-        self,
-        found: Plan,
-        arguments: Arguments,
-        observed: Observed,
-        keys: Array,
-        init: dict[str, Any] | None,
+        self, problem: Problem, observed: Observed, keys: Array, init: dict[str, Any] | None
     ) -> Values:
         """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
-        given = given_values(found, array_values(found.program, init or {}), len(keys))
-        given = {**own_starts(found, arguments, keys), **given}
-        if set(given) == set(found.reading.parameter_names):
+        plan = problem.plan
+        given = given_values(plan, array_values(plan.program, init or {}), len(keys))
+        given = {**own_starts(problem, keys), **given}
+        if set(given) == set(plan.reading.parameter_names):
             return given
-        rows = seeding_rows(found, arguments, found.arrange(observed), observed)
-        layout, seeding = arguments.layout, self.seeding
-
-        def start(arrays: Any, rows: SeedingRows, keys: Array) -> Values:
-            return starting_values(found, Arguments(arrays, layout), rows, keys, seeding)
-
-        made = found.remember(("online starts", layout, seeding), lambda: compile_lightly(start))
-        return {**made(arguments.arrays, rows, keys), **given}
-
-    def compiled(self, found: Plan, layout: Layout) -> Compiled:
-        """The compiled functions for a plan, made once."""
-        key = ("online", layout, self.order)
-        return found.remember(key, lambda: Compiled(found, layout, self.order))
+        rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
+        return {**problem.run(starting_values, rows, keys, static=(self.seeding,)), **given}
 
     def _advance(
         self,
@@ -269,13 +253,15 @@ class OnlineEM:
         ) as bar:
             while judge.running.any() and judge.passes < num_passes:
                 until = min(int(judge.passes) + self.look_every, num_passes)
-                progress, objective = told.compiled.advance(
-                    told.arguments.arrays,
+                progress, objective = told.problem.run(
+                    advance,
                     told.batches,
                     progress,
                     told.order_key,
                     judge.running,
                     until,
+                    static=(self.order,),
+                    fully=True,
                 )
                 num_rows = told.batches.blocks.num_rows
                 judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)

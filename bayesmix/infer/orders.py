@@ -29,51 +29,28 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..program.arguments import Arguments
 from ..program.batches import Batches
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import check_fields
 from ..program.statistics import Statistics, combine, scaled
 from .m_steps import maximise_blocks
-from .steps import objective_and_statistics
 
 Rate = Callable[[Array], Array]
 
 
-class Posterior(NamedTuple):
-    """A plan at the arguments that its priors are made of; batches bring rows alone."""
+def _combine(
+    problem: Problem, one: Statistics, other: Statistics, first: Any = 1.0, second: Any = 1.0
+) -> Statistics:
+    """first * one + second * other."""
+    return combine(problem.plan.families, one, other, first, second)
 
-    plan: Plan
-    arguments: Arguments
 
-    def e_step(self, blocks: Blocks, values: Values) -> tuple[Array, Statistics]:
-        """log p(these rows | theta) + log p(theta), and the rows' expected statistics."""
-        return objective_and_statistics(self.plan, self.arguments, blocks, values)
-
-    def m_step(self, statistics: Statistics, values: Values) -> tuple[Values, Array]:
-        """The mode of Q + log prior, and which closed blocks have a proper one."""
-        return maximise_blocks(self.plan, self.arguments, statistics, values)
-
-    def log_joint(self, statistics: Statistics, values: Values) -> Array:
-        """Q(theta) + log p(theta)."""
-        return self.plan.expected_log_joint(self.arguments, statistics)(values)
-
-    def log_prior(self, values: Values) -> Array:
-        """log p(theta)."""
-        return self.plan.log_prior(self.plan.evaluate(self.arguments, values))
-
-    def combine(
-        self, one: Statistics, other: Statistics, first: Any = 1.0, second: Any = 1.0
-    ) -> Statistics:
-        """first * one + second * other."""
-        return combine(self.plan.families, one, other, first, second)
-
-    def scaled(self, statistics: Statistics, factor: Array) -> Statistics:
-        """The statistics of so many times the rows."""
-        return scaled(self.plan.families, statistics, factor)
+def _scaled(problem: Problem, statistics: Statistics, factor: Array) -> Statistics:
+    """The statistics of so many times the rows."""
+    return scaled(problem.plan.families, statistics, factor)
 
 
 class Fitted(NamedTuple):
@@ -122,32 +99,32 @@ class Incremental:
         return self.num_batches
 
     def begin(
-        self, posterior: Posterior, batches: Batches, values: Values, proper: Array
+        self, problem: Problem, batches: Batches, values: Values, proper: Array
     ) -> tuple[Array, Fitted]:
         """The objective and what is kept, after one visit to every batch at the same values."""
 
         def visit(number: Array) -> tuple[Array, Array, Statistics]:
-            return _entropy(posterior, batches.take(number), values)
+            return _entropy(problem, batches.take(number), values)
 
         evidence, entropy, each = jax.lax.map(visit, jnp.arange(batches.count))
-        total = jax.tree.map(lambda x: x[-1], _sums_from(posterior, each))
-        objective = jnp.sum(evidence) + posterior.log_prior(values)
+        total = jax.tree.map(lambda x: x[-1], _sums_from(problem, each))
+        objective = jnp.sum(evidence) + problem.log_prior(values)
         return objective, Fitted(values, proper, Kept(each, entropy, total))
 
-    def sweep(self, posterior: Posterior, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
+    def sweep(self, problem: Problem, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
         """Visit every batch once, in this order: before each visit an M step from all statistics."""
         old = jax.tree.map(lambda x: x[order], fitted.memory.each)
         # what is still to be visited, so that nothing needs to be subtracted
         backwards = jax.tree.map(lambda x: x[::-1], old)
-        ahead = jax.tree.map(lambda x: x[::-1], _sums_from(posterior, backwards))
+        ahead = jax.tree.map(lambda x: x[::-1], _sums_from(problem, backwards))
 
         def visit(carry: Any, at: tuple[Array, Statistics]) -> Any:
             values, done, first, _ = carry
             number, ahead = at
-            total = posterior.combine(done, ahead, jnp.where(first, 0.0, 1.0), 1.0)
-            values, proper = posterior.m_step(total, values)
-            _, entropy, new = _entropy(posterior, batches.take(number), values)
-            done = posterior.combine(done, new, jnp.where(first, 0.0, 1.0), 1.0)
+            total = _combine(problem, done, ahead, jnp.where(first, 0.0, 1.0), 1.0)
+            values, proper = maximise_blocks(problem, total, values)
+            _, entropy, new = _entropy(problem, batches.take(number), values)
+            done = _combine(problem, done, new, jnp.where(first, 0.0, 1.0), 1.0)
             return (values, done, False, proper), (entropy, new)
 
         start = (fitted.values, fitted.memory.total, True, fitted.proper)
@@ -156,35 +133,33 @@ class Incremental:
         each, entropy = jax.tree.map(lambda x: x[places], (new, entropy))
         return Fitted(values, proper, Kept(each, entropy, total))
 
-    def estimate(self, posterior: Posterior, fitted: Fitted) -> Values:
+    def estimate(self, problem: Problem, fitted: Fitted) -> Values:
         """The values that a pass ends at."""
         return fitted.values
 
-    def statistics(self, posterior: Posterior, fitted: Fitted) -> Statistics:
+    def statistics(self, problem: Problem, fitted: Fitted) -> Statistics:
         """What the next M step sees."""
         return fitted.memory.total
 
-    def bound(self, posterior: Posterior, fitted: Fitted) -> Array:
+    def bound(self, problem: Problem, fitted: Fitted) -> Array:
         """F, the bound that never falls."""
-        found = posterior.log_joint(fitted.memory.total, fitted.values)
+        found = problem.expected_log_joint(fitted.memory.total)(fitted.values)
         return jnp.sum(fitted.memory.entropy) + found
 
 
-def _entropy(
-    posterior: Posterior, blocks: Blocks, values: Values
-) -> tuple[Array, Array, Statistics]:
+def _entropy(problem: Problem, blocks: Blocks, values: Values) -> tuple[Array, Array, Statistics]:
     """log p(x_b | theta), H_b = log p(x_b | theta) - Q_b(theta), and the statistics of a batch."""
-    objective, statistics = posterior.e_step(blocks, values)
-    entropy = objective - posterior.log_joint(statistics, values)
-    return objective - posterior.log_prior(values), entropy, statistics
+    objective, statistics = problem.at(blocks).expected(values)
+    entropy = objective - problem.expected_log_joint(statistics)(values)
+    return objective - problem.log_prior(values), entropy, statistics
 
 
-def _sums_from(posterior: Posterior, each: Statistics) -> Statistics:
+def _sums_from(problem: Problem, each: Statistics) -> Statistics:
     """Running sums of statistics that lead with batches."""
     first, rest = jax.tree.map(lambda x: x[0], each), jax.tree.map(lambda x: x[1:], each)
 
     def add(total: Statistics, one: Statistics) -> tuple[Statistics, Statistics]:
-        total = posterior.combine(total, one)
+        total = _combine(problem, total, one)
         return total, total
 
     _, sums = jax.lax.scan(add, first, rest)
@@ -296,48 +271,48 @@ class Stepwise:
         return -(-num_rows // self.batch_size)
 
     def begin(
-        self, posterior: Posterior, batches: Batches, values: Values, proper: Array
+        self, problem: Problem, batches: Batches, values: Values, proper: Array
     ) -> tuple[Array, Fitted]:
         """The objective and the mean of all rows' statistics at these values."""
-        objective, statistics = posterior.e_step(batches.blocks, values)
+        objective, statistics = problem.at(batches.blocks).expected(values)
         rows = jnp.sum(batches.blocks.weight)
-        mean = posterior.scaled(statistics, 1 / rows)
+        mean = _scaled(problem, statistics, 1 / rows)
         return objective, Fitted(values, proper, Mean(mean, mean, jnp.zeros_like(rows), rows))
 
-    def sweep(self, posterior: Posterior, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
+    def sweep(self, problem: Problem, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
         """Visit every batch once, in this order."""
 
         def visit(fitted: Fitted, number: Array) -> tuple[Fitted, None]:
-            return self.absorb(posterior, batches.take(number), fitted)[1], None
+            return self.absorb(problem, batches.take(number), fitted)[1], None
 
         return jax.lax.scan(visit, fitted, order)[0]
 
-    def absorb(self, posterior: Posterior, blocks: Blocks, fitted: Fitted) -> tuple[Array, Fitted]:
+    def absorb(self, problem: Problem, blocks: Blocks, fitted: Fitted) -> tuple[Array, Fitted]:
         """M step from the mean, E step on a batch, and the mean moved; with log p(x_b | theta), to which
         the batch has not yet contributed."""
         memory = fitted.memory
-        values, proper = posterior.m_step(self.statistics(posterior, fitted), fitted.values)
-        objective, statistics = posterior.e_step(blocks, values)
+        values, proper = maximise_blocks(problem, self.statistics(problem, fitted), fitted.values)
+        objective, statistics = problem.at(blocks).expected(values)
         weight = jnp.sum(blocks.weight)
         passed = weight / self.batch_size
         move = 1 - (1 - self.rate(memory.time)) ** passed
-        mean = posterior.combine(
-            memory.mean, statistics, 1 - move, move / jnp.where(weight > 0, weight, 1.0)
+        mean = _combine(
+            problem, memory.mean, statistics, 1 - move, move / jnp.where(weight > 0, weight, 1.0)
         )
         time, average = memory.time + passed, mean
         if self.averaging is not None:
             old = (memory.time / jnp.where(time > 0, time, 1.0)) ** (self.averaging + 1)
-            average = posterior.combine(memory.average, mean, old, 1 - old)
-        evidence = objective - posterior.log_prior(values)
+            average = _combine(problem, memory.average, mean, old, 1 - old)
+        evidence = objective - problem.log_prior(values)
         return evidence, Fitted(values, proper, Mean(mean, average, time, memory.rows))
 
-    def estimate(self, posterior: Posterior, fitted: Fitted) -> Values:
+    def estimate(self, problem: Problem, fitted: Fitted) -> Values:
         """The values that a pass ends at: those made from the average, where there is one."""
         if self.averaging is None:
             return fitted.values
-        statistics = posterior.scaled(fitted.memory.average, fitted.memory.rows)
-        return posterior.m_step(statistics, fitted.values)[0]
+        statistics = _scaled(problem, fitted.memory.average, fitted.memory.rows)
+        return maximise_blocks(problem, statistics, fitted.values)[0]
 
-    def statistics(self, posterior: Posterior, fitted: Fitted) -> Statistics:
+    def statistics(self, problem: Problem, fitted: Fitted) -> Statistics:
         """What the next M step sees: the mean times the number of rows."""
-        return posterior.scaled(fitted.memory.mean, fitted.memory.rows)
+        return _scaled(problem, fitted.memory.mean, fitted.memory.rows)

@@ -12,13 +12,13 @@ from jax import Array, random
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from ..program.arguments import Arguments, split
 from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import number, whole
-from .tempering import USUAL_MOVES, Call, Moves, Tuning, first_tuning, prior_draws, retuned
+from .tempering import USUAL_MOVES, Moves, Tuning, first_tuning, prior_draws, retuned
 
 
 class TemperingState(NamedTuple):
@@ -98,7 +98,7 @@ class ParallelTempering(MCMCKernel):
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))[0]
+        return self.plans.call(args, kwargs).plan
 
     def init(
         self,
@@ -109,18 +109,17 @@ class ParallelTempering(MCMCKernel):
         model_kwargs: dict[str, Any],
     ) -> TemperingState:
         """Every rung starts at a draw from the prior."""
-        found, arguments = self.plans.of(split(model_args, model_kwargs or {}))
         self._num_warmup = num_warmup
-        blocks = found.blocks_of_rows(arguments)
-        self.moves.check(Call(found, arguments, blocks))
+        problem = self.plans.call(model_args, model_kwargs).with_rows()
+        self.moves.check(problem)
         rungs = len(self.betas)
 
         def begin(key: Array) -> TemperingState:
             first, next_key = random.split(key)
-            ladder = prior_draws(found, arguments, random.split(first, rungs))
+            ladder = prior_draws(problem, random.split(first, rungs))
             if init_params is not None:
                 ladder = {n: value.at[-1].set(init_params[n]) for n, value in ladder.items()}
-            tuning = first_tuning(found, jax.tree.map(lambda x: x[0], ladder))
+            tuning = first_tuning(problem.plan, jax.tree.map(lambda x: x[0], ladder))
             tuning = jax.tree.map(lambda x: jnp.broadcast_to(x, (rungs, *jnp.shape(x))), tuning)
             nothing = jnp.full(rungs - 1, jnp.nan, jnp.result_type(float))
             last = jax.tree.map(lambda x: x[-1], ladder)
@@ -135,19 +134,18 @@ class ParallelTempering(MCMCKernel):
         self, state: TemperingState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
     ) -> TemperingState:
         """Move every rung, then exchange neighbours."""
-        found, arguments = self.plans.of(split(model_args, model_kwargs or {}))
-        call = Call(found, found.specialise(arguments), found.blocks_of_rows(arguments))
+        problem = self.plans.call(model_args, model_kwargs).with_rows().specialised()
         if is_prng_key(state.rng_key):
-            return self._step(call, state)
-        return jax.vmap(lambda state: self._step(call, state))(state)
+            return self._step(problem, state)
+        return jax.vmap(lambda state: self._step(problem, state))(state)
 
-    def _step(self, call: Call, state: TemperingState) -> TemperingState:
+    def _step(self, problem: Problem, state: TemperingState) -> TemperingState:
         assert self.moves is not None, "init comes before sample"
         moves, betas = self.moves, jnp.asarray(self.betas, jnp.result_type(float))
         move_key, swap_key, next_key = random.split(state.rng_key, 3)
 
         def move(key: Array, values: Values, beta: Array, tuning: Tuning) -> tuple[Values, Array]:
-            return moves.move(key, call, values, beta, tuning)
+            return moves.move(key, problem, values, beta, tuning)
 
         keys = random.split(move_key, len(betas))
         ladder, accepted = jax.vmap(move)(keys, state.ladder, betas, state.tuning)
@@ -155,7 +153,7 @@ class ParallelTempering(MCMCKernel):
         tuning = jax.vmap(retuned, (0, 0, None))(state.tuning, accepted, rate)
 
         def heights(values: Values, beta: Array) -> Array:
-            return moves.height(call, values, beta)
+            return moves.height(problem, values, beta)
 
         def some(start: int | None, stop: int | None) -> Values:
             return jax.tree.map(lambda x: x[start:stop], ladder)
@@ -184,6 +182,10 @@ class ParallelTempering(MCMCKernel):
     def get_diagnostics_str(self, state: TemperingState) -> str:
         """What the progress bar shows: the exchange that was least likely."""
         return f"least likely exchange {float(jnp.nanmin(state.swapped)):.2f}"
+
+
+def _reference(problem: Problem, moves: Moves) -> Array:
+    return moves.reference(problem)
 
 
 def _ladder(betas: int | Sequence[float]) -> tuple[float, ...]:
@@ -225,13 +227,8 @@ def log_evidence(mcmc: Any) -> float:
     kernel = mcmc.sampler
     if not isinstance(kernel, ParallelTempering) or kernel.moves is None:
         raise ProgramError("log_evidence reads runs of bayesmix.ParallelTempering; this one is not")
-    found, arguments = kernel.plans.of(split(mcmc._args, mcmc._kwargs))
-    layout, moves = arguments.layout, kernel.moves
-
-    def reference(arrays: Any, blocks: Any) -> Array:
-        return moves.reference(Call(found, Arguments(arrays, layout), blocks))
-
-    constant = compile_lightly(reference)(arguments.arrays, found.blocks_of_rows(arguments))
+    problem = kernel.plans.call(mcmc._args, mcmc._kwargs).with_rows()
+    constant = problem.run(_reference, static=(kernel.moves,))
     ratios = np.asarray(mcmc.get_extra_fields()["log_ratios"], float)
     top = ratios.max(axis=0)
     return float(constant) + float(np.sum(top + np.log(np.mean(np.exp(ratios - top), axis=0))))

@@ -10,16 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program.arguments import Arguments, Layout
 from ..program.batches import Batches
-from ..program.blocks import Blocks
-from ..program.compiling import compile_fully, compile_lightly
 from ..program.evaluate import Values
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.statistics import Statistics
 from .last_look import Look, last_look, marks_of
 from .modes import gather_modes
-from .orders import Fitted, Incremental, Posterior, Stepwise
+from .orders import Fitted, Incremental, Stepwise
 from .outcome import outcome_of
 from .result import EMResult
 from .status import Status
@@ -38,67 +35,65 @@ class Underway(NamedTuple):
 class Run(NamedTuple):
     """What stays the same while a fit runs."""
 
-    compiled: Compiled
-    arguments: Arguments
+    problem: Problem
+    order: Stepwise | Incremental
     batches: Batches
     order_key: Array
 
 
-class Compiled:
-    """The compiled functions of a fit, for one layout of arguments."""
+def begin(
+    problem: Problem, order: Stepwise | Incremental, batches: Batches, values: Values
+) -> Underway:
+    """Fits before their first pass."""
+    closed = max(1, sum(block.form is not None for block in problem.plan.blocks))
+    proper = jnp.ones(closed, bool)
+    objective, fitted = jax.vmap(lambda values: order.begin(problem, batches, values, proper))(
+        values
+    )
+    return Underway(fitted, values, objective, jnp.zeros(objective.shape, int))
 
-    def __init__(self, found: Plan, layout: Layout, order: Stepwise | Incremental) -> None:
-        self.plan = found
 
-        def posterior(arrays: Any) -> Posterior:
-            return Posterior(found, Arguments(arrays, layout))
+def advance(
+    problem: Problem,
+    order: Stepwise | Incremental,
+    batches: Batches,
+    before: Underway,
+    key: Array,
+    running: Array,
+    until: Array,
+) -> tuple[Underway, Array]:
+    """Fits after passes up to a number of them, and their objectives."""
 
-        def begin(arrays: Any, batches: Batches, values: Values) -> Underway:
-            closed = max(1, sum(block.form is not None for block in found.blocks))
-            proper = jnp.ones(closed, bool)
-            objective, fitted = jax.vmap(
-                lambda values: order.begin(posterior(arrays), batches, values, proper)
-            )(values)
-            return Underway(fitted, values, objective, jnp.zeros(objective.shape, int))
+    def once(number: Array, fitted: Fitted) -> Fitted:
+        visits = random.permutation(random.fold_in(key, number), batches.count)
+        return jax.vmap(partial(order.sweep, problem, batches, visits))(fitted)
 
-        def advance(
-            arrays: Any,
-            batches: Batches,
-            before: Underway,
-            key: Array,
-            running: Array,
-            until: Array,
-        ) -> tuple[Underway, Array]:
-            def once(number: Array, fitted: Fitted) -> Fitted:
-                visits = random.permutation(random.fold_in(key, number), batches.count)
-                sweep = partial(order.sweep, posterior(arrays), batches, visits)
-                return jax.vmap(sweep)(fitted)
+    def look(fitted: Fitted) -> tuple[Values, Array]:
+        values = order.estimate(problem, fitted)
+        return values, problem.at(batches.blocks).expected(values)[0]
 
-            fitted = jax.lax.fori_loop(jnp.max(before.passes), until, once, before.fitted)
-            values, objective = jax.vmap(lambda each: look(arrays, batches.blocks, each))(fitted)
-            moved = Underway(fitted, values, objective, jnp.full_like(before.passes, until))
-            # what is not finite is not taken: only its objective is told
-            taken = running & jnp.isfinite(objective)
+    fitted = jax.lax.fori_loop(jnp.max(before.passes), until, once, before.fitted)
+    values, objective = jax.vmap(look)(fitted)
+    moved = Underway(fitted, values, objective, jnp.full_like(before.passes, until))
+    # what is not finite is not taken: only its objective is told
+    taken = running & jnp.isfinite(objective)
 
-            def choose(old: Array, new: Array) -> Array:
-                return jnp.where(taken.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+    def choose(old: Array, new: Array) -> Array:
+        return jnp.where(taken.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-            return jax.tree.map(choose, before, moved), objective
+    return jax.tree.map(choose, before, moved), objective
 
-        def look(arrays: Any, blocks: Blocks, fitted: Fitted) -> tuple[Values, Array]:
-            values = order.estimate(posterior(arrays), fitted)
-            return values, posterior(arrays).e_step(blocks, values)[0]
 
-        def last(arrays: Any, blocks: Blocks, progress: Underway) -> tuple[Ended, Look]:
-            statistics = jax.vmap(partial(order.statistics, posterior(arrays)))(progress.fitted)
-            curvature = jnp.full((progress.passes.size, len(found.reading.parameters)), jnp.inf)
-            proper = progress.fitted.proper
-            ended: Any = Ended(progress.values, statistics, proper, curvature, progress.passes)
-            return ended, last_look(found, Arguments(arrays, layout), blocks, ended)
-
-        self.begin = compile_fully(begin)
-        self.advance = compile_fully(advance)
-        self.last = compile_lightly(last)
+def _last(
+    problem: Problem, order: Stepwise | Incremental, progress: Underway
+) -> tuple[Ended, Look]:
+    """What is looked at where fits have ended."""
+    statistics = jax.vmap(partial(order.statistics, problem))(progress.fitted)
+    sites = problem.plan.reading.parameters
+    curvature = jnp.full((progress.passes.size, len(sites)), jnp.inf)
+    proper = progress.fitted.proper
+    ended: Any = Ended(progress.values, statistics, proper, curvature, progress.passes)
+    return ended, last_look(problem, ended)
 
 
 class Ended(NamedTuple):
@@ -163,13 +158,13 @@ def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:
 
 def result_of(told: Run, judge: Judge, progress: Underway) -> EMResult:
     """The best of the starts, and what became of the others."""
-    found, arguments = told.compiled.plan, told.arguments
-    ended, look = told.compiled.last(arguments.arrays, told.batches.blocks, progress)
-    marks = marks_of(found, arguments, told.batches.blocks, ended, look)
+    problem = told.problem.at(told.batches.blocks)
+    ended, look = problem.run(_last, progress, static=(told.order,))
+    marks = marks_of(problem, ended, look)
     ended, look = jax.tree.map(np.asarray, (ended, look))
     ended = ended._replace(status=judge.status)
     objectives = judge.trace[-1]
-    outcomes = [outcome_of(found, ended, i, marks) for i in range(objectives.size)]
+    outcomes = [outcome_of(problem.plan, ended, i, marks) for i in range(objectives.size)]
     statuses = [outcome.status for outcome in outcomes]
     finite = np.where(np.isfinite(objectives), objectives, -np.inf)
     best = max(
@@ -181,10 +176,9 @@ def result_of(told: Run, judge: Judge, progress: Underway) -> EMResult:
         objective=judge.trace[: judge.looks[best] + 1, best],
         status=statuses[best],
         status_sites=outcomes[best].sites,
-        modes=gather_modes(found, ended.values, objectives, statuses),
+        modes=gather_modes(problem.plan, ended.values, objectives, statuses),
         restart_objectives=objectives,
         restart_statuses=tuple(statuses),
         restart_steps=ended.step,
-        plan=found,
-        arguments=arguments,
+        problem=told.problem,
     )

@@ -1,6 +1,6 @@
 """Densities and data that follow from parameter values, on the rows of a fit or on others.
 
-Functions of `(plan, arguments, values, ...)` that return JAX arrays are pure and to be jitted; others
+Functions of `(problem, values, ...)` that return JAX arrays are pure and to be jitted; others
 work on the host, on what a call says of its rows (:class:`Observed`). Moments are in `moments.py`.
 """
 
@@ -21,12 +21,12 @@ from ..families.likelihoods import Family
 from ..families.peel import peel
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, RowFactor, Values, enumerated_trace
 from ..program.graph import Tables
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Reading, Site
 from ..program.tracing import sites_of, unchecked
 
@@ -49,24 +49,24 @@ def arrange(plan: Plan, observed: Observed) -> Rows:
     return Rows(plan.arrange(observed), counted)
 
 
-def log_factors(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Tables:
+def log_factors(problem: Problem, values: Values, rows: Rows) -> Tables:
     """The log factors of each clique of latents over the cells that are there, (K, N)."""
-    evaluation = plan.evaluate(arguments, values)
+    evaluation = problem.evaluate(values)
     components = dict(evaluation.components)
     for name, there in rows.counted.items():
         components[name] = _only_where(there, components[name])
     evaluation = evaluation._replace(components=components)
-    return row_pass.log_factors(plan.graph, plan.families, evaluation, rows.blocks)
+    return row_pass.log_factors(problem.plan.graph, problem.plan.families, evaluation, rows.blocks)
 
 
-def log_density(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Array:
+def log_density(problem: Problem, values: Values, rows: Rows) -> Array:
     """log p(x_i | theta) over the cells that are there, the latents summed out, (N,)."""
-    return eliminate.sum_out(plan.graph, log_factors(plan, arguments, values, rows))
+    return eliminate.sum_out(problem.plan.graph, log_factors(problem, values, rows))
 
 
-def posteriors(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> Tables:
+def posteriors(problem: Problem, values: Values, rows: Rows) -> Tables:
     """p(joint values of a clique | the cells that are there), (K, N), for each clique."""
-    return eliminate.marginals(plan.graph, log_factors(plan, arguments, values, rows))[1]
+    return eliminate.marginals(problem.plan.graph, log_factors(problem, values, rows))[1]
 
 
 def priors(plan: Plan, evaluation: Evaluation) -> Tables:
@@ -79,9 +79,9 @@ def priors(plan: Plan, evaluation: Evaluation) -> Tables:
     return tuple(each if each.shape[1] > 1 else each[:, 0] for each in found)
 
 
-def explain(plan: Plan, arguments: Arguments, values: Values, rows: Rows) -> tuple[Array, Array]:
+def explain(problem: Problem, values: Values, rows: Rows) -> tuple[Array, Array]:
     """The most probable joint values of the latents, (latents, N) from 0, and log p(x_i, z_i), (N,)."""
-    return eliminate.explain(plan.graph, log_factors(plan, arguments, values, rows))
+    return eliminate.explain(problem.plan.graph, log_factors(problem, values, rows))
 
 
 def _only_where(there: Array, factor: Any) -> Any:
@@ -113,8 +113,7 @@ def columns(observed: Observed, of: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def hide(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     values: Values,
     observed: Observed,
     hidden: Mapping[str, np.ndarray],
@@ -127,7 +126,7 @@ def hide(
     for name, mask in hidden.items():
         if not mask.any():
             continue
-        if not isinstance(plan.families[name], Family) and not mask.all():
+        if not isinstance(problem.plan.families[name], Family) and not mask.all():
             raise ProgramError(
                 f"single columns of site '{name}' cannot be integrated out, as its distribution has no "
                 "family or differs from row to row; name all of its columns (slice(None)), or none"
@@ -136,55 +135,53 @@ def hide(
         there = np.ones(value.shape, bool) if present[name] is None else np.asarray(present[name])
         kept = np.broadcast_to(~mask.reshape(value.shape[1:]), value.shape)
         if not mask.all():
-            _check_cells(plan, arguments, values, name, kept)
+            _check_cells(problem, values, name, kept)
         present[name] = there & kept
     return observed._replace(present=present)
 
 
-def _check_cells(
-    plan: Plan, arguments: Arguments, values: Values, name: str, there: np.ndarray
-) -> None:
+def _check_cells(problem: Problem, values: Values, name: str, there: np.ndarray) -> None:
     """Where a cell has several entries (a multinomial's counts), they are all there or all missing."""
-    family = plan.families[name]
+    family = problem.plan.families[name]
     if isinstance(family, Family) and family.grouped:
         return
-    own = cell_axes(plan, arguments, values)[name]
+    own = cell_axes(problem, values)[name]
     flat = there.reshape(*there.shape[: there.ndim - own], -1)
     if not np.all(flat.all(axis=-1) | ~flat.any(axis=-1)):
-        site = next(site for site in plan.reading.observed if site.name == name)
+        site = next(site for site in problem.plan.reading.observed if site.name == name)
         raise ProgramError(
             f"some entries of site '{name}' are taken as missing without the others, which its "
             f"{site.family} cannot be conditioned on; leave out all entries of such a cell, or none"
         )
 
 
-def check_missing(
-    plan: Plan, arguments: Arguments, values: Values, observed: Observed
-) -> tuple[str, ...]:
+def check_missing(problem: Problem, values: Values, observed: Observed) -> tuple[str, ...]:
     """Names of sites that miss something; raises :class:`ProgramError` where a cell is partly there."""
     names = tuple(name for name, there in observed.present.items() if there is not None)
     for name in names:
-        _check_cells(plan, arguments, values, name, np.asarray(observed.present[name]))
+        _check_cells(problem, values, name, np.asarray(observed.present[name]))
     return names
 
 
-def cell_axes(plan: Plan, arguments: Arguments, values: Values) -> dict[str, int]:
+def cell_axes(problem: Problem, values: Values) -> dict[str, int]:
     """How many axes of each observed site belong to one cell: 0 where cells are independent numbers."""
     found = {}
 
-    def run(arrays: tuple[Array, ...], values: Values) -> None:
-        sites = sites_by_component(plan, arguments._replace(arrays=arrays), values)
-        for site in plan.reading.observed:
+    def run(problem: Problem, values: Values) -> None:
+        sites = sites_by_component(problem, values)
+        for site in problem.plan.reading.observed:
             found[site.name] = peel(sites[site.name]["fn"]).base.event_dim
 
-    jax.eval_shape(run, arguments.arrays, values)
+    jax.eval_shape(run, problem, values)
     return found
 
 
-def sites_by_component(plan: Plan, arguments: Arguments, values: Values) -> dict[str, Any]:
+def sites_by_component(problem: Problem, values: Values) -> dict[str, Any]:
     """NumPyro's sites at parameter values, with the latent's K values left of all plates."""
     with unchecked():
-        return enumerated_trace(plan.program, plan.reading, arguments, values)
+        return enumerated_trace(
+            problem.plan.program, problem.plan.reading, problem.arguments, values
+        )
 
 
 def share_above(scores: np.ndarray, reference: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -219,8 +216,7 @@ class _Redraw(Messenger):
 
 
 def draw_rows(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     values: Values,
     rng_key: Array,
     labels: Array | None = None,
@@ -232,7 +228,7 @@ def draw_rows(
 
     Raises :class:`ProgramError` where a factor has a say in the density of the rows.
     """
-    reading = plan.reading
+    reading = problem.plan.reading
     check_drawable(reading)
     names = tuple(site.name for site in reading.observed)
     given = {}
@@ -242,8 +238,8 @@ def draw_rows(
             shape = [1] * len(latent.site.shape)
             shape[reading.rows.dim] = -1
             given[latent.name] = jnp.reshape(drawn + latent.lowest, shape)
-    args, kwargs = arguments.call()
-    redrawn = _Redraw(substitute(plan.program, data=values), names, given)
+    args, kwargs = problem.arguments.call()
+    redrawn = _Redraw(substitute(problem.plan.program, data=values), names, given)
     with unchecked():
         sites = sites_of(seed(redrawn, rng_key), args, kwargs)
     return {name: sites[name]["value"] for name in names}

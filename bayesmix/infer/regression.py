@@ -21,10 +21,10 @@ import numpy as np
 from jax import Array
 
 from ..families.peel import peel
-from ..program.arguments import Arguments
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, joint_first
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Reading, Site
 from . import predict
 from .cells import distribution_function
@@ -58,11 +58,9 @@ def as_site(cells: Array, site: Site, reading: Reading) -> Array:
 def log_density_of(name: str) -> Callable[..., Array]:
     """log p(y_i = grid_g | rest), (G, N): a function of weights w (N, K) and a grid (G, D)."""
 
-    def run(
-        plan: Plan, arguments: Arguments, values: Values, log_weights: Array, grid: Array
-    ) -> Array:
-        reading, site = plan.reading, _site(plan, name)
-        traced = predict.sites_by_component(plan, arguments, values)[name]
+    def run(problem: Problem, values: Values, log_weights: Array, grid: Array) -> Array:
+        reading, site = problem.plan.reading, _site(problem.plan, name)
+        traced = predict.sites_by_component(problem, values)[name]
         kind, whole = jnp.result_type(traced["value"]), of_call(site, traced)
         # a density has the site's shape but for the axes of one event
         dense = whole._replace(shape=whole.shape[: len(site.shape) - site.event_ndim], event_ndim=0)
@@ -92,16 +90,15 @@ def quantiles_of(name: str) -> Callable[..., Array]:
     """
 
     def run(
-        plan: Plan,
-        arguments: Arguments,
+        problem: Problem,
         values: Values,
         weights: Array,
         levels: Array,
         ends: tuple[Array, Array],
     ) -> Array:
-        reading = plan.reading
-        traced = predict.sites_by_component(plan, arguments, values)[name]
-        site, base = of_call(_site(plan, name), traced), peel(traced["fn"]).base
+        reading = problem.plan.reading
+        traced = predict.sites_by_component(problem, values)[name]
+        site, base = of_call(_site(problem.plan, name), traced), peel(traced["fn"]).base
 
         def below(y: Array) -> Array:
             """The distribution function at y (N, D)."""
@@ -165,20 +162,23 @@ class Prediction:
     """
 
     if TYPE_CHECKING:
-        plan: Plan
+
+        @property
+        def plan(self) -> Plan: ...
+
         parameters: dict[str, np.ndarray]
 
-        def _rows(self, args: Any, kwargs: Any) -> tuple[Arguments, Any]: ...
-        def _run(self, function: Any, arguments: Arguments, *given: Any) -> Any: ...
-        def _by_row(self, function: Any, arguments: Arguments, axis: int) -> Any: ...
+        def _rows(self, args: Any, kwargs: Any) -> tuple[Problem, Any]: ...
+        def _run(self, function: Any, problem: Problem, *given: Any) -> Any: ...
+        def _by_row(self, function: Any, problem: Problem, axis: int) -> Any: ...
 
     def predict_weights(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """w_ik = p(z_i = k | all cells of row i but those of the site), (N, K): of experts, the gate.
 
         Where the site depends on several latents, k counts their joint values, the last one fastest.
         """
-        arguments, observed = self._rows(args, kwargs)
-        return self._weights(arguments, observed, self._asked(of))
+        problem, observed = self._rows(args, kwargs)
+        return self._weights(problem, observed, self._asked(of))
 
     def predict_mean(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """E[y_i | rest] = sum_k w_ik E_k[y_i], (N, *event).
@@ -206,7 +206,7 @@ class Prediction:
     ) -> np.ndarray:
         """log p(y_i = grid_g | rest), (N, G), at values of the site (G, *event) that all rows share."""
         name = self._asked(of)
-        arguments, observed = self._rows(args, kwargs)
+        problem, observed = self._rows(args, kwargs)
         grid = np.asarray(grid, float)
         size = int(np.prod(np.shape(observed.values[name])[1:], dtype=int))
         if grid.ndim == 0 or grid[0].size != size:
@@ -215,9 +215,9 @@ class Prediction:
                 f"(G, {size})" + (" or (G,)" if size == 1 else "")
             )
         with np.errstate(divide="ignore"):
-            log_weights = np.log(self._weights(arguments, observed, name))
+            log_weights = np.log(self._weights(problem, observed, name))
         grid = grid.reshape(len(grid), -1)
-        return self._run(log_density_of(name), arguments, log_weights, grid).T
+        return self._run(log_density_of(name), problem, log_weights, grid).T
 
     def predict_quantiles(
         self, *args: Any, levels: Any, of: str | None = None, **kwargs: Any
@@ -237,11 +237,11 @@ class Prediction:
             raise ProgramError(
                 f"the levels {levels} are not all between 0 and 1; give probabilities"
             )
-        arguments, observed = self._rows(args, kwargs)
-        weights = self._weights(arguments, observed, name)
+        problem, observed = self._rows(args, kwargs)
+        weights = self._weights(problem, observed, name)
         ends = self._ends(name)
         try:
-            found = self._run(quantiles_of(name), arguments, weights, levels, ends)
+            found = self._run(quantiles_of(name), problem, weights, levels, ends)
         except NotImplementedError as error:
             raise ProgramError(
                 f"the distribution function of site '{name}' ({_site(self.plan, name).family}) is not "
@@ -271,18 +271,18 @@ class Prediction:
             raise ProgramError(f"the observed sites are {listed}; {told}, with of=")
         return of
 
-    def _weights(self, arguments: Arguments, observed: Any, name: str) -> np.ndarray:
+    def _weights(self, problem: Problem, observed: Any, name: str) -> np.ndarray:
         """Probabilities (N, K) of the joint values of the site's latents given the rest of each row."""
         mask = np.ones(np.shape(observed.values[name])[1:], bool).reshape(-1)
-        rest = predict.hide(self.plan, arguments, self.parameters, observed, {name: mask})
-        found = self._run(predict.posteriors, arguments, predict.arrange(self.plan, rest))
+        rest = predict.hide(problem, self.parameters, observed, {name: mask})
+        found = self._run(predict.posteriors, problem, predict.arrange(self.plan, rest))
         return found[self.plan.graph.clique_of[name]].T
 
     def _experts(self, args: Any, kwargs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Weights (N, K) and means (K, N, D)."""
-        arguments, observed = self._rows(args, kwargs)
-        weights = self._weights(arguments, observed, name)
-        means = self._by_row(component_means, arguments, axis=1)[name]
+        problem, observed = self._rows(args, kwargs)
+        weights = self._weights(problem, observed, name)
+        means = self._by_row(component_means, problem, axis=1)[name]
         if means.ndim == 2:
             means = np.broadcast_to(means[:, None], (len(means), len(weights), means.shape[1]))
         return weights, means

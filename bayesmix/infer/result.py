@@ -15,10 +15,10 @@ from scipy.special import softmax
 
 from ..program.arguments import Arguments
 from ..program.blocks import Observed
-from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.modules import site_values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import key_of
 from . import predict
 from .modes import Mode
@@ -69,7 +69,7 @@ class EMResult(Prediction):
         restart_objectives, restart_statuses, restart_steps: one entry per start.
         restart_parameters: where each start ended, by site, leading with starts.
         path: the parameters of every step of the best start, (steps + 1, ...), where they were kept.
-        plan: the plan that was used.
+        problem: the program and its data.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
@@ -105,15 +105,20 @@ class EMResult(Prediction):
     restart_objectives: np.ndarray
     restart_statuses: tuple[Status, ...]
     restart_steps: np.ndarray
-    plan: Plan
-    arguments: Arguments
+    problem: Problem
     status_sites: tuple[str, ...] = ()
     restart_parameters: dict[str, np.ndarray] = field(default_factory=dict)
     path: dict[str, np.ndarray] = field(default_factory=dict)
-    _compiled: dict[Any, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled": {}}  # compiled functions stay here
+    @property
+    def plan(self) -> Plan:
+        """The plan that was used."""
+        return self.problem.plan
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of the fit."""
+        return self.problem.arguments
 
     @property
     def site_values(self) -> dict[str, Any]:
@@ -164,10 +169,10 @@ class EMResult(Prediction):
             ProgramError: where a site has no such column, or its density does not come apart into
                 columns (a regression, a multinomial); whole sites can always be named.
         """
-        arguments, observed = self._rows(args, kwargs)
+        problem, observed = self._rows(args, kwargs)
         hidden = predict.columns(observed, of)
-        rest = predict.hide(self.plan, arguments, self.parameters, observed, hidden)
-        joint, marginal = (self._log_density(arguments, rows) for rows in (observed, rest))
+        rest = predict.hide(problem, self.parameters, observed, hidden)
+        joint, marginal = (self._log_density(problem, rows) for rows in (observed, rest))
         return joint - marginal
 
     def outlier_scores(self, *args: Any, **kwargs: Any) -> OutlierScores:
@@ -180,9 +185,9 @@ class EMResult(Prediction):
 
         Source: Lei, Robins & Wasserman (2013), *JASA* 108, 278-287.
         """
-        arguments, observed = self._rows(args, kwargs)
+        problem, observed = self._rows(args, kwargs)
         observed = observed._replace(labels=None)
-        score = -self._log_density(arguments, observed)
+        score = -self._log_density(problem, observed)
         share = np.empty_like(score)
         missing = {name: there for name, there in observed.present.items() if there is not None}
         joined = [~np.asarray(there).reshape(len(score), -1) for there in missing.values()]
@@ -242,7 +247,7 @@ class EMResult(Prediction):
 
         Source: McLachlan & Peel (2000), *Finite Mixture Models*, Wiley, section 1.4.
         """
-        return self._by_row(mixture_moments, self._arguments(args, kwargs), axis=0)
+        return self._by_row(mixture_moments, self._call(args, kwargs), axis=0)
 
     def prototypes(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """The mean of each component by observed site, (K, D); (K, N, D) where it differs by row.
@@ -252,7 +257,7 @@ class EMResult(Prediction):
         Raises:
             ProgramError: where NumPyro has no mean of a site's distribution.
         """
-        return self._by_row(component_means, self._arguments(args, kwargs), axis=1)
+        return self._by_row(component_means, self._call(args, kwargs), axis=1)
 
     # --------------------------------------------------------------------------------- missing cells
     def impute(self, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
@@ -267,8 +272,8 @@ class EMResult(Prediction):
 
         Source: Little & Rubin (2002), *Statistical Analysis with Missing Data*, Wiley, section 11.2.
         """
-        arguments, observed = self._rows(args, kwargs)
-        means = self._given_rows(conditional_means, arguments, observed)
+        problem, observed = self._rows(args, kwargs)
+        means = self._given_rows(conditional_means, problem, observed)
         filled = {}
         for site in self.plan.reading.observed:
             value = np.asarray(observed.values[site.name])
@@ -288,8 +293,8 @@ class EMResult(Prediction):
         Raises:
             ProgramError: as :meth:`impute`.
         """
-        arguments, observed = self._rows(args, kwargs)
-        moments = self._given_rows(conditional_moments, arguments, observed)
+        problem, observed = self._rows(args, kwargs)
+        moments = self._given_rows(conditional_moments, problem, observed)
         found = {}
         for name, value in observed.values.items():
             value = np.asarray(value).reshape(observed.num_rows, -1)
@@ -315,7 +320,7 @@ class EMResult(Prediction):
             By site, arrays of the shape that the site has in the program.
         """
         key = key_of(rng_key)
-        return self._run(predict.draw_rows, self._arguments(args, kwargs), key)
+        return self._run(predict.draw_rows, self._call(args, kwargs), key)
 
     def print_summary(self) -> None:
         """Print the parameters, the objective, the status and the modes."""
@@ -342,71 +347,66 @@ class EMResult(Prediction):
     __repr__ = __str__
 
     # --------------------------------------------------------------------------------------- within
-    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
         if not (args or kwargs):
-            return self.arguments
+            return self.problem
         arguments = self.plan.call(args, kwargs)
         self.plan.check_call(arguments)
-        return arguments
+        return Problem(self.plan, arguments)
 
-    def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Arguments, Observed]:
-        arguments = self._arguments(args, kwargs)
-        return arguments, self.plan.observe(arguments)
+    def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Problem, Observed]:
+        problem = self._call(args, kwargs)
+        return problem, problem.observe()
 
     def _of_rows(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`function(plan, arguments, parameters, rows)` of the rows of a call."""
-        arguments, observed = self._rows(args, kwargs)
-        return self._run(function, arguments, predict.arrange(self.plan, observed))
+        """`function(problem, parameters, rows)` of the rows of a call."""
+        problem, observed = self._rows(args, kwargs)
+        return self._run(function, problem, predict.arrange(self.plan, observed))
 
-    def _run(self, function: Callable[..., Any], arguments: Arguments, *given: Any) -> Any:
-        """`function(plan, arguments, parameters, *given)`, compiled once for each layout."""
-        plan, layout = self.plan, arguments.layout
-        if (function, layout) not in self._compiled:
-            self._compiled[function, layout] = compile_fully(
-                lambda arrays, *rest: function(plan, Arguments(arrays, layout), *rest)
-            )
-        found = self._compiled[function, layout](arguments.arrays, self.parameters, *given)
+    def _run(self, function: Callable[..., Any], problem: Problem, *given: Any) -> Any:
+        """`function(problem, parameters, *given)`, compiled once for each layout."""
+        found = problem.run(function, self.parameters, *given, fully=True)
         return jax.tree.map(np.asarray, found)
 
-    def _by_row(self, function: Callable[..., Any], arguments: Arguments, axis: int) -> Any:
-        """`function(plan, arguments, parameters)`; what has an axis of rows in the fit has one here too,
-        though there be one row only."""
-        found = self._run(function, arguments)
-        usual = jax.eval_shape(partial(function, self.plan, self.arguments), self.parameters)
+    def _by_row(self, function: Callable[..., Any], problem: Problem, axis: int) -> Any:
+        """`function(problem, parameters)`; what has an axis of rows in the fit has one here too, though
+        there be one row only."""
+        found = self._run(function, problem)
+        usual = jax.eval_shape(partial(function, self.problem), self.parameters)
         return jax.tree.map(
             lambda one, like: one if one.ndim == like.ndim else np.expand_dims(one, axis),
             found,
             usual,
         )
 
-    def _log_density(self, arguments: Arguments, observed: Observed) -> np.ndarray:
-        return self._run(predict.log_density, arguments, predict.arrange(self.plan, observed))
+    def _log_density(self, problem: Problem, observed: Observed) -> np.ndarray:
+        return self._run(predict.log_density, problem, predict.arrange(self.plan, observed))
 
     def _reference(self, hidden: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and weights of the fitted rows, with these columns integrated out of all of them; rows
         that lack others are left out."""
-        observed = self.plan.observe(self.arguments)
+        observed = self.problem.observe()
         complete = observed._replace(labels=None, present=dict.fromkeys(observed.present))
-        rows = predict.hide(self.plan, self.arguments, self.parameters, complete, hidden)
+        rows = predict.hide(self.problem, self.parameters, complete, hidden)
         there = np.ones(observed.num_rows, bool)
         for name, present in observed.present.items():
             if present is not None:
                 cells = np.asarray(present).reshape(observed.num_rows, -1)
                 there &= np.all(cells | hidden.get(name, False), axis=1)
         weight = there * (1.0 if observed.weight is None else np.asarray(observed.weight))
-        return -self._log_density(self.arguments, rows), weight
+        return -self._log_density(self.problem, rows), weight
 
     def _given_rows(
-        self, function: Callable[..., Any], arguments: Arguments, observed: Observed
+        self, function: Callable[..., Any], problem: Problem, observed: Observed
     ) -> dict[str, Any]:
         """A function of rows for the sites that miss something; {} where none does."""
-        names = predict.check_missing(self.plan, arguments, self.parameters, observed)
+        names = predict.check_missing(problem, self.parameters, observed)
         if not names:
             return {}
         present = {name: observed.present[name] for name in names}
-        return self._run(function, arguments, predict.arrange(self.plan, observed), present)
+        return self._run(function, problem, predict.arrange(self.plan, observed), present)
 
 
 def _check_finite(name: str, imputed: np.ndarray) -> None:

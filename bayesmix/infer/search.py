@@ -11,14 +11,14 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, split
 from ..program.errors import ProgramError
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
 from .em import EM
 from .keep import ANY, Checkpoint, checkpoint_at
 from .search_moves import better
-from .search_problem import Climbs, Problem, join
+from .search_problem import Climbs, Landscape, join
 from .search_result import SearchResult, summarise
 from .search_strategies import DeterministicAnnealing, Genetic, Restarts, Strategy, next_step
 
@@ -118,15 +118,15 @@ class Search:
                 for it, or where the checkpoint is of another search; the message names the cure.
         """
         key = key_of(rng_key)
-        problem = self.problem(split(args, kwargs))
-        kept = checkpoint_at(checkpoint, self, problem.plan, problem.arguments, key)
-        history, finished = self._resume(problem, kept)
+        landscape = self.landscape(self.plans.call(args, kwargs))
+        kept = checkpoint_at(checkpoint, self, landscape.problem, key)
+        history, finished = self._resume(landscape, kept)
         stopped = "" if self._patient(history) else "patience"
         with tqdm(desc="search", unit="start", delay=2.0, disable=not self.progress_bar) as bar:
             for name, own_key in zip(self.strategies, random.split(key, len(self.strategies))):
                 bar.set_description(f"search: {name}")
                 while not stopped and name not in finished:
-                    climbs = self._step(problem, own_key, name, history, finished)
+                    climbs = self._step(landscape, own_key, name, history, finished)
                     if kept is not None:
                         steps = {name: len(found) for name, found in history.items()}
                         kept.write(history, steps=steps, finished=sorted(finished))
@@ -138,38 +138,38 @@ class Search:
                         )
                         stopped = self._stops(progress, history)
         told = {name: found for name, found in history.items() if found}
-        return summarise(problem, told, stopped)
+        return summarise(landscape, told, stopped)
 
-    def problem(self, arguments: Arguments) -> Problem:
-        """What strategies work with, for arguments already split into arrays and static ones."""
-        found, arguments = self.plans.of(arguments)
+    def landscape(self, problem: Problem) -> Landscape:
+        """What strategies work with, for a program with its data."""
+        found = problem.plan
         if not found.graph.names:
             raise ProgramError(
                 "the program has no latent, so there are no responsibilities to search over; use EM "
                 "with several restarts"
             )
         em = EM(found, max_steps=self.max_steps, tolerance=self.tolerance, progress_bar=False)
-        return Problem(found, em, arguments, self.batch)
+        return Landscape(problem, em, self.batch)
 
     def _step(
         self,
-        problem: Problem,
+        landscape: Landscape,
         rng_key: Array,
         name: str,
         history: History,
         finished: set[str],
     ) -> Climbs | None:
-        climbs = next_step(self.strategies[name], problem, rng_key, history[name])
+        climbs = next_step(self.strategies[name], landscape, rng_key, history[name])
         if climbs is None:
             finished.add(name)
         else:
             history[name].append(climbs)
         return climbs
 
-    def _resume(self, problem: Problem, kept: Checkpoint | None) -> tuple[History, set[str]]:
+    def _resume(self, landscape: Landscape, kept: Checkpoint | None) -> tuple[History, set[str]]:
         if kept is None or kept.saved is None:
             return {name: [] for name in self.strategies}, set()
-        like = Climbs(dict.fromkeys(problem.plan.reading.parameter_names, ANY), ANY, ANY, ANY)
+        like = Climbs(dict.fromkeys(landscape.plan.reading.parameter_names, ANY), ANY, ANY, ANY)
         steps, finished = (kept.saved.header[name] for name in ("steps", "finished"))
         history = kept.resume({name: [like] * steps[name] for name in self.strategies})
         return {name: history[name] for name in self.strategies}, set(finished)

@@ -11,13 +11,12 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import split
 from ..program.errors import ProgramError
 from ..program.plan import Plan
 from ..program.settings import key_of, number, whole
 from .search import Search, named
 from .search_moves import better
-from .search_problem import Climbs, Problem
+from .search_problem import Climbs, Landscape
 from .search_strategies import Strategy, next_step
 
 
@@ -148,7 +147,7 @@ def compare_strategies(
     key = key_of(rng_key)
     members = named(strategies)
     search = Search(program, members, batch=batch, max_steps=max_steps, tolerance=tolerance)
-    problem = search.problem(split(args, kwargs))
+    landscape = search.landscape(search.plans.call(args, kwargs))
     costs: dict[str, list[np.ndarray]] = {name: [] for name in members}
     objectives: dict[str, list[np.ndarray]] = {name: [] for name in members}
     total = repeats * len(members)
@@ -156,7 +155,7 @@ def compare_strategies(
         for name, own_key in zip(members, random.split(key, len(members))):
             bar.set_description(name)
             for run_key in random.split(own_key, repeats):
-                spent, reached = _one_run(problem, members[name], run_key, budget)
+                spent, reached = _one_run(landscape, members[name], run_key, budget)
                 costs[name].append(spent)
                 objectives[name].append(reached)
                 bar.update()
@@ -165,14 +164,14 @@ def compare_strategies(
 
 
 def _one_run(
-    problem: Problem, strategy: Strategy, rng_key: Array, budget: float
+    landscape: Landscape, strategy: Strategy, rng_key: Array, budget: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Passes spent when each start had ended, and where it ended."""
     earlier: list[Climbs] = []
     costs, reached, spent, rounds = [], [], 0.0, 0
     while spent < budget:
         key = random.fold_in(rng_key, rounds)
-        climbs = next_step(strategy, problem, key, earlier)
+        climbs = next_step(strategy, landscape, key, earlier)
         if climbs is None:
             earlier, rounds = [], rounds + 1
             continue

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from ..program.compiling import Compiled
 from ..program.errors import ProgramError
 from ..program.settings import check_fields
-from .search_problem import Climbs, Problem, Solutions
+from .search_problem import Climbs, Landscape, Solutions
 from .starts import SOFTENING, rough_values
 
 _WEIGHT_STEPS = 500
@@ -48,12 +48,14 @@ class ConvexExemplar:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         if earlier:
             return None
         from scipy.spatial.distance import cdist
 
-        name, points, size = _one_latent(problem)
+        name, points, size = _one_latent(landscape)
         rng = np.random.default_rng(np.asarray(random.key_data(rng_key)).tolist())
         chosen = rng.permutation(len(points))[: max(self.exemplars, size)]
         # a multiple of K of them, the last ones twice
@@ -62,25 +64,25 @@ class ConvexExemplar:
         starts, leaving = [], []
         for width in self.widths:
             share = _neighbours(squares, max(2, round(width * len(points) / size)))
-            solutions, tables = _exemplars(problem, name, share.reshape(-1, size, len(points)))
+            solutions, tables = _exemplars(landscape, name, share.reshape(-1, size, len(points)))
             log_weight = np.asarray(_convex_weights(tables))
             heaviest = _heaviest(log_weight, tables, size)
             starts.append(_softened(log_weight[heaviest, None] + tables[heaviest]))
             leaving.append({site: value[0] for site, value in solutions.items()})
         stacked = jax.tree.map(lambda *each: np.stack(each), *leaving)
-        solutions = problem.refit(stacked, {name: np.stack(starts)})
-        return problem.climb(solutions, spent=2 * len(chosen) / size)
+        solutions = landscape.refit(stacked, {name: np.stack(starts)})
+        return landscape.climb(solutions, spent=2 * len(chosen) / size)
 
 
-def _one_latent(problem: Problem) -> tuple[str, np.ndarray, int]:
+def _one_latent(landscape: Landscape) -> tuple[str, np.ndarray, int]:
     """The latent, what is seen of its rows, and the number of its values."""
-    graph = problem.plan.graph
+    graph = landscape.plan.graph
     if len(graph.names) != 1:
         raise ProgramError(
             f"ConvexExemplar weighs components of one latent, and the program has {len(graph.names)} "
             f"in a row ({', '.join(graph.names)}); use Restarts, Genetic or an annealing strategy"
         )
-    ((points,),) = problem.points.values()
+    ((points,),) = landscape.points.values()
     if points.shape[1] == 0:
         raise ProgramError(
             "ConvexExemplar fits a component to a row and the rows nearest to it, and every observed "
@@ -98,14 +100,14 @@ def _neighbours(squares: np.ndarray, count: int) -> np.ndarray:
     return share
 
 
-def _exemplars(problem: Problem, name: str, share: np.ndarray) -> tuple[Solutions, np.ndarray]:
+def _exemplars(landscape: Landscape, name: str, share: np.ndarray) -> tuple[Solutions, np.ndarray]:
     """K exemplars at a time as components of one solution; and log p(x_i | exemplar), (E, rows)."""
-    rough = rough_values(problem.plan)
+    rough = rough_values(landscape.plan)
     leaving = {n: np.repeat(np.asarray(v)[None], len(share), axis=0) for n, v in rough.items()}
     even = np.full(share.shape, 1 / share.shape[1])
-    alike = problem.refit(leaving, {name: even})  # finds place and scale
-    solutions = problem.refit(problem.refit(alike, {name: even}), {name: share})
-    tables = problem.component_tables(solutions)
+    alike = landscape.refit(leaving, {name: even})  # finds place and scale
+    solutions = landscape.refit(landscape.refit(alike, {name: even}), {name: share})
+    tables = landscape.component_tables(solutions)
     return solutions, tables.reshape(-1, tables.shape[-1])
 
 

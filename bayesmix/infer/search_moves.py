@@ -17,7 +17,7 @@ from jax import Array, random
 from ..program.errors import ProgramError
 from ..program.settings import check_fields
 from .modes import gather_modes
-from .search_problem import Climbs, Problem, Shares, join
+from .search_problem import Climbs, Landscape, Shares, join
 from .starts import SOFTENING, Seeding, kmeans_plus_plus
 from .status import Status
 
@@ -50,28 +50,30 @@ class SplitAndMerge:
     def __post_init__(self) -> None:
         check_fields(self, rounds=0)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
-        if max(problem.units.values()) < 3:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
+        if max(landscape.units.values()) < 3:
             raise ProgramError(
                 "SplitAndMerge merges two components and splits a third, and no latent of the program "
                 "has three values; use Restarts or Genetic"
             )
         if not earlier:
-            return problem.climb(problem.seeds(rng_key, self.starts, self.seeding))
+            return landscape.climb(landscape.seeds(rng_key, self.starts, self.seeding))
         tops = [np.max(each.scores) for each in earlier]
         stuck = len(tops) > 1 and not better(tops[-1], max(tops[:-1]))
         if len(earlier) > self.rounds or stuck or np.isneginf(tops[0]):
             return None
         everything = join(earlier)
         best = everything.take([np.argmax(everything.scores)]).values
-        shares, log_density = problem.shares(best)
+        shares, log_density = landscape.shares(best)
         rng = np.random.default_rng(_seed(rng_key))
         here = {name: share[0] for name, share in shares.items()}
-        triples = _triples(problem, here, log_density[0], self.candidates)
-        changed = [_merged_and_split(problem, here, *triple, rng) for triple in triples]
+        triples = _triples(landscape, here, log_density[0], self.candidates)
+        changed = [_merged_and_split(landscape, here, *triple, rng) for triple in triples]
         wide = {name: np.repeat(v, len(changed), axis=0) for name, v in best.items()}
-        solutions = problem.refit(wide, _stacked(changed))
-        return problem.climb(solutions, spent=1 / len(changed))
+        solutions = landscape.refit(wide, _stacked(changed))
+        return landscape.climb(solutions, spent=1 / len(changed))
 
 
 @dataclass(frozen=True)
@@ -97,25 +99,27 @@ class Genetic:
     def __post_init__(self) -> None:
         check_fields(self, generations=0)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         if not earlier:
-            return problem.climb(problem.seeds(rng_key, self.population, self.seeding))
-        parents = survivors(problem, join(earlier), self.population)
+            return landscape.climb(landscape.seeds(rng_key, self.population, self.seeding))
+        parents = survivors(landscape, join(earlier), self.population)
         if len(earlier) > self.generations or not len(parents.costs):
             return None
-        shares, _ = problem.shares(parents.values)
+        shares, _ = landscape.shares(parents.values)
         rng = np.random.default_rng(_seed(rng_key))
         count = len(parents.costs)
         rank = np.arange(count, 0, -1) / (count * (count + 1) / 2)
         children, first = [], rng.choice(count, self.population, p=rank)
         for one, other in zip(first, rng.choice(count, self.population, p=rank), strict=True):
-            child = _crossed(problem, shares, one, other, rng)
+            child = _crossed(landscape, shares, one, other, rng)
             if one == other or rng.random() < self.mutation:
-                child = _moved(problem, child, rng)
+                child = _moved(landscape, child, rng)
             children.append(child)
         leaving = {name: value[first] for name, value in parents.values.items()}
-        solutions = problem.refit(leaving, _stacked(children))
-        return problem.climb(solutions, spent=count / self.population)
+        solutions = landscape.refit(leaving, _stacked(children))
+        return landscape.climb(solutions, spent=count / self.population)
 
 
 def better(objective: float, than: float) -> bool:
@@ -124,11 +128,11 @@ def better(objective: float, than: float) -> bool:
     return bool(objective > than + margin)
 
 
-def survivors(problem: Problem, climbs: Climbs, count: int) -> Climbs:
+def survivors(landscape: Landscape, climbs: Climbs, count: int) -> Climbs:
     """The best distinct modes up to relabelling, best first; none where no climb ended well."""
     finite = climbs.take(np.isfinite(climbs.scores))
     statuses = [Status(int(status)) for status in finite.statuses]
-    modes = gather_modes(problem.plan, finite.values, finite.objectives, statuses)[:count]
+    modes = gather_modes(landscape.plan, finite.values, finite.objectives, statuses)[:count]
     return Climbs(
         {name: np.array([mode.parameters[name] for mode in modes]) for name in finite.values},
         np.array([mode.objective for mode in modes]),
@@ -147,11 +151,11 @@ def _stacked(shares: Sequence[Shares]) -> Shares:
 
 # ------------------------------------------------------------------------------- splits and merges
 def _triples(
-    problem: Problem, shares: Shares, log_density: np.ndarray, count: int
+    landscape: Landscape, shares: Shares, log_density: np.ndarray, count: int
 ) -> list[tuple[Unit, int, int, int]]:
     """What to merge (i, j) and to split (k), most promising first."""
     found: list[tuple[float, int, Unit, int, int, int]] = []
-    for unit, size in problem.units.items():
+    for unit, size in landscape.units.items():
         total = sum(np.sum(shares[name], axis=1) for name in unit)
         overlap: Any = sum(shares[name] @ shares[name].T for name in unit)
         fit = sum(shares[name] @ log_density for name in unit) / np.maximum(total, _FLOOR)
@@ -167,7 +171,7 @@ def _triples(
 
 
 def _merged_and_split(
-    problem: Problem,
+    landscape: Landscape,
     shares: Shares,
     unit: Unit,
     i: int,
@@ -180,16 +184,18 @@ def _merged_and_split(
     for name in unit:
         share = shares[name].copy()
         share[i] += share[j]
-        side = _halves(problem, name, share[k], rng)
+        side = _halves(landscape, name, share[k], rng)
         share[j] = share[k] * side
         share[k] = share[k] * (1 - side)
         changed[name] = share
     return changed
 
 
-def _halves(problem: Problem, name: str, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _halves(
+    landscape: Landscape, name: str, share: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """(rows,): near 1 for rows closer to one of two seeds among a component's rows, else near 0."""
-    points = _points(problem, name)
+    points = _points(landscape, name)
     weight = share + _FLOOR / len(share)
     if points.shape[1] == 0:
         near = rng.random(len(share)) < 0.5
@@ -205,22 +211,22 @@ def _halves(problem: Problem, name: str, share: np.ndarray, rng: np.random.Gener
     return np.where(near, 1 - SOFTENING / 2, SOFTENING / 2)
 
 
-def _points(problem: Problem, name: str) -> np.ndarray:
+def _points(landscape: Landscape, name: str) -> np.ndarray:
     """What is seen of a latent's rows, scaled, (rows, columns)."""
-    names, points = next(each for each in problem.points.items() if name in each[0])
+    names, points = next(each for each in landscape.points.items() if name in each[0])
     return points[names.index(name)]
 
 
 # --------------------------------------------------------------------------------------- crossover
 def _crossed(
-    problem: Problem, shares: Shares, one: int, other: int, rng: np.random.Generator
+    landscape: Landscape, shares: Shares, one: int, other: int, rng: np.random.Generator
 ) -> Shares:
     """Responsibilities of a child, each component's from one of two parents."""
     from scipy.optimize import linear_sum_assignment
 
     child = {}
-    hidden = {name for group in problem.plan.labels.hidden for name in group.latents}
-    for unit, size in problem.units.items():
+    hidden = {name for group in landscape.plan.labels.hidden for name in group.latents}
+    for unit, size in landscape.units.items():
         overlap = sum(shares[name][one] @ shares[name][other].T for name in unit)
         order = linear_sum_assignment(-overlap)[1] if hidden & set(unit) else np.arange(size)
         chosen = rng.random(size) < 0.5
@@ -230,15 +236,15 @@ def _crossed(
     return child
 
 
-def _moved(problem: Problem, shares: Shares, rng: np.random.Generator) -> Shares:
+def _moved(landscape: Landscape, shares: Shares, rng: np.random.Generator) -> Shares:
     """One component on a row drawn at random and those nearest to it, as many as half of its even share;
     random rows, where nothing tells which are near."""
-    units = list(problem.units)
+    units = list(landscape.units)
     unit = units[rng.integers(len(units))]
-    k = rng.integers(problem.units[unit])
+    k = rng.integers(landscape.units[unit])
     changed = dict(shares)
     for name in unit:
-        points, share = _points(problem, name), shares[name].copy()
+        points, share = _points(landscape, name), shares[name].copy()
         size = max(2, share.shape[1] // (2 * len(share)))
         centre = points[rng.integers(len(points))]
         distance = (

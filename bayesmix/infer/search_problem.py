@@ -20,15 +20,13 @@ from jax import Array, random
 
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
-from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Graph, Tables, independent, indicators
 from ..program.parts import Part, Weighed
 from ..program.plan import Plan
-from .em import EM
+from ..program.problem import Problem
+from .em import EM, num_lanes
 from .m_steps import maximise_blocks
 from .result import EMResult
 from .starts import (
@@ -43,7 +41,6 @@ from .starts import (
     starting_statistics,
 )
 from .status import Status
-from .steps import pass_with
 
 _SOUND = (Status.CONVERGED, Status.OUT_OF_STEPS, Status.ROUNDING)
 _REFITS = 2  # M steps from changed responsibilities: blocks that depend on each other meet twice
@@ -120,14 +117,14 @@ def walking(setting: tuple[Array, Array, Array]) -> Part:
     return weigh
 
 
-class Problem:
+class Landscape:
     """One program on one set of rows, as strategies see it.
 
     A pass is one computation of the responsibilities of all rows for one start; that is what searches
     cost, and what they are compared by. M steps go with them and are not counted.
 
     Attributes:
-        plan, arguments: the program and its data.
+        problem, plan: the program and its data; its plan.
         em: the local step.
         batch: how many starts run in one compiled call.
         points: for each list of latents that are started together, what is seen of their rows, scaled,
@@ -136,11 +133,12 @@ class Problem:
             has.
     """
 
-    def __init__(self, plan: Plan, em: EM, arguments: Arguments, batch: int) -> None:
-        self.plan, self.em, self.arguments, self.batch = plan, em, arguments, batch
-        observed = self.plan.observe(arguments, fitting=True)
-        self.blocks = self.plan.arrange(observed)
-        self.rows = seeding_rows(self.plan, arguments, self.blocks, observed)
+    def __init__(self, problem: Problem, em: EM, batch: int) -> None:
+        self.plan, self.em, self.batch = problem.plan, em, batch
+        observed = problem.observe(fitting=True)
+        lanes = num_lanes(self.plan, observed.num_rows, batch)
+        self.problem = problem.at(self.plan.arrange(observed, lanes))
+        self.rows = seeding_rows(self.problem, observed)
         self.points = {
             names: np.asarray(points).reshape(
                 len(names), self.rows.blocks.num_rows, points.shape[1]
@@ -159,13 +157,12 @@ class Problem:
         if count < 1:
             raise ProgramError(f"a strategy asks for {count} starts; ask for at least one")
         keys = random.split(rng_key, count)
-        seeded = self._compiled(("seeded", seeding), partial(_seeded, seeding=seeding))
 
         def one(keys: Array) -> Solutions:
-            starting, leaving = seeded(self.arguments.arrays, self.rows, keys)
+            starting, leaving = self.problem.run(_seeded, self.rows, keys, static=(seeding,))
             values = self._walked(leaving, starting, ALIKE_STEPS, schedule, keys)
             if schedule.drawn.size == 0:
-                values |= own_starts(self.plan, self.arguments, keys)
+                values |= own_starts(self.problem, keys)
             return values
 
         return self._in_batches(one, keys)
@@ -175,22 +172,20 @@ class Problem:
 
         Of a few thousand rows only, where there are more and parameters do not depend on them. A pass.
         """
-        told = self._compiled("shares", _shares)
-        return self._in_batches(lambda v: told(self.arguments.arrays, self.rows, v), solutions)
+        return self._in_batches(lambda v: self.problem.run(_shares, self.rows, v), solutions)
 
     def component_tables(self, solutions: Solutions) -> np.ndarray:
         """log p(x_i | z_i = k) for the rows of :meth:`shares`, (solutions, K, rows), of a program with
         one latent, whatever is known of it. A pass."""
-        told = self._compiled("component tables", _component_tables)
-        return self._in_batches(lambda v: told(self.arguments.arrays, self.rows, v), solutions)
+        found = partial(self.problem.run, _component_tables, self.rows)
+        return self._in_batches(found, solutions)
 
     def refit(self, solutions: Solutions, shares: Shares) -> Solutions:
         """The program's M step from given responsibilities, leaving from given values."""
-        made = self._compiled("statistics", _statistics)
 
         def one(told: tuple[Solutions, Shares]) -> Solutions:
             solutions, shares = told
-            statistics = made(self.arguments.arrays, self.rows, solutions, shares)
+            statistics = self.problem.run(_statistics, self.rows, solutions, shares)
             keys = random.split(random.key(0), self.batch)
             starting = Starting(statistics, statistics, solutions)
             return self._walked(solutions, starting, _REFITS - 1, NO_STEPS, keys)
@@ -235,8 +230,8 @@ class Problem:
 
     # --------------------------------------------------------------------------------------- within
     def _em(self, solutions: Solutions) -> EMResult:
-        return self.em.run_arguments(
-            random.key(0), self.arguments, restarts=self.batch, init=dict(solutions)
+        return self.em.run_problem(
+            random.key(0), self.problem, restarts=self.batch, init=dict(solutions)
         )
 
     def _climb(self, solutions: Solutions) -> Climbs:
@@ -248,24 +243,13 @@ class Problem:
     def _walked(
         self, values: Any, starting: Starting, num_alike: int, schedule: Schedule, keys: Array
     ) -> Solutions:
-        walk = self._compiled("walk", _walk, compiler=compile_fully)
         length = len(schedule.drawn)
         told = tuple(jnp.asarray(_padded(part, LONGEST_WALK), float) for part in schedule)
         steps = jnp.asarray(num_alike + 1 + length)
         places = (jnp.asarray(num_alike), steps)
-        found = walk(self.arguments.arrays, self.blocks, values, starting, told, places, keys)
+        given = (values, starting, told, places, keys)
+        found = self.problem.run(_walk, *given, fully=True)
         return dict(found)
-
-    def _compiled(
-        self, name: Any, function: Callable[..., Any], compiler: Any = compile_lightly
-    ) -> Callable[..., Any]:
-        """`function(plan, arguments, ...)` compiled, once for each plan and layout."""
-        plan, layout = self.plan, self.arguments.layout  # what is remembered must not hold the data
-
-        def make() -> Callable[..., Any]:
-            return compiler(lambda arrays, *rest: function(plan, Arguments(arrays, layout), *rest))
-
-        return plan.remember(("search", name, layout), make)
 
     def _in_batches(self, function: Callable[[Any], Any], told: Any) -> Any:
         """`function` of arrays that lead with starts, a batch at a time; the last is filled up."""
@@ -292,34 +276,31 @@ def _padded(part: np.ndarray, size: int) -> np.ndarray:
 
 # -------------------------------------------------------------------------------- to be compiled
 def _seeded(
-    plan: Plan, arguments: Arguments, rows: SeedingRows, keys: Array, seeding: Seeding
+    problem: Problem, seeding: Seeding, rows: SeedingRows, keys: Array
 ) -> tuple[Starting, Values]:
-    rough = rough_values(plan)
-    starting = starting_statistics(plan, arguments, rows, rough, keys, seeding)
+    rough = rough_values(problem.plan)
+    starting = starting_statistics(problem, rows, rough, keys, seeding)
     return starting, starting.values
 
 
 def _shares(
-    plan: Plan, arguments: Arguments, rows: SeedingRows, solutions: Values
+    problem: Problem, rows: SeedingRows, solutions: Values
 ) -> tuple[dict[str, Array], Array]:
-    graph = plan.graph
+    graph = problem.plan.graph
 
     def one(values: Values) -> tuple[dict[str, Array], Array]:
-        evidence, weights = eliminate.marginals(
-            graph, plan.log_factors(arguments, rows.blocks, values)
-        )
+        evidence, weights = eliminate.marginals(graph, problem.at(rows.blocks).log_factors(values))
         return {name: weights[graph.own(name)] for name in graph.names}, evidence
 
     return jax.vmap(one)(solutions)
 
 
-def _component_tables(
-    plan: Plan, arguments: Arguments, rows: SeedingRows, solutions: Values
-) -> Array:
+def _component_tables(problem: Problem, rows: SeedingRows, solutions: Values) -> Array:
+    plan = problem.plan
     (name,) = plan.graph.names
 
     def one(values: Values) -> Array:
-        evaluation = plan.evaluate(arguments, values)
+        evaluation = problem.evaluate(values)
         told = replace(rows.blocks, labels=None)
         (table,) = row_pass.log_factors(plan.graph, plan.families, evaluation, told)
         own = evaluation.latent[name]
@@ -329,26 +310,25 @@ def _component_tables(
 
 
 def _statistics(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     rows: SeedingRows,
     solutions: Values,
     shares: dict[str, Array],
 ) -> row_pass.Statistics:
-    graph = plan.graph
+    graph = problem.plan.graph
 
     def one(values: Values, shares: dict[str, Array]) -> row_pass.Statistics:
         weights = independent(graph, [shares[name] for name in graph.names], rows.blocks.num_rows)
-        evaluation = plan.evaluate(arguments, values)
-        return row_pass.weighted_statistics(graph, plan.families, evaluation, rows.blocks, weights)
+        evaluation = problem.evaluate(values)
+        return row_pass.weighted_statistics(
+            graph, problem.plan.families, evaluation, rows.blocks, weights
+        )
 
     return jax.vmap(one)(solutions, shares)
 
 
 def _walk(
-    plan: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
+    problem: Problem,
     solutions: Values,
     starting: Starting,
     schedule: tuple[Array, Array, Array],
@@ -362,13 +342,13 @@ def _walk(
     num_alike, steps = places
 
     def m_step(statistics: row_pass.Statistics, values: Values) -> Values:
-        found = maximise_blocks(plan, arguments, statistics, values)[0]
+        found = maximise_blocks(problem, statistics, values)[0]
         finite = jnp.stack([jnp.all(jnp.isfinite(each)) for each in found.values()])
         return jax.tree.map(partial(jnp.where, jnp.all(finite)), found, values)
 
     def e_step(values: Values, key: Array, setting: Any) -> row_pass.Statistics:
-        told = random.split(key, blocks.weight.shape[0])
-        return pass_with(plan, arguments, blocks, values, walking(setting), told)[1].statistics
+        told = random.split(key, problem.blocks.weight.shape[0])
+        return problem.weigh(values, walking(setting), told)[1].statistics
 
     def step(state: tuple[Array, Values, row_pass.Statistics]) -> Any:
         i, values, statistics = state

@@ -13,7 +13,7 @@ from ..program.errors import ProgramError
 from .laplace import LogWeight, laplace_log_weight
 from .modes import Mode, gather_modes
 from .result import EMResult
-from .search_problem import Climbs, Problem, join
+from .search_problem import Climbs, Landscape, join
 from .status import Status
 
 _SHOWN, _WEIGHED = 12, 50
@@ -136,21 +136,23 @@ def _notes(mode: SearchMode) -> list[str]:
     return notes + ([f"({mode.log_weight.reason})"] if mode.log_weight.reason else [])
 
 
-def summarise(problem: Problem, history: Mapping[str, list[Climbs]], stopped: str) -> SearchResult:
+def summarise(
+    landscape: Landscape, history: Mapping[str, list[Climbs]], stopped: str
+) -> SearchResult:
     """All climbs of a search as one result."""
     climbs = {name: join(found) for name, found in history.items()}
     everything = join(list(climbs.values()))
     owner = np.repeat(list(climbs), [len(each.costs) for each in climbs.values()])
     statuses = [Status(int(status)) for status in everything.statuses]
-    gathered = gather_modes(problem.plan, everything.values, everything.objectives, statuses)
+    gathered = gather_modes(landscape.plan, everything.values, everything.objectives, statuses)
     sound = np.isfinite(everything.scores)
     ordered = sorted(gathered, key=lambda mode: not sound[mode.starts[0]])
-    top = next((m for m in ordered if problem.inside(_wide(m.parameters))[0]), None)
+    top = next((m for m in ordered if landscape.inside(_wide(m.parameters))[0]), None)
     if top is None:
         raise ProgramError(
             f"no climb of the search ended inside the supports of the parameters: {ordered[0].status}"
         )
-    best = problem.fit(top.parameters)
+    best = landscape.fit(top.parameters)
     best = replace(
         best,
         modes=gathered,
@@ -162,7 +164,7 @@ def summarise(problem: Problem, history: Mapping[str, list[Climbs]], stopped: st
     weights = [LogWeight(None, "no mode")] * len(ordered)
     for i, mode in enumerate(ordered):
         if sound[mode.starts[0]]:
-            weights[i] = _log_weight(problem, mode, i)
+            weights[i] = _log_weight(landscape, mode, i)
     modes = tuple(_mode(*each, owner) for each in zip(ordered, weights))
     return SearchResult(modes, best, climbs, stopped)
 
@@ -171,10 +173,10 @@ def _wide(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value[None] for name, value in parameters.items()}
 
 
-def _log_weight(problem: Problem, mode: Mode, place: int) -> LogWeight:
+def _log_weight(landscape: Landscape, mode: Mode, place: int) -> LogWeight:
     if place >= _WEIGHED:
         return LogWeight(None, f"not among the best {_WEIGHED}")
-    return laplace_log_weight(problem.plan, problem.arguments, problem.blocks, mode.parameters)
+    return laplace_log_weight(landscape.problem, mode.parameters)
 
 
 def _mode(mode: Mode, log_weight: LogWeight, owner: np.ndarray) -> SearchMode:

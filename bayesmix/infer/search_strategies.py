@@ -2,11 +2,11 @@
 
 A strategy is a small frozen dataclass with one method,
 
-    step(problem, rng_key, earlier) -> Climbs | None
+    step(landscape, rng_key, earlier) -> Climbs | None
 
 which makes further starts and climbs from them, given what its own earlier steps found; None says that
 it has no more to do. Steps depend on nothing else, so that a stopped search goes on where it was. Write
-your own in the same way: :class:`bayesmix.infer.search_problem.Problem` is what there is to work with.
+your own in the same way: :class:`bayesmix.infer.search_problem.Landscape` is what there is to work with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..program.errors import ProgramError
 from ..program.settings import check_fields
 from .search_exemplars import ConvexExemplar
 from .search_moves import Genetic, SplitAndMerge
-from .search_problem import LONGEST_WALK, Climbs, Problem, Schedule
+from .search_problem import LONGEST_WALK, Climbs, Landscape, Schedule
 from .starts import Seeding, kmeans_plus_plus, random_rows
 
 __all__ = [
@@ -42,16 +42,18 @@ __all__ = [
 class Strategy(Protocol):
     """What :class:`bayesmix.Search` asks of a strategy."""
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         """Further climbs, or None where there is nothing more to do."""
 
 
 def next_step(
-    strategy: Strategy, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]
+    strategy: Strategy, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
 ) -> Climbs | None:
     """A strategy's step after those that were; the key is that of all its steps."""
     key = random.fold_in(rng_key, len(earlier))
-    climbs = strategy.step(problem, key, tuple(earlier))
+    climbs = strategy.step(landscape, key, tuple(earlier))
     if climbs is None and not earlier:
         raise ProgramError(
             f"{type(strategy).__name__} makes no start at all; its first step has to give some"
@@ -76,11 +78,13 @@ class Restarts:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         left = self.count - sum(len(each.costs) for each in earlier)
         if left <= 0:
             return None
-        return problem.climb(problem.seeds(rng_key, min(left, problem.batch), self.seeding))
+        return landscape.climb(landscape.seeds(rng_key, min(left, landscape.batch), self.seeding))
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class DeterministicAnnealing:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         if earlier:
             return None
         _check(self, self.start_temperature >= 1, "start_temperature", "at least 1")
@@ -122,7 +128,7 @@ class DeterministicAnnealing:
         temperature = self.start_temperature * self.rate ** np.arange(levels)
         inverse = np.repeat(1 / temperature, self.steps)
         schedule = Schedule(inverse, np.full(inverse.shape, self.noise), np.zeros(inverse.shape))
-        return _walk_and_climb(self, problem, rng_key, schedule)
+        return _walk_and_climb(self, landscape, rng_key, schedule)
 
 
 @dataclass(frozen=True)
@@ -145,18 +151,20 @@ class SimulatedAnnealing:
     def __post_init__(self) -> None:
         check_fields(self, steps=0)
 
-    def step(self, problem: Problem, rng_key: Array, earlier: Sequence[Climbs]) -> Climbs | None:
+    def step(
+        self, landscape: Landscape, rng_key: Array, earlier: Sequence[Climbs]
+    ) -> Climbs | None:
         if earlier:
             return None
         _check(self, self.start_temperature >= 1, "start_temperature", "at least 1")
         share = 1 - np.arange(self.steps) / max(self.steps, 1)
         schedule = Schedule(self.start_temperature**-share, np.zeros(self.steps), share)
-        return _walk_and_climb(self, problem, rng_key, schedule)
+        return _walk_and_climb(self, landscape, rng_key, schedule)
 
 
 def _walk_and_climb(
     strategy: DeterministicAnnealing | SimulatedAnnealing,
-    problem: Problem,
+    landscape: Landscape,
     rng_key: Array,
     schedule: Schedule,
 ) -> Climbs:
@@ -166,8 +174,8 @@ def _walk_and_climb(
             f"{type(strategy).__name__} would make {length} steps, and a walk has at most "
             f"{LONGEST_WALK}; cool faster"
         )
-    ends = problem.walk(rng_key, strategy.count, strategy.seeding, schedule)
-    return problem.climb(ends, spent=length)
+    ends = landscape.walk(rng_key, strategy.count, strategy.seeding, schedule)
+    return landscape.climb(ends, spent=length)
 
 
 def _check(strategy: Strategy, holds: bool, name: str, cure: str) -> None:

@@ -15,10 +15,9 @@ from jax import Array, random
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
-from ..program.arguments import Arguments
 from ..program.evaluate import Values
 from ..program.modules import array_names
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.reading import Site
 from ..program.statistics import Statistics
 from .climb import LARGEST_HESSIAN
@@ -27,9 +26,7 @@ from .climb import LARGEST_HESSIAN
 LEAST_INFORMATION = 1e-3
 
 
-def least_information(
-    plan: Plan, arguments: Arguments, statistics: Statistics, values: Values
-) -> Array:
+def least_information(problem: Problem, statistics: Statistics, values: Values) -> Array:
     """The curvature of Q + log prior in the gate's flattest direction, a scalar.
 
     Directions are scaled to change log p(z_i = k | x_i) by one unit in the mean square
@@ -37,23 +34,22 @@ def least_information(
     out. Infinite where no climbed site moves the log odds by the row, and linearly. To be called under
     jit.
     """
+    plan = problem.plan
     climbed = {block.site for block in plan.blocks if block.form is None}
     climbed -= array_names(plan.program)  # networks have flat directions of their own
     sites = [site for site in plan.reading.parameters if site.name in climbed]
     smallest = jnp.asarray(jnp.inf)
-    latent = jax.eval_shape(lambda v: plan.evaluate(arguments, v), values).latent
+    latent = jax.eval_shape(lambda v: problem.evaluate(v), values).latent
     if all(table.ndim == 1 for table in latent.values()):
         return smallest
     for site in sites:
         if values[site.name].size <= LARGEST_HESSIAN:
-            found = _flattest(plan, arguments, statistics, values, site)
+            found = _flattest(problem, statistics, values, site)
             smallest = jnp.minimum(smallest, found)
     return smallest
 
 
-def _flattest(
-    plan: Plan, arguments: Arguments, statistics: Statistics, values: Values, site: Site
-) -> Array:
+def _flattest(problem: Problem, statistics: Statistics, values: Values, site: Site) -> Array:
     bijection = biject_to(site.support)
     start, unravel = ravel_pytree(bijection.inv(values[site.name]))
 
@@ -61,7 +57,7 @@ def _flattest(
         return {**values, site.name: bijection(unravel(flat))}
 
     def by_row(flat: Array) -> dict[str, Array]:
-        latent = plan.evaluate(arguments, moved(flat)).latent
+        latent = problem.evaluate(moved(flat)).latent
         return {name: table for name, table in latent.items() if table.ndim > 1}
 
     def log_probabilities(flat: Array) -> Array:
@@ -69,14 +65,14 @@ def _flattest(
 
     def log_odds(flat: Array) -> Array:
         # a latent's own values come last among those of its parents and itself
-        sizes = dict(zip(plan.graph.names, plan.graph.sizes, strict=True))
+        sizes = dict(zip(problem.plan.graph.names, problem.plan.graph.sizes, strict=True))
         split = [
             jnp.reshape(table, (-1, sizes[name], table.shape[1]))
             for name, table in by_row(flat).items()
         ]
         return jnp.concatenate([(table - table[:, :1]).ravel() for table in split])
 
-    log_joint = plan.expected_log_joint(arguments, statistics)
+    log_joint = problem.expected_log_joint(statistics)
     curvature = -jax.hessian(lambda flat: log_joint(moved(flat)))(start)
     slopes = jax.jacfwd(log_probabilities)(start)
     sizes, axes = jnp.linalg.eigh(slopes.T @ slopes / slopes.shape[0])

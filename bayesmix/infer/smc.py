@@ -12,16 +12,14 @@ import numpy as np
 from jax import Array, random
 from tqdm.auto import tqdm
 
-from ..program.arguments import Arguments, Layout, split
-from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import key_of, number, whole
 from .accelerators import free_coordinates
 from .tempering import (
     USUAL_MOVES,
-    Call,
     Moves,
     Tuning,
     blackjax,
@@ -103,7 +101,7 @@ class TemperedSMC:
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
-        return self.plans.of(split(args, kwargs))[0]
+        return self.plans.call(args, kwargs).plan
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> SMCResult:
         """Walk from the prior to the posterior.
@@ -118,22 +116,18 @@ class TemperedSMC:
         """
         blackjax()
         key = key_of(rng_key)
-        found = self.plan(*args, **kwargs)
-        arguments = found.specialise(found.call(args, kwargs))
-        blocks = found.arrange(found.observe(arguments, fitting=True))
-        self.moves.check(Call(found, arguments, blocks))
-        options = (self.num_particles, self.num_runs, self.target_ess, self.moves)
-        begin, advance = found.remember(
-            ("SMC", arguments.layout, *options),
-            lambda: _compiled(found, arguments.layout, *options),
-        )
-        state = begin(arguments.arrays, blocks, key)
+        problem = self.plans.call(args, kwargs)
+        observed = problem.observe(fitting=True)
+        problem = problem.specialised().at(problem.plan.arrange(observed))
+        self.moves.check(problem)
+        walk = _Walk(self.num_particles, self.num_runs, self.target_ess, self.moves)
+        state = problem.run(_begin, key, static=(walk,))
         betas, accepted = [np.asarray(state.beta)], []
         with tqdm(
             total=1.0, desc="SMC", delay=2.0, disable=not self.progress_bar, bar_format=_BAR
         ) as bar:
             for _ in range(self.max_stages):
-                state = advance(arguments.arrays, blocks, state)
+                state = problem.run(_advance, state, static=(walk,), fully=True)
                 betas.append(np.asarray(state.beta))
                 accepted.append(np.asarray(state.acceptance))
                 bar.update(float(betas[-1].min()) - bar.n)
@@ -211,73 +205,73 @@ class SMCResult:
     __repr__ = __str__
 
 
-def _compiled(
-    found: Plan,
-    layout: Layout,
-    num_particles: int,
-    num_runs: int,
-    target_ess: float,
-    moves: Moves,
-) -> tuple[Callable[..., SMCState], Callable[..., SMCState]]:
-    """The start and one stage, compiled for one layout of arguments."""
+class _Walk(NamedTuple):
+    """The settings of a walk; hashable."""
 
-    # a remainder would be compiled a second time
-    batch = max(size for size in range(1, _BATCH + 1) if num_particles % size == 0)
+    num_particles: int
+    num_runs: int
+    target_ess: float
+    moves: Moves
 
-    def over(function: Callable[..., Any], *particles: Any) -> Any:
+    def over(self, function: Callable[..., Any], *particles: Any) -> Any:
+        """A function of each particle, some at a time."""
+        # a remainder would be compiled a second time
+        batch = max(size for size in range(1, _BATCH + 1) if self.num_particles % size == 0)
         return jax.lax.map(lambda each: function(*each), particles, batch_size=batch)
 
-    def begin(arrays: Any, blocks: Any, rng_key: Array) -> SMCState:
-        call = Call(found, Arguments(arrays, layout), blocks)
 
-        def one(key: Array) -> SMCState:
-            first, next_key = random.split(key)
-            values = prior_draws(found, call.arguments, random.split(first, num_particles))
-            tuning = first_tuning(found, jax.tree.map(lambda x: x[0], values))
-            evidence = moves.reference(call)
-            return SMCState(values, jnp.zeros(()), evidence, jnp.ones(()), tuning, next_key)
+def _begin(problem: Problem, walk: _Walk, rng_key: Array) -> SMCState:
+    """All runs at the prior."""
 
-        return jax.vmap(one)(random.split(rng_key, num_runs))
+    def one(key: Array) -> SMCState:
+        first, next_key = random.split(key)
+        values = prior_draws(problem, random.split(first, walk.num_particles))
+        tuning = first_tuning(problem.plan, jax.tree.map(lambda x: x[0], values))
+        evidence = walk.moves.reference(problem)
+        return SMCState(values, jnp.zeros(()), evidence, jnp.ones(()), tuning, next_key)
 
-    def stage(call: Call, state: SMCState) -> SMCState:
-        resample_key, move_key, next_key = random.split(state.rng_key, 3)
-        heights = over(lambda values: moves.height(call, values, state.beta), state.values)
+    return jax.vmap(one)(random.split(rng_key, walk.num_runs))
 
-        def log_weights(beta: Array) -> Array:
-            higher = over(lambda values: moves.height(call, values, beta), state.values)
-            return jnp.where(jnp.isfinite(higher - heights), higher - heights, -jnp.inf)
 
-        def enough(beta: Array) -> Array:
-            wanted = jnp.log(target_ess * num_particles)
-            return blackjax().smc.ess.log_ess(log_weights(beta)) >= wanted
+def _advance(problem: Problem, walk: _Walk, states: SMCState) -> SMCState:
+    """One stage of all runs."""
+    return jax.lax.map(lambda state: _stage(problem, walk, state), states)
 
-        def halve(i: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = jnp.where(i == 0, high, (low + high) / 2)  # all the way, if weights stand it
-            good = enough(middle)
-            return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
-        bounds = (state.beta, jnp.ones(()))
-        _, beta = jax.lax.fori_loop(0, _BISECTIONS, halve, bounds)
-        weights = log_weights(beta)
-        evidence = state.log_evidence + jax.nn.logsumexp(weights) - math.log(num_particles)
-        taken = blackjax().smc.resampling.systematic(
-            resample_key, jax.nn.softmax(weights), num_particles
-        )
-        values = {name: value[taken] for name, value in state.values.items()}
-        spread = jnp.std(over(lambda v: free_coordinates(found, v), values), axis=0)
-        tuning = state.tuning._replace(scale=jnp.where(spread > 0, spread, 1.0))
+def _stage(problem: Problem, walk: _Walk, state: SMCState) -> SMCState:
+    """One stage: the next beta, particles weighed and drawn, then moved."""
+    resample_key, move_key, next_key = random.split(state.rng_key, 3)
+    heights = walk.over(lambda values: walk.moves.height(problem, values, state.beta), state.values)
 
-        def moved(key: Array, values: Values) -> tuple[Values, Array]:
-            return moves.move(key, call, values, beta, tuning)
+    def log_weights(beta: Array) -> Array:
+        higher = walk.over(lambda values: walk.moves.height(problem, values, beta), state.values)
+        return jnp.where(jnp.isfinite(higher - heights), higher - heights, -jnp.inf)
 
-        values, accepted = over(moved, random.split(move_key, num_particles), values)
-        tuning = retuned(tuning, accepted, 1.0)
-        new = SMCState(values, beta, evidence, jnp.mean(accepted), tuning, next_key)
-        return jax.tree.map(lambda old, new: jnp.where(state.beta >= 1, old, new), state, new)
+    def enough(beta: Array) -> Array:
+        wanted = jnp.log(walk.target_ess * walk.num_particles)
+        return blackjax().smc.ess.log_ess(log_weights(beta)) >= wanted
 
-    def advance(arrays: Any, blocks: Any, states: SMCState) -> SMCState:
-        call = Call(found, Arguments(arrays, layout), blocks)
-        return jax.lax.map(lambda state: stage(call, state), states)
+    def halve(i: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = jnp.where(i == 0, high, (low + high) / 2)  # all the way, if weights stand it
+        good = enough(middle)
+        return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
-    return compile_lightly(begin), compile_fully(advance)
+    bounds = (state.beta, jnp.ones(()))
+    _, beta = jax.lax.fori_loop(0, _BISECTIONS, halve, bounds)
+    weights = log_weights(beta)
+    evidence = state.log_evidence + jax.nn.logsumexp(weights) - math.log(walk.num_particles)
+    taken = blackjax().smc.resampling.systematic(
+        resample_key, jax.nn.softmax(weights), walk.num_particles
+    )
+    values = {name: value[taken] for name, value in state.values.items()}
+    spread = jnp.std(walk.over(lambda v: free_coordinates(problem.plan, v), values), axis=0)
+    tuning = state.tuning._replace(scale=jnp.where(spread > 0, spread, 1.0))
+
+    def moved(key: Array, values: Values) -> tuple[Values, Array]:
+        return walk.moves.move(key, problem, values, beta, tuning)
+
+    values, accepted = walk.over(moved, random.split(move_key, walk.num_particles), values)
+    tuning = retuned(tuning, accepted, 1.0)
+    new = SMCState(values, beta, evidence, jnp.mean(accepted), tuning, next_key)
+    return jax.tree.map(lambda old, new: jnp.where(state.beta >= 1, old, new), state, new)

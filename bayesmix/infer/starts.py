@@ -8,6 +8,7 @@ start at the program's own initial values, where these differ from entry to entr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +19,14 @@ from jax import Array, random
 
 from ..families.peel import peel
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, on_device
+from ..program.arguments import on_device
 from ..program.blocks import Blocks, Observed
-from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent
 from ..program.modules import array_names, initial_values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.statistics import expected_factors
 from .m_steps import maximise_blocks
 from .predict import sites_by_component
@@ -83,20 +84,19 @@ class SeedingRows(NamedTuple):
     known: dict[str, Array]
 
 
-def seeding_rows(
-    plan: Plan, arguments: Arguments, blocks: Blocks, observed: Observed
-) -> SeedingRows:
+def seeding_rows(problem: Problem, observed: Observed) -> SeedingRows:
     """At most a few thousand rows, spread over all; made on the host, once per fit."""
-    telling = plan.remember(("telling", arguments.layout), lambda: _telling(plan, arguments))
+    plan = problem.plan
+    telling = plan.remember(("telling", problem.arguments.layout), lambda: _telling(problem))
     if observed.num_rows > _SEEDING_ROWS and not plan.by_row:
         rng = np.random.default_rng(observed.num_rows)
         observed = observed.take(rng.choice(observed.num_rows, _SEEDING_ROWS, replace=False))
-        blocks = plan.arrange(observed)
+        problem = problem.at(plan.arrange(observed))
     points = tuple(
         on_device(_seen_from(plan, group, telling, observed)) for group in started_together(plan)
     )
     known = {name: on_device(labels) for name, labels in (observed.labels or {}).items()}
-    return SeedingRows(points, blocks, known)
+    return SeedingRows(points, problem.blocks, known)
 
 
 def started_together(plan: Plan) -> list[tuple[str, ...]]:
@@ -122,14 +122,14 @@ def _alike(plan: Plan, latents: tuple[str, ...]) -> bool:
     return len(seen) == 1
 
 
-def _telling(plan: Plan, arguments: Arguments) -> frozenset[str]:
+def _telling(problem: Problem) -> frozenset[str]:
     """Names of observed sites whose components have one density for all rows: only of these are values
     close together where rows belong together. Those of a regression are not."""
+    plan = problem.plan
     told = set()
 
-    def look(arrays: tuple[Array, ...]) -> None:
-        given = arguments._replace(arrays=arrays)
-        sites = sites_by_component(plan, given, rough_values(plan))
+    def look(problem: Problem) -> None:
+        sites = sites_by_component(problem, rough_values(plan))
         width, axis = plan.reading.width, plan.reading.rows.dim
         for site in plan.reading.observed:
             peeled = peel(sites[site.name]["fn"])
@@ -138,7 +138,7 @@ def _telling(plan: Plan, arguments: Arguments) -> frozenset[str]:
             if ((1,) * (width - len(shape)) + shape)[axis] == 1:
                 told.add(site.name)
 
-    jax.eval_shape(look, arguments.arrays)
+    jax.eval_shape(look, Problem(plan, problem.arguments))
     return frozenset(told)
 
 
@@ -183,12 +183,18 @@ def rough_values(plan: Plan) -> Values:
     return {name: jnp.asarray(value[0], float) for name, value in plan.points.items()}
 
 
-def leaving_values(plan: Plan, arguments: Arguments, rough: Values, rng_keys: Array) -> Values:
+def leaving_values(problem: Problem, rough: Values, rng_keys: Array) -> Values:
     """Where the first M step leaves from, leading with starts: rough values, but `numpyro.param` sites
     at the program's own initial values, drawn anew for each start."""
     wide = {name: jnp.broadcast_to(v, (len(rng_keys), *v.shape)) for name, v in rough.items()}
-    own = partial(initial_values, plan.program, plan.reading, arguments, rough)
+    own = partial(
+        initial_values, problem.plan.program, problem.plan.reading, problem.arguments, rough
+    )
     return {**wide, **jax.vmap(own)(rng_keys)}
+
+
+def _leaving(problem: Problem, rng_keys: Array) -> Values:
+    return leaving_values(problem, rough_values(problem.plan), rng_keys)
 
 
 def has_own_starts(plan: Plan) -> bool:
@@ -196,7 +202,7 @@ def has_own_starts(plan: Plan) -> bool:
     return any(site.family == "param" for site in plan.reading.parameters)
 
 
-def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
+def own_starts(problem: Problem, rng_keys: Array) -> Values:
     """Initial values that the program itself gives `numpyro.param` sites, leading with starts.
 
     A network starts from its initialiser, drawn anew for each start. An array whose entries are all
@@ -204,26 +210,17 @@ def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
 
     Raises :class:`ProgramError` where an initial value is outside the support of its site.
     """
-    sites = [site for site in plan.reading.parameters if site.family == "param"]
+    sites = [site for site in problem.plan.reading.parameters if site.family == "param"]
     if not sites:
         return {}
-    layout = arguments.layout
-
-    def make() -> Callable[..., Values]:
-        def run(arrays: tuple[Array, ...], rng_keys: Array) -> Values:
-            told = Arguments(arrays, layout)
-            return leaving_values(plan, told, rough_values(plan), rng_keys)
-
-        return compile_lightly(run)
-
-    own = plan.remember(("own starts", layout), make)(arguments.arrays, rng_keys)
+    own = replace(problem, arranged=None).run(_leaving, rng_keys)
     for site in sites:
         if not bool(jnp.all(site.support(own[site.name]))):
             raise ProgramError(
                 f"the initial value of numpyro.param site '{site.name}' is outside its support "
                 f"({site.support}); give one inside"
             )
-    pytrees = array_names(plan.program)
+    pytrees = array_names(problem.plan.program)
     return {
         site.name: own[site.name]
         for site in sites
@@ -232,15 +229,15 @@ def own_starts(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
 
 
 def starting_statistics(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     rows: SeedingRows,
     rough: Values,
     rng_keys: Array,
     seeding: Seeding = kmeans_plus_plus,
 ) -> Starting:
     """Statistics for each key, leading with an axis of starts; to be called under jit."""
-    graph, evaluation = plan.graph, plan.evaluate(arguments, rough)
+    plan = problem.plan
+    graph, evaluation = plan.graph, problem.evaluate(rough)
     together, ordered = started_together(plan), ordered_sites(plan)
 
     def of(shares: dict[str, Array]) -> row_pass.Statistics:
@@ -249,7 +246,7 @@ def starting_statistics(
         return row_pass.weighted_statistics(graph, plan.families, evaluation, rows.blocks, weights)
 
     def log_likelihood(statistics: row_pass.Statistics, values: Values) -> Array:
-        told = plan.evaluate(arguments, values)
+        told = problem.evaluate(values)
         return sum(expected_factors(plan.families, told, statistics).values(), jnp.zeros(()))
 
     def one(rng_key: Array) -> tuple[row_pass.Statistics, Values]:
@@ -273,11 +270,11 @@ def starting_statistics(
         n: jnp.full((s, count), 1.0 / s) for n, s in zip(graph.names, graph.sizes, strict=True)
     }
     alike = of({name: _told(share, rows.known.get(name)) for name, share in uniform.items()})
-    near = in_units_of_data(plan, plan.expected_log_joint(arguments, alike), rough)
+    near = in_units_of_data(plan, problem.expected_log_joint(alike), rough)
     partitioned, values = jax.vmap(one)(rng_keys)
-    values |= jax.vmap(partial(initial_values, plan.program, plan.reading, arguments, rough))(
-        rng_keys
-    )
+    values |= jax.vmap(
+        partial(initial_values, plan.program, plan.reading, problem.arguments, rough)
+    )(rng_keys)
     if ordered:  # alike, components in order would be in a corner of their support
         return Starting(partitioned, partitioned, values)
     wide = jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), alike, partitioned)
@@ -326,25 +323,21 @@ def _told(share: Array, known: Array | None) -> Array:
 
 
 def starting_values(
-    plan: Plan,
-    arguments: Arguments,
-    rows: SeedingRows,
-    rng_keys: Array,
-    seeding: Seeding = kmeans_plus_plus,
+    problem: Problem, seeding: Seeding, rows: SeedingRows, rng_keys: Array
 ) -> Values:
     """Starting values for each key, leading with an axis of starts; to be called under jit.
 
     Every component is fitted to all rows alike, then to its part of them.
     """
-    rough = rough_values(plan)
-    starting = starting_statistics(plan, arguments, rows, rough, rng_keys, seeding)
+    rough = rough_values(problem.plan)
+    starting = starting_statistics(problem, rows, rough, rng_keys, seeding)
 
     def one(starting: Starting) -> Values:
         def once(values: Values, last: Array) -> tuple[Values, None]:
             statistics = jax.tree.map(
                 partial(jnp.where, last), starting.partitioned, starting.alike
             )
-            return maximise_blocks(plan, arguments, statistics, values)[0], None
+            return maximise_blocks(problem, statistics, values)[0], None
 
         lasts = jnp.arange(ALIKE_STEPS + 1) == ALIKE_STEPS
         return jax.lax.scan(once, starting.values, lasts)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,14 +17,16 @@ from tqdm.auto import tqdm
 from ..program.arguments import Arguments, shapes_of, split
 from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
-from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
+from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import number, whole
 from .em import EM
 from .fingerprint import Run, arguments_in_words, in_words
 from .keep import ANY, Checkpoint, read
-from .orders import Fitted, Posterior, Stepwise
+from .orders import Fitted, Stepwise
+from .passes import begin
 from .result import EMResult
 from .status import Status
 
@@ -41,8 +44,7 @@ class Stream:
     other arguments are kept too.
 
     Attributes:
-        plan: the plan of the program on the first batch.
-        arguments: the first batch.
+        problem: the program with the first batch.
         log_density: mean log p(x_i | theta) per row (by weight) of the last batch, at the parameters
             before it was absorbed: a fall says that the stream has changed.
         num_batches: how many batches have been absorbed, the first included.
@@ -64,8 +66,7 @@ class Stream:
     Source: Cappe & Moulines (2009), *JRSS B* 71, 593-613.
     """
 
-    plan: Plan
-    arguments: Arguments
+    problem: Problem
     log_density: Array
     num_batches: int
     _leading: tuple[int, ...]
@@ -87,32 +88,35 @@ class Stream:
         Raises:
             ProgramError: where the batch cannot be taken; the fit so far is as it was.
         """
-        blocks = rows_of_batch(self.plan, self.arguments, self._leading, split(args, kwargs))
-        compiled = _compiled(self.plan, self.arguments, self._order)
+        problem = self.problem
+        problem = problem.at(rows_of_batch(problem, self._leading, split(args, kwargs)))
         grows = jnp.asarray(0.0 if self._known else 1.0)
-        fitted, density = compiled(self.arguments.arrays, blocks, self._fitted, grows)
+        fitted, density = problem.run(
+            _absorbed, self._fitted, grows, static=(self._order,), fully=True
+        )
         count = self.num_batches + 1
         return replace(self, _fitted=fitted, log_density=density, num_batches=count)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the program on the first batch."""
+        return self.problem.plan
+
+    @property
+    def arguments(self) -> Arguments:
+        """The first batch."""
+        return self.problem.arguments
 
     def result(self) -> EMResult:
         """The fit so far. Its methods answer for the first batch, unless given other rows.
 
         `objective` is an estimate from the last batch alone, before it was absorbed.
         """
-        layout = self.arguments.layout
-
-        def make() -> Callable[..., Any]:
-            def estimate(arrays: Any, fitted: Fitted) -> Any:
-                posterior = Posterior(self.plan, Arguments(arrays, layout))
-                values = self._order.estimate(posterior, fitted)
-                return values, self.plan.evaluate(posterior.arguments, values)
-
-            return compile_fully(estimate)
-
-        made = self.plan.remember(("estimate of a stream", layout, self._order), make)
-        values, evaluation = made(self.arguments.arrays, self._fitted)
+        values, evaluation = self.problem.run(
+            _estimate, self._fitted, static=(self._order,), fully=True
+        )
         values, derived = jax.tree.map(np.asarray, (values, evaluation.deterministic))
-        prior = float(sum(evaluation.prior.values()))
+        prior = float(evaluation.log_prior)
         objective = np.atleast_1d(float(self.log_density) * self.rows + prior)
         finite = all(np.isfinite(value).all() for value in values.values())
         status = Status.OUT_OF_STEPS if finite else Status.NOT_FINITE
@@ -125,8 +129,7 @@ class Stream:
             restart_objectives=objective,
             restart_statuses=(status,),
             restart_steps=np.array([self.num_batches]),
-            plan=self.plan,
-            arguments=self.arguments,
+            problem=self.problem,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -137,7 +140,7 @@ class Stream:
         words = _in_words(self.arguments, self._order)
         arrays, density = self.arguments.arrays, self.log_density
         state = {"arrays": arrays, "fitted": self._fitted, "density": density}
-        kept = Checkpoint(path, Run(words, self.plan, self.arguments))
+        kept = Checkpoint(path, Run(words, self.problem))
         kept.write(state, batches=self.num_batches, known=self._known)
 
 
@@ -150,16 +153,14 @@ def start_stream(
     init: dict[str, Any] | None,
 ) -> Stream:
     """A fit to the first batch of a stream."""
-    (found, arguments), order = online.plan_of(arguments), _stepwise(online)
-    observed = found.observe(arguments, fitting=True)
-    if set(init or {}) < set(found.reading.parameter_names):
-        em = EM(found, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
-        fit = em.run_arguments(rng_key, arguments, restarts=restarts, init=init)
-        init = fit.parameters
-    values = online.starts(found, arguments, observed, rng_key[None], init)
-    whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
-    begin = online.compiled(found, arguments.layout).begin
-    progress = begin(arguments.arrays, whole, values)
+    problem, order = online.problem_of(arguments), _stepwise(online)
+    plan, observed = problem.plan, problem.observe(fitting=True)
+    if set(init or {}) < set(plan.reading.parameter_names):
+        em = EM(plan, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
+        init = em.run_problem(rng_key, problem, restarts=restarts, init=init).parameters
+    values = online.starts(problem, observed, rng_key[None], init)
+    whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
+    progress = problem.run(begin, whole, values, static=(order,), fully=True)
     fitted = jax.tree.map(lambda x: x[0], progress.fitted)
     weight = fitted.memory.rows
     if num_rows is not None:
@@ -167,10 +168,9 @@ def start_stream(
             raise ProgramError(f"num_rows is {num_rows:g}; give a number of rows above 0")
         rows = jnp.asarray(float(num_rows), weight.dtype)
         fitted = fitted._replace(memory=fitted.memory._replace(rows=rows))
-    prior = found.log_prior(found.evaluate(arguments, fitted.values))
-    density = (progress.objective[0] - prior) / weight
-    leading = _leading(arguments, observed.num_rows)
-    return Stream(found, arguments, density, 1, leading, order, fitted, num_rows is not None)
+    density = (progress.objective[0] - problem.log_prior(fitted.values)) / weight
+    leading = _leading(problem.arguments, observed.num_rows)
+    return Stream(problem, density, 1, leading, order, fitted, num_rows is not None)
 
 
 def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments) -> Stream:
@@ -181,21 +181,20 @@ def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments
     told = saved.fill({"arrays": (ANY,) * len(batch.arrays)}, "state")
     arrays = tuple(map(jnp.asarray, told["arrays"]))
     arguments = Arguments(arrays, batch.layout._replace(shapes=shapes_of(arrays)))
-    found, arguments = online.plan_of(arguments)
-    saved.check(Run(words, found, arguments))
-    observed = found.observe(arguments)
-    whole = arrange_batches(found, observed, np.zeros(observed.num_rows, int))
-    values = {site.name: jnp.zeros((1, *site.shape)) for site in found.reading.parameters}
-    begin = online.compiled(found, arguments.layout).begin
-    shaped = jax.eval_shape(begin, arrays, whole, values)
+    problem = online.problem_of(arguments)
+    plan = problem.plan
+    saved.check(Run(words, problem))
+    observed = problem.observe()
+    whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
+    values = {site.name: jnp.zeros((1, *site.shape)) for site in plan.reading.parameters}
+    shaped = jax.eval_shape(partial(begin, problem, order), whole, values)
     fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shaped.fitted)
     density = jax.ShapeDtypeStruct((), shaped.objective.dtype)
     fitted = saved.fill({"fitted": fitted}, "state")["fitted"]
     density = saved.fill({"density": density}, "state")["density"]
-    leading, notes = _leading(arguments, observed.num_rows), saved.header
-    return Stream(
-        found, arguments, density, notes["batches"], leading, order, fitted, notes["known"]
-    )
+    leading, notes = _leading(problem.arguments, observed.num_rows), saved.header
+    known = notes["known"]
+    return Stream(problem, density, notes["batches"], leading, order, fitted, known)
 
 
 def run_stream(
@@ -244,21 +243,20 @@ def _in_words(arguments: Arguments, order: Stepwise) -> dict[str, str]:
     return {"the engine": "OnlineEM, on a stream", "order": in_words(order), **words}
 
 
-def _compiled(plan: Plan, arguments: Arguments, order: Stepwise) -> Callable[..., Any]:
-    """One update: the fit after a batch, and the batch's mean log density before."""
-    layout = arguments.layout
+def _absorbed(
+    problem: Problem, order: Stepwise, fitted: Fitted, grows: Array
+) -> tuple[Fitted, Array]:
+    """The fit after a batch, and the batch's mean log density before."""
+    evidence, fitted = order.absorb(problem, problem.blocks, fitted)
+    weight = jnp.sum(problem.blocks.weight)
+    memory = fitted.memory._replace(rows=fitted.memory.rows + grows * weight)
+    return fitted._replace(memory=memory), evidence / weight
 
-    def make() -> Callable[..., Any]:
-        def absorb(arrays: Any, blocks: Blocks, fitted: Fitted, grows: Array) -> Any:
-            posterior = Posterior(plan, Arguments(arrays, layout))
-            evidence, fitted = order.absorb(posterior, blocks, fitted)
-            weight = jnp.sum(blocks.weight)
-            memory = fitted.memory._replace(rows=fitted.memory.rows + grows * weight)
-            return fitted._replace(memory=memory), evidence / weight
 
-        return compile_fully(absorb)
-
-    return plan.remember(("stream", layout, order), make)
+def _estimate(problem: Problem, order: Stepwise, fitted: Fitted) -> tuple[Values, Evaluation]:
+    """Where the fit is, and the program there."""
+    values = order.estimate(problem, fitted)
+    return values, problem.evaluate(values)
 
 
 # --------------------------------------------------------------------------- batches of about one size
@@ -268,16 +266,15 @@ def _leading(arguments: Arguments, num_rows: int) -> tuple[int, ...]:
     return tuple(i for i, (shape, _) in shapes if shape and shape[0] == num_rows)
 
 
-def rows_of_batch(
-    plan: Plan, reference: Arguments, leading: tuple[int, ...], batch: Arguments
-) -> Blocks:
+def rows_of_batch(problem: Problem, leading: tuple[int, ...], batch: Arguments) -> Blocks:
     """A batch as blocks of one of few shapes; what is added has no weight. On the host.
 
     `leading` are the arrays of a call that lead with its rows.
 
     Raises :class:`ProgramError` where the batch is not of the reference's kind or cannot be taken.
     """
-    size, filled = _filled(reference, leading, batch)
+    plan = problem.plan
+    size, filled = _filled(problem.arguments, leading, batch)
     try:
         observed = plan.observe(filled)
     except ProgramError:

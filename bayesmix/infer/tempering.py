@@ -26,13 +26,12 @@ from numpyro.handlers import seed
 
 from ..program import parts
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import check_fields
 from ..program.statistics import scaled
 from ..program.tracing import sites_of
@@ -40,14 +39,6 @@ from .accelerators import free_coordinates
 from .coordinates import constrained, potential_energy, unconstrained
 from .gibbs import draw_blocks
 from .variational_checks import check_program as check_complete_data
-
-
-class Call(NamedTuple):
-    """A program's plan, its arguments, and its rows as blocks."""
-
-    plan: Plan
-    arguments: Arguments
-    blocks: Blocks
 
 
 class Tuning(NamedTuple):
@@ -61,11 +52,11 @@ class Tuning(NamedTuple):
 class Moves(Protocol):
     """What both kinds of moves offer. All of it but `check` is traced."""
 
-    def check(self, call: Call) -> None: ...
-    def reference(self, call: Call) -> Array: ...
-    def height(self, call: Call, values: Values, beta: Array) -> Array: ...
+    def check(self, problem: Problem) -> None: ...
+    def reference(self, problem: Problem) -> Array: ...
+    def height(self, problem: Problem, values: Values, beta: Array) -> Array: ...
     def move(
-        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+        self, rng_key: Array, problem: Problem, values: Values, beta: Array, tuning: Tuning
     ) -> tuple[Values, Array]: ...
 
 
@@ -97,25 +88,25 @@ class GibbsMoves:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def check(self, call: Call) -> None:
+    def check(self, problem: Problem) -> None:
         """Refuse programs of which sweeps do not leave the road's densities as they are."""
-        counted = np.isin(np.asarray(call.blocks.weight), (0.0, 1.0)).all()
+        counted = np.isin(np.asarray(problem.blocks.weight), (0.0, 1.0)).all()
         try:
-            if call.blocks.patterns or not counted:
+            if problem.blocks.patterns or not counted:
                 raise ProgramError("rows lack cells of a vector, or do not count once")
             key = "complete data"
-            call.plan.remember(key, lambda: check_complete_data(call.plan, call.arguments))
+            problem.plan.remember(key, lambda: check_complete_data(problem))
         except ProgramError as error:
-            names = ", ".join(f"'{name}'" for name in call.plan.reading.parameter_names)
+            names = ", ".join(f"'{name}'" for name in problem.plan.reading.parameter_names)
             raise ProgramError(
                 f"GibbsMoves cannot move {names} at every power of the likelihood: they need closed "
                 "forms of all sites, rows that count once, and no hidden values of a row but its "
                 "latents; use HamiltonianMoves() instead"
             ) from error
 
-    def reference(self, call: Call) -> Array:
+    def reference(self, problem: Problem) -> Array:
         """log of the number of values that all latents of all rows may have."""
-        plan, blocks = call.plan, call.blocks
+        plan, blocks = problem.plan, problem.blocks
 
         def count(graph: Graph, tables: Tables, told: None) -> Weighed:
             return parts.expect(graph, _powered(tables, jnp.zeros(())))
@@ -123,38 +114,38 @@ class GibbsMoves:
         rough = {
             s.name: biject_to(s.support)(jnp.zeros(_free_shape(s))) for s in plan.reading.parameters
         }
-        evaluation = plan.evaluate(call.arguments, rough)
+        evaluation = problem.evaluate(rough)
         return row_pass.passes(plan.graph, plan.families, evaluation, blocks, count).log_likelihood
 
-    def height(self, call: Call, values: Values, beta: Array) -> Array:
+    def height(self, problem: Problem, values: Values, beta: Array) -> Array:
         """sum_i log sum_z p(x_i, z | theta)^beta."""
 
         def powered(graph: Graph, tables: Tables, told: None) -> Weighed:
             return parts.expect(graph, _powered(tables, beta))
 
-        plan = call.plan
-        evaluation = plan.evaluate(call.arguments, values)
+        plan = problem.plan
+        evaluation = problem.evaluate(values)
         return row_pass.passes(
-            plan.graph, plan.families, evaluation, call.blocks, powered
+            plan.graph, plan.families, evaluation, problem.blocks, powered
         ).log_likelihood
 
     def move(
-        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+        self, rng_key: Array, problem: Problem, values: Values, beta: Array, tuning: Tuning
     ) -> tuple[Values, Array]:
         """New values, and 1: every draw is taken."""
-        plan = call.plan
+        plan = problem.plan
 
         def drawn(graph: Graph, tables: Tables, told: parts.Lots) -> Weighed:
             return parts.draw(graph, _powered(tables, beta), told)
 
         def sweep(values: Values, key: Array) -> tuple[Values, None]:
             label_key, block_key = random.split(key)
-            evaluation = plan.evaluate(call.arguments, values)
+            evaluation = problem.evaluate(values)
             found = row_pass.drawn_pass(
-                plan.graph, plan.families, evaluation, call.blocks, label_key, drawn
+                plan.graph, plan.families, evaluation, problem.blocks, label_key, drawn
             ).statistics
             counted = scaled(plan.families, found, beta)
-            return draw_blocks(plan, call.arguments, counted, values, block_key), None
+            return draw_blocks(problem, counted, values, block_key), None
 
         keys = random.split(rng_key, self.sweeps)
         return jax.lax.scan(sweep, values, keys)[0], jnp.ones(())
@@ -192,27 +183,27 @@ class HamiltonianMoves:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def check(self, call: Call) -> None:
+    def check(self, problem: Problem) -> None:
         """Any program will do."""
 
-    def reference(self, call: Call) -> Array:
+    def reference(self, problem: Problem) -> Array:
         """0: at beta = 0 there is the prior itself."""
         return jnp.zeros(())
 
-    def height(self, call: Call, values: Values, beta: Array) -> Array:
+    def height(self, problem: Problem, values: Values, beta: Array) -> Array:
         """beta sum_i log p(x_i | theta)."""
-        return beta * call.plan.log_likelihood(call.arguments, call.blocks, values)
+        return beta * problem.log_likelihood(values)
 
     def move(
-        self, rng_key: Array, call: Call, values: Values, beta: Array, tuning: Tuning
+        self, rng_key: Array, problem: Problem, values: Values, beta: Array, tuning: Tuning
     ) -> tuple[Values, Array]:
         """New values, and the mean acceptance probability."""
-        hmc, plan, sites = blackjax().hmc, call.plan, call.plan.reading.parameters
+        hmc, plan, sites = blackjax().hmc, problem.plan, problem.plan.reading.parameters
 
         def tempered(values: Values) -> Array:
-            evaluation = plan.evaluate(call.arguments, values)
-            found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, call.blocks)
-            return plan.log_prior(evaluation) + beta * found
+            evaluation = problem.evaluate(values)
+            found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, problem.blocks)
+            return evaluation.log_prior + beta * found
 
         potential = potential_energy(sites, tempered, values)
         start, unravel = ravel_pytree(unconstrained(sites, values))
@@ -247,23 +238,24 @@ def first_tuning(plan: Plan, values: Values) -> Tuning:
     return Tuning(jnp.log(jnp.asarray(0.1, free.dtype)), jnp.ones_like(free))
 
 
-def prior_draws(plan: Plan, arguments: Arguments, rng_keys: Array) -> Values:
+def prior_draws(problem: Problem, rng_keys: Array) -> Values:
     """Draws of all parameters from the program's priors, one for each key.
 
     Raises :class:`ProgramError` where a parameter has no prior that can be drawn from.
     """
+    plan = problem.plan
     for site in plan.reading.parameters:
         if site.family in ("param", "ImproperUniform"):
             raise ProgramError(
                 f"'{site.name}' has no prior to draw from, where tempering starts; give it a proper one"
             )
 
-    def one(arrays: tuple[Array, ...], key: Array) -> Values:
-        args, kwargs = arguments.call(arrays)
+    def one(problem: Problem, key: Array) -> Values:
+        args, kwargs = problem.arguments.call()
         sites = sites_of(seed(plan.program, key), args, kwargs)
         return {name: sites[name]["value"] for name in plan.reading.parameter_names}
 
-    return jax.vmap(one, (None, 0))(arguments.arrays, rng_keys)
+    return jax.vmap(one, (None, 0))(problem, rng_keys)
 
 
 def blackjax() -> Any:

@@ -20,12 +20,11 @@ from jax import Array
 from numpyro.distributions import biject_to
 
 from ..program import graph as eliminate
-from ..program.arguments import Arguments, split
-from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import Tables
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from . import predict
 from .result import EMResult
 
@@ -97,10 +96,8 @@ def decompose(
 
     Source: Neal & Hinton (1998), in *Learning in Graphical Models*, 355-368, eqs. 5-7.
     """
-    plan, arguments = Plans(program).of(split(args, kwargs))
-    return decompose_arguments(
-        plan, arguments, values, values if at is None else at, inverse_temperature
-    )
+    problem = Plans(program).call(args, kwargs)
+    return decompose_problem(problem, values, values if at is None else at, inverse_temperature)
 
 
 def decompose_path(fit: EMResult) -> Decomposition:
@@ -130,7 +127,7 @@ def decompose_path(fit: EMResult) -> Decomposition:
     path = _path(fit)
     after = {name: value[1:] for name, value in path.items()}
     before = {name: value[:-1] for name, value in path.items()}
-    return decompose_arguments(fit.plan, fit.arguments, after, before)
+    return decompose_problem(fit.problem, after, before)
 
 
 def along(fit: EMResult, step: int, places: np.ndarray) -> Values:
@@ -160,43 +157,40 @@ def _path(fit: EMResult) -> dict[str, np.ndarray]:
     return fit.path
 
 
-def decompose_arguments(
-    plan: Plan,
-    arguments: Arguments,
-    values: Values,
-    at: Values,
-    inverse_temperature: float = 1.0,
+def decompose_problem(
+    problem: Problem, values: Values, at: Values, inverse_temperature: float = 1.0
 ) -> Decomposition:
-    """As :func:`decompose`, for arguments already split into arrays and static ones."""
+    """As :func:`decompose`, for a program with its data."""
+    plan = problem.plan
     sites = {site.name: site for site in plan.reading.parameters}
     for name in sites:
         if name not in values or name not in at:
             raise ProgramError(f"the value of '{name}' is missing; give every parameter's")
     values, at = ({name: jnp.asarray(told[name], float) for name in sites} for told in (values, at))
-    rows = predict.arrange(plan, plan.observe(arguments))
+    rows = predict.arrange(plan, problem.observe())
     beta = jnp.asarray(inverse_temperature, float)
     several = any(values[name].ndim > len(site.shape) for name, site in sites.items())
-    layout = arguments.layout
+    found = problem.run(_each, rows, values, at, beta, static=(several,), fully=True)
+    return jax.tree.map(np.asarray, found)
 
-    def make() -> Callable[..., Decomposition]:
-        def run(arrays: Any, rows: Any, values: Values, at: Values, beta: Array) -> Decomposition:
-            def one(pair: tuple[Values, Values]) -> Decomposition:
-                return _terms(plan, Arguments(arrays, layout), rows, *pair, beta)
 
-            return jax.lax.map(one, (values, at)) if several else one((values, at))
+def _each(
+    problem: Problem, several: bool, rows: Any, values: Values, at: Values, beta: Array
+) -> Decomposition:
+    """All terms at one theta, or at each of several."""
 
-        return compile_fully(run)
+    def one(pair: tuple[Values, Values]) -> Decomposition:
+        return _terms(problem, rows, *pair, beta)
 
-    run = plan.remember(("decompose", layout, several), make)
-    return jax.tree.map(np.asarray, run(arguments.arrays, rows, values, at, beta))
+    return jax.lax.map(one, (values, at)) if several else one((values, at))
 
 
 def _terms(
-    plan: Plan, arguments: Arguments, rows: predict.Rows, values: Values, at: Values, beta: Array
+    problem: Problem, rows: predict.Rows, values: Values, at: Values, beta: Array
 ) -> Decomposition:
     """All terms at one theta, q from one other."""
-    graph, weight = plan.graph, rows.blocks.restore(rows.blocks.weight)
-    here, there = (predict.log_factors(plan, arguments, v, rows) for v in (values, at))
+    graph, weight = problem.plan.graph, rows.blocks.restore(rows.blocks.weight)
+    here, there = (predict.log_factors(problem, v, rows) for v in (values, at))
     # a temperature of zero leaves what is impossible impossible
     tempered = tuple(jnp.where(jnp.isneginf(each), each, beta * each) for each in there)
     evidence, shares = eliminate.marginals(graph, tempered)
@@ -211,7 +205,7 @@ def _terms(
     def total(each: Array) -> Array:
         return jnp.sum(jnp.where(weight > 0, weight * each, 0.0))
 
-    log_prior = plan.log_prior(plan.evaluate(arguments, values))
+    log_prior = problem.log_prior(values)
     return Decomposition(
         total(energy),
         total(evidence - own),

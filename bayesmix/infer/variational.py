@@ -13,14 +13,12 @@ import numpy as np
 from jax import Array, random
 
 from ..program import rows as row_pass
-from ..program.arguments import Arguments, split
-from ..program.blocks import Blocks
-from ..program.compiling import compile_fully, compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.modules import array_values
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
 from .chunks import Progress, run_in_chunks
 from .convergence import judge
@@ -149,22 +147,24 @@ class VariationalBayes:
         """
         restarts = whole("restarts", restarts)
         key = key_of(rng_key)
-        arguments = split(args, kwargs)
-        found, arguments = self.plans.of(arguments)
-        compiled = self._compile(found, arguments)
-        kept = checkpoint_at(checkpoint, self, found, arguments, key, restarts=restarts, init=init)
-        observed = found.observe(arguments, fitting=True)
-        blocks = found.arrange(observed)
-        check_complete(blocks)
+        problem = self.plans.call(args, kwargs)
+        plan = problem.plan
+        plan.remember("variational check", lambda: check_program(problem))
+        scopes = plan.remember("scopes", lambda: find_scopes(problem))
+        kept = checkpoint_at(checkpoint, self, problem, key, restarts=restarts, init=init)
+        observed = problem.observe(fitting=True)
+        problem = problem.at(plan.arrange(observed))
+        check_complete(problem.blocks)
         keys = random.split(key, restarts)
-        given = given_values(found, array_values(found.program, init or {}), restarts)
-        given = {**own_starts(found, arguments, keys), **given}
-        rows = seeding_rows(found, arguments, blocks, observed)
-        at_data = found.specialise(arguments)
-        state = compiled.start(at_data.arrays, rows, keys)
+        given = given_values(plan, array_values(plan.program, init or {}), restarts)
+        given = {**own_starts(problem, keys), **given}
+        rows = seeding_rows(problem, observed)
+        at_data = problem.specialised()
+        state = at_data.run(_start, rows, keys, static=(scopes, self.seeding, self.max_steps))
 
         def advance(state: _State, limit: int) -> _State:
-            return compiled.advance(at_data.arrays, blocks, (self.tolerance, limit), given, state)
+            settings = (self.tolerance, limit)
+            return at_data.run(_advance, settings, given, state, static=(scopes,), fully=True)
 
         state = run_in_chunks(
             state,
@@ -176,15 +176,7 @@ class VariationalBayes:
             checkpoint=kept,
             watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
         )
-        return _result(compiled, arguments, blocks, jax.tree.map(np.asarray, state))
-
-    def _compile(self, found: Plan, arguments: Arguments) -> _Compiled:
-        layout = arguments.layout
-        found.remember("variational check", lambda: check_program(found, arguments))
-        options = (self.max_steps, self.seeding)
-        return found.remember(
-            ("variational", layout, *options), lambda: _Compiled(found, arguments, *options)
-        )
+        return _result(problem, scopes, jax.tree.map(np.asarray, state))
 
 
 class _State(NamedTuple):
@@ -201,45 +193,37 @@ class _State(NamedTuple):
     proper: Array
 
 
-class _Compiled:
-    """The compiled functions of an ascent, for one layout of arguments."""
+def _start(
+    problem: Problem,
+    scopes: tuple[Scope, ...],
+    seeding: Seeding,
+    max_steps: int,
+    rows: SeedingRows,
+    keys: Array,
+) -> _State:
+    """Ascents before their first step."""
+    rough = rough_values(problem.plan)
+    made = starting_statistics(problem, rows, rough, keys, seeding)
+    return jax.vmap(partial(_new_state, problem, scopes, max_steps, rough))(made.partitioned)
 
-    def __init__(self, found: Plan, arguments: Arguments, max_steps: int, seeding: Seeding) -> None:
-        self.plan, layout = found, arguments.layout._replace(specialised=True)
-        self.scopes = scopes = find_scopes(found, arguments)
 
-        def call(arrays: tuple[Array, ...]) -> Arguments:
-            return Arguments(arrays, layout)
-
-        def start(arrays: Any, rows: SeedingRows, keys: Array) -> _State:
-            rough = rough_values(found)
-            made = starting_statistics(found, call(arrays), rows, rough, keys, seeding)
-            return jax.vmap(
-                lambda statistics: _new_state(
-                    found, call(arrays), scopes, max_steps, rough, statistics
-                )
-            )(made.partitioned)
-
-        def ascend(
-            arrays: Any, blocks: Blocks, settings: Any, given: Values, state: _State
-        ) -> _State:
-            one = partial(_ascend, found, call(arrays), blocks, scopes, settings)
-            return jax.vmap(one)(given, state)
-
-        self.start = compile_lightly(start)
-        self.advance = compile_fully(ascend)
+def _advance(
+    problem: Problem, scopes: tuple[Scope, ...], settings: Any, given: Values, state: _State
+) -> _State:
+    """All ascents, each until it has stopped or has made a number of steps."""
+    return jax.vmap(partial(_ascend, problem, scopes, settings))(given, state)
 
 
 def _new_state(
-    found: Plan,
-    arguments: Arguments,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     max_steps: int,
     values: Values,
     statistics: row_pass.Statistics,
 ) -> _State:
-    q = point_masses(found, arguments, scopes, statistics, values)
-    check_points(found, scopes, tuple(q.points[b.site].shape[0] for b in found.blocks))
+    plan = problem.plan
+    q = point_masses(problem, scopes, statistics, values)
+    check_points(plan, scopes, tuple(q.points[b.site].shape[0] for b in plan.blocks))
     dtype = jnp.result_type(float)
     return _State(
         step=jnp.asarray(-1 - _PARTITION_STEPS),
@@ -249,14 +233,12 @@ def _new_state(
         gain=jnp.asarray(jnp.inf, dtype),
         trace=jnp.full(max_steps + 1, jnp.nan, dtype),
         status=jnp.asarray(Status.RUNNING),
-        proper=jnp.ones(len(found.blocks), bool),
+        proper=jnp.ones(len(plan.blocks), bool),
     )
 
 
 def _ascend(
-    found: Plan,
-    arguments: Arguments,
-    blocks: Blocks,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     settings: tuple[Array, Array],
     given: Values,
@@ -267,9 +249,9 @@ def _ascend(
 
     def step(state: _State) -> _State:
         early = state.step + 1 < 0
-        q = update_all(found, arguments, scopes, state.statistics, state.q)
+        q = update_all(problem, scopes, state.statistics, state.q)
         q = with_points_at(q, given, early)
-        bound, statistics = bound_and_statistics(found, arguments, blocks, scopes, q)
+        bound, statistics = bound_and_statistics(problem, scopes, q)
         kept = jax.tree.map(partial(jnp.where, state.step + 1 < -1), state.statistics, statistics)
         moved = state._replace(
             step=state.step + 1,
@@ -277,10 +259,10 @@ def _ascend(
             statistics=kept,
             bound=bound,
             trace=state.trace.at[state.step + 1].set(bound),
-            proper=proper(found, q),
+            proper=proper(problem.plan, q),
         )
         # before step 0 there is no bound
-        judged = _judge(state, moved, tolerance, blocks.num_rows)
+        judged = _judge(state, moved, tolerance, problem.blocks.num_rows)
         unjudged = state._replace(step=state.step + 1, q=q, statistics=kept)
         return jax.tree.map(partial(jnp.where, early), unjudged, judged)
 
@@ -300,10 +282,8 @@ def _judge(before: _State, moved: _State, tolerance: Array, rows: int) -> _State
     return jax.tree.map(partial(jnp.where, judged.good), taken, kept)
 
 
-def _result(
-    compiled: _Compiled, arguments: Arguments, blocks: Blocks, state: _State
-) -> VariationalResult:
-    found = compiled.plan
+def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> VariationalResult:
+    found = problem.plan
     statuses = [_status(found, state, start) for start in range(state.status.size)]
     bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
     best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
@@ -321,11 +301,10 @@ def _result(
         restart_bounds=bounds,
         restart_statuses=tuple(statuses),
         restart_steps=state.step,
-        plan=found,
-        arguments=arguments,
+        problem=Problem(found, problem.arguments),
         q=q,
         statistics=statistics,
-        scopes=compiled.scopes,
+        scopes=scopes,
     )
 
 

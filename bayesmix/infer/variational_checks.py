@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ..families.augmented import RowFamily
 from ..families.likelihoods import Family
@@ -19,22 +18,25 @@ from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
 from ..program.plan import Plan
 from ..program.probe import few_rows
+from ..program.problem import Problem
 from ..program.statistics import expected_factors
 
 _CURE = "use bayesmix.EM, or numpyro.infer.NUTS(bayesmix.marginalize(program)) instead"
 
 
-def check_program(plan: Plan, arguments: Arguments) -> None:
+def check_program(problem: Problem) -> None:
     """Raise :class:`ProgramError` where a program has no mean-field posterior in closed form: a site has
     no conditional in closed form, or a row has hidden values besides finite latents."""
-    open_sites = [f"'{block.site}'" for block in plan.blocks if block.form is None]
+    open_sites = [f"'{block.site}'" for block in problem.plan.blocks if block.form is None]
     if open_sites:
         raise ProgramError(
             f"no closed-form conditional of {', '.join(open_sites)} (print the plan for the reason), "
             f"so that variational Bayes has no density for it; {_CURE}"
         )
-    hidden = [name for name, family in plan.families.items() if isinstance(family, RowFamily)]
-    hidden += _not_expected(plan, arguments)
+    hidden = [
+        name for name, family in problem.plan.families.items() if isinstance(family, RowFamily)
+    ]
+    hidden += _not_expected(problem)
     if hidden:
         raise ProgramError(
             f"the rows of '{hidden[0]}' have hidden values besides finite latents (the scales of a "
@@ -63,20 +65,20 @@ def check_proper(plan: Plan, good: np.ndarray) -> None:
             )
 
 
-def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
+def _not_expected(problem: Problem) -> list[str]:
     """Observed sites whose log density is not what their statistics expect, as a function of the
     parameters: then Q stands for a density of more than the row. In double precision, on a few rows."""
+    plan = problem.plan
     with jax.core.eval_context(), jax.enable_x64(True):
         few, reading, observed = few_rows(
-            plan.program, arguments, plan.reading, plan.observe(arguments)
+            plan.program, problem.arguments, plan.reading, problem.observe()
         )
         complete = Observed(observed.values, dict.fromkeys(observed.values))
         blocks = arrange(plan.families, complete, plan.graph, whole=True)
 
         @compile_lightly
-        def differences(arrays: tuple[Array, ...], blocks: Blocks, points: Values) -> Any:
+        def differences(told: Arguments, blocks: Blocks, points: Values) -> Any:
             def at(values: Values) -> Any:
-                told = few._replace(arrays=arrays)
                 return evaluate(plan.program, reading, plan.families, told, values)
 
             evaluations = jax.vmap(at)(points)
@@ -93,7 +95,7 @@ def _not_expected(plan: Plan, arguments: Arguments) -> list[str]:
 
             return jax.vmap(both)(evaluations)
 
-        found = jax.tree.map(np.asarray, differences(few.arrays, blocks, plan.points))
+        found = jax.tree.map(np.asarray, differences(few, blocks, plan.points))
     return [
         name
         for name, (expected, exact) in found.items()

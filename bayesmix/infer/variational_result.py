@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +16,10 @@ from jax import Array, random
 from ..families.averages import averages_of
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
-from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
 from ..program.graph import Tables
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import key_of, whole
 from .mean_field import (
     Factorised,
@@ -47,7 +45,7 @@ class VariationalResult:
         modes: distinct optima up to relabelling, best first, each with its bound (`objective`), the
             number of starts that reached it, and a central value of every site (`parameters`).
         restart_bounds, restart_statuses, restart_steps: one entry per start.
-        plan: the plan that was used.
+        problem: the program and its data.
         q: the posterior itself, by block, as coefficients of its form.
 
     Example:
@@ -73,11 +71,15 @@ class VariationalResult:
     restart_bounds: np.ndarray
     restart_statuses: tuple[Status, ...]
     restart_steps: np.ndarray
-    plan: Plan
-    arguments: Arguments
+    problem: Problem
     q: Factorised
     statistics: row_pass.Statistics
     scopes: tuple[Scope, ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was used."""
+        return self.problem.plan
 
     @property
     def log_evidence_bound(self) -> float:
@@ -121,16 +123,17 @@ class VariationalResult:
         """
         num_draws = whole("num_draws", num_draws)
         key = key_of(rng_key)
-        found = self._run("draws", _draws, self.statistics, random.split(key, num_draws))
+        found = self._run(_draws, self.problem, self.statistics, random.split(key, num_draws))
         return {name: found[name] for name in self.plan.reading.parameter_names}
 
     # ---------------------------------------------------------------------------------------- labels
     def responsibilities(self, *args: Any, **kwargs: Any) -> Any:
         """q(z_i = k), (N, K); by latent where a row has several. For the rows of the fit, or for others
         when it is given the program's arguments."""
-        arguments = self.plan.call(args, kwargs) if args or kwargs else self.arguments
-        blocks = self.plan.arrange(self.plan.observe(arguments))
-        found = self._run("responsibilities", _responsibilities, blocks, arguments=arguments)
+        problem = self.problem
+        if args or kwargs:
+            problem = replace(problem, arguments=self.plan.call(args, kwargs))
+        found = self._run(_responsibilities, problem.with_rows())
         if len(self.plan.graph.cliques) == 1:
             return found[0].T
         return {name: found[self.plan.graph.own(name)].T for name in self.plan.graph.names}
@@ -177,41 +180,24 @@ class VariationalResult:
     # ---------------------------------------------------------------------------------------- within
     @cached_property
     def _moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        found = self._run("moments", _moments, self.statistics)
+        found = self._run(_moments, self.problem, self.statistics)
         return {name: found[name] for name in self.plan.reading.parameter_names}
 
-    def _run(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        *given: Any,
-        arguments: Arguments | None = None,
-    ) -> Any:
-        """`function(plan, arguments, scopes, q, *given)`, compiled once for each layout."""
-        plan, scopes = self.plan, self.scopes
-        arguments = arguments or self.arguments
-        layout = arguments.layout
-
-        def make() -> Callable[..., Any]:
-            return compile_lightly(
-                lambda arrays, *rest: function(plan, Arguments(arrays, layout), scopes, *rest)
-            )
-
-        run = plan.remember(("variational", name, layout), make)
-        return jax.tree.map(np.asarray, run(arguments.arrays, self.q, *given))
+    def _run(self, function: Callable[..., Any], problem: Problem, *given: Any) -> Any:
+        """`function(problem, scopes, q, *given)`, compiled once for each layout."""
+        found = problem.run(function, self.q, *given, static=(self.scopes,))
+        return jax.tree.map(np.asarray, found)
 
 
-def _responsibilities(
-    plan: Plan, arguments: Arguments, scopes: tuple[Scope, ...], q: Factorised, blocks: Blocks
-) -> Tables:
-    evaluation = averaged_evaluation(plan, arguments, scopes, q)
-    tables = row_pass.log_factors(plan.graph, averaged_families(plan), evaluation, blocks)
+def _responsibilities(problem: Problem, scopes: tuple[Scope, ...], q: Factorised) -> Tables:
+    plan = problem.plan
+    evaluation = averaged_evaluation(problem, scopes, q)
+    tables = row_pass.log_factors(plan.graph, averaged_families(plan), evaluation, problem.blocks)
     return eliminate.marginals(plan.graph, tables)[1]
 
 
 def _draws(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     q: Factorised,
     statistics: row_pass.Statistics,
@@ -221,13 +207,13 @@ def _draws(
 
     def one(rng_key: Array) -> Values:
         drawn: Values = {}
-        for number, block in enumerate(plan.blocks):
+        for number, block in enumerate(problem.plan.blocks):
             own, other = random.split(random.fold_in(rng_key, number))
             assert block.form is not None
             drawn[block.site] = block.form.sample(own, q.coefficients[number])
             if block.integrated is not None:
                 assert block.integrated_form is not None
-                log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+                log_joint = log_joint_of(problem, scopes, statistics, q, number)
                 anchor = q.centre[block.integrated]
                 given = normal_given(block, log_joint, anchor, drawn[block.site])
                 drawn[block.integrated] = block.integrated_form.sample(other, given)
@@ -237,8 +223,7 @@ def _draws(
 
 
 def _moments(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     scopes: tuple[Scope, ...],
     q: Factorised,
     statistics: row_pass.Statistics,
@@ -250,14 +235,14 @@ def _moments(
     covariance where the inverse is at its own.
     """
     found = {}
-    for number, (block, own) in enumerate(zip(plan.blocks, q.coefficients, strict=True)):
+    for number, (block, own) in enumerate(zip(problem.plan.blocks, q.coefficients, strict=True)):
         assert block.form is not None
         averages = averages_of(block.form)
         found[block.site] = averages.moments(block.form, own)
         if block.integrated is not None:
             inner = block.integrated_form
             assert inner is not None and averages.inverse_centre is not None
-            log_joint = log_joint_of(plan, arguments, scopes, statistics, q, number)
+            log_joint = log_joint_of(problem, scopes, statistics, q, number)
             anchor = q.centre[block.integrated]
             given = normal_given(block, log_joint, anchor, averages.inverse_centre(block.form, own))
             variance = averages_of(inner).moments(inner, given)[1]

@@ -57,10 +57,7 @@ def plot_bound(fit: EMResult, step: int = 0, reach: float = 2.0) -> Figure:
         }
         for end in (0, 1)
     }
-    terms = {
-        end: theory.decompose_arguments(fit.plan, fit.arguments, line, at)
-        for end, at in ends.items()
-    }
+    terms = {end: theory.decompose_problem(fit.problem, line, at) for end, at in ends.items()}
     objective = terms[0].log_likelihood + terms[0].log_prior
     figure = common.new_figure(6.5, 4.0, f"EM's step {step + 1}: the bound touches, and is climbed")
     axes = figure.subplots()

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..program.arguments import Arguments, has_rows, take_rows
 from ..program.plan import Plan
+from ..program.problem import Problem
 from . import arviz_compat
 from .draws import flatten
 from .engines import EngineResult, thinned
@@ -96,24 +97,29 @@ def record(found: Calibration, columns: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def held_out(plan: Plan, arguments: Arguments, part: EngineResult, test: np.ndarray) -> Calibration:
+def held_out(problem: Problem, part: EngineResult, test: np.ndarray) -> Calibration:
     """Transforms of the rows `test` (their numbers), by an engine's fit without them."""
-    rows = _some_rows(plan, arguments, test)
-    ends = predictive_cdf(plan, rows.arguments, _draws(plan, part), largest=rows.largest)
+    rows = _some_rows(problem, test)
+    ends = predictive_cdf(
+        Problem(problem.plan, rows.arguments), _draws(problem.plan, part), largest=rows.largest
+    )
     return _randomised(part.name, HELD_OUT, rows, ends)
 
 
-def left_out(plan: Plan, arguments: Arguments, result: EngineResult) -> Calibration | None:
+def left_out(problem: Problem, result: EngineResult) -> Calibration | None:
     """Transforms of the rows of a fit, each left out by importance weights; None for a point estimate,
     which has no draws to weigh."""
     if result.draws is None:
         return None
-    rows = _some_rows(plan, arguments, np.arange(plan.reading.rows.size))
+    rows = _some_rows(problem, np.arange(problem.plan.reading.rows.size))
     (found,) = arviz_compat.dataset(result.raw, "log_likelihood").data_vars.values()
     log_ratios = -_few({"rows": found.values[..., rows.numbers]})["rows"]
     log_weights, pareto_k = arviz_compat.smoothed_log_weights(log_ratios)
     ends = predictive_cdf(
-        plan, rows.arguments, _draws(plan, result), log_weights[:, rows.places], rows.largest
+        Problem(problem.plan, rows.arguments),
+        _draws(problem.plan, result),
+        log_weights[:, rows.places],
+        rows.largest,
     )
     return _randomised(result.name, LEFT_OUT, rows, ends, pareto_k)
 
@@ -141,17 +147,17 @@ class _Rows(NamedTuple):
     largest: int
 
 
-def _some_rows(plan: Plan, arguments: Arguments, index: np.ndarray) -> _Rows:
+def _some_rows(problem: Problem, index: np.ndarray) -> _Rows:
     """Rows of a call, evenly spaced ones where they are many, repeated up to one number of rows: so one
     compiled function serves held-out rows and all rows."""
-    size = plan.reading.rows.size
-    largest = largest_value(plan.observe(arguments))
+    size = problem.plan.reading.rows.size
+    largest = largest_value(problem.observe())
     most = min(size, MOST_ROWS)
-    if len(index) == size and (size == most or not has_rows(arguments, size)):
-        return _Rows(arguments, index, index, largest)
+    if len(index) == size and (size == most or not has_rows(problem.arguments, size)):
+        return _Rows(problem.arguments, index, index, largest)
     chosen = index[np.unique(np.linspace(0, len(index) - 1, most).astype(int))]
     places = np.resize(np.arange(len(chosen)), most)
-    return _Rows(take_rows(arguments, size, chosen[places]), chosen, places, largest)
+    return _Rows(take_rows(problem.arguments, size, chosen[places]), chosen, places, largest)
 
 
 def _randomised(

@@ -13,10 +13,10 @@ from jax import random
 from ..infer.gibbs import check_draws
 from ..infer.predict import check_drawable
 from ..infer.variational_result import VariationalResult
-from ..program.arguments import Arguments
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.plan import Plan
+from ..program.problem import Problem
 from . import arviz_compat
 from .draws import at_draws, flatten, replicate
 from .imputation import impute_draws
@@ -93,17 +93,16 @@ def to_arviz(
     """
     rng_key = random.key(0) if rng_key is None else rng_key
     if isinstance(mcmc, VariationalResult):
-        plan, arguments, extra = mcmc.plan, mcmc.arguments, {}
+        problem, extra = mcmc.problem, {}
         rng_key, own = random.split(rng_key)
         samples = {name: drawn[None] for name, drawn in mcmc.sample(own).items()}
     else:
-        plan, arguments = _origin(mcmc)
+        problem = _origin(mcmc)
         samples = mcmc.get_samples(group_by_chain=True)
         check_draws(samples)
         extra = mcmc.get_extra_fields(group_by_chain=True)
     return gather(
-        plan,
-        arguments,
+        problem,
         samples,
         extra,
         coords=coords or {},
@@ -115,7 +114,7 @@ def to_arviz(
     )
 
 
-def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
+def _origin(mcmc: Any) -> Problem:
     kernel = mcmc.sampler
     source = next((s for s in (kernel, getattr(kernel, "model", None)) if hasattr(s, "plan")), None)
     if source is None:
@@ -126,12 +125,11 @@ def _origin(mcmc: Any) -> tuple[Plan, Arguments]:
     if getattr(mcmc, "_args", None) is None:
         raise ProgramError("this MCMC has not run yet; call mcmc.run(rng_key, ...) first")
     plan = source.plan(*mcmc._args, **mcmc._kwargs)
-    return plan, plan.call(mcmc._args, mcmc._kwargs)
+    return Problem(plan, plan.call(mcmc._args, mcmc._kwargs))
 
 
 def gather(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     samples: Mapping[str, Any],
     extra: Mapping[str, Any],
     *,
@@ -143,6 +141,7 @@ def gather(
     log_likelihood: bool | None = None,
 ) -> Any:
     """Build every group from draws (chain, draw, ...) of the plan's parameters."""
+    plan = problem.plan
     reading = plan.reading
     draws = {name: np.asarray(samples[name]) for name in reading.parameter_names}
     lead = next(iter(draws.values())).shape[:2]
@@ -151,12 +150,12 @@ def gather(
     def grouped(array: Any) -> np.ndarray:
         return np.reshape(array, (*lead, *np.shape(array)[1:]))
 
-    observed = plan.observe(arguments)
+    observed = problem.observe()
     num_rows = observed.num_rows
     size = int(np.prod(lead)) * num_rows
     values = sum(latent.size for latent in reading.latents)
     wanted = bool(reading.latents) and _wanted(latents, size * values, "latents")
-    at = at_draws(plan, arguments, flat, probabilities=wanted)
+    at = at_draws(problem, flat, probabilities=wanted)
     posterior = {**draws, **{name: grouped(value) for name, value in at.deterministic.items()}}
     site = "+".join(s.name for s in reading.data)
     weight = np.ones(num_rows) if observed.weight is None else observed.weight
@@ -183,14 +182,14 @@ def gather(
         check_drawable(reading)
     width = sum(math.prod(s.shape[1:]) for s in reading.data)
     if not reading.factors and _wanted(posterior_predictive, size * width, "posterior_predictive"):
-        drawn = replicate(plan, arguments, flat, rng_key)
+        drawn = replicate(problem, flat, rng_key)
         groups["posterior_predictive"] = {name: grouped(value) for name, value in drawn.items()}
     given = {name: v for name, v in observed.given.items() if name not in reading.factors}
     if given:
         groups["observed_data"] = given
     gaps = any(there is not None for there in observed.present.values())
     if gaps and _wanted(None, size * width, "imputed_data"):
-        filled = impute_draws(plan, arguments, flat, rng_key)
+        filled = impute_draws(problem, flat, rng_key)
         groups["imputed_data"] = {n: grouped(v) for n, v in filled.items() if n in given}
     hidden = plan.labels.hidden
     swapped = [f"{n}={labels[group.latents[0]]}" for group in hidden for n in group.complements]

@@ -15,30 +15,32 @@ from jax import Array, random
 from numpyro.handlers import seed, substitute, uncondition
 
 from ..families.likelihoods import Family
-from ..program.arguments import Arguments
-from ..program.blocks import Blocks
-from ..program.compiling import compile_fully
 from ..program.evaluate import Values
 from ..program.graph import marginals
-from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.rows import log_factors
 from ..program.tracing import sites_of
 
 _CHUNK = 16
 
 
-def _over_draws(function: Callable[..., Any], draws: Any, *given: Any) -> Any:
-    """`function(draw, *given)` for every draw; `given` is passed to the compiled function."""
+def over_draws(
+    function: Callable[..., Any], problem: Problem, draws: Any, *rest: Any, static: Any = ()
+) -> Any:
+    """`function(problem, *static, draw, *rest)` at each draw, one after another, as NumPy's arrays;
+    compiled once for a plan."""
+    found = problem.run(_in_turn, draws, *rest, static=(function, static), fully=True)
+    return jax.tree.map(np.asarray, found)
+
+
+def _in_turn(
+    problem: Problem, function: Callable[..., Any], static: Any, draws: Any, *rest: Any
+) -> Any:
     count = jax.tree.leaves(draws)[0].shape[0]
     # a remainder would be compiled a second time
     divisor = max(size for size in range(1, _CHUNK + 1) if count % size == 0)
     size = divisor if divisor >= _CHUNK // 4 else min(_CHUNK, count)
-
-    @compile_fully
-    def run(draws: Any, *given: Any) -> Any:
-        return jax.lax.map(lambda draw: function(draw, *given), draws, batch_size=size)
-
-    return jax.tree.map(np.asarray, run(draws, *given))
+    return jax.lax.map(lambda draw: function(problem, *static, draw, *rest), draws, batch_size=size)
 
 
 class AtDraws(NamedTuple):
@@ -51,50 +53,41 @@ class AtDraws(NamedTuple):
     probabilities: dict[str, np.ndarray]
 
 
-def at_draws(
-    plan: Plan, arguments: Arguments, draws: Values, probabilities: bool = False
-) -> AtDraws:
+def at_draws(problem: Problem, draws: Values, probabilities: bool = False) -> AtDraws:
     """Densities, deterministic sites and label probabilities at each draw, in one pass."""
-
-    def one(values: Values, arrays: tuple[Array, ...], blocks: Blocks) -> AtDraws:
-        evaluation = plan.evaluate(arguments._replace(arrays=arrays), values)
-        tables = log_factors(plan.graph, plan.families, evaluation, blocks)
-        evidence, shares = marginals(plan.graph, tables)
-        own = {n: shares[plan.graph.own(n)].T for n in plan.graph.names} if probabilities else {}
-        return AtDraws(plan.log_prior(evaluation), evaluation.deterministic, evidence, own)
-
-    return _over_draws(one, draws, arguments.arrays, plan.blocks_of_rows(arguments))
+    return over_draws(_at_one, problem.with_rows(), draws, static=(probabilities,))
 
 
-def component_moments(
-    plan: Plan, arguments: Arguments, draws: Values
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _at_one(problem: Problem, probabilities: bool, values: Values) -> AtDraws:
+    graph, evaluation = problem.plan.graph, problem.evaluate(values)
+    tables = log_factors(graph, problem.plan.families, evaluation, problem.blocks)
+    evidence, shares = marginals(graph, tables)
+    own = {n: shares[graph.own(n)].T for n in graph.names} if probabilities else {}
+    return AtDraws(evaluation.log_prior, evaluation.deterministic, evidence, own)
+
+
+def component_moments(problem: Problem, draws: Values) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Mean (S, K, D) and covariance (S, K, D, D) of each component by observed site with a family."""
-    known = {n: family for n, family in plan.families.items() if isinstance(family, Family)}
-
-    def one(values: Values, arrays: tuple[Array, ...]) -> Any:
-        components = plan.evaluate(arguments._replace(arrays=arrays), values).components
-        return {n: family.moments(components[n]) for n, family in known.items()}
-
-    return _over_draws(one, draws, arguments.arrays)
+    return over_draws(_moments, problem, draws)
 
 
-def replicate(
-    plan: Plan, arguments: Arguments, draws: Values, rng_key: Array
-) -> dict[str, np.ndarray]:
+def _moments(problem: Problem, values: Values) -> dict[str, tuple[Array, Array]]:
+    components, families = problem.evaluate(values).components, problem.plan.families
+    return {n: f.moments(components[n]) for n, f in families.items() if isinstance(f, Family)}
+
+
+def replicate(problem: Problem, draws: Values, rng_key: Array) -> dict[str, np.ndarray]:
     """Data drawn anew from the program at each draw, by observed site, (S, N, ...)."""
-    reading = plan.reading
-    names = tuple(site.name for site in reading.data)
-    count = jax.tree.leaves(draws)[0].shape[0]
+    keys = random.split(rng_key, jax.tree.leaves(draws)[0].shape[0])
+    return over_draws(_drawn_anew, problem, (draws, keys))
 
-    def one(drawn: Any, arrays: tuple[Array, ...]) -> Values:
-        values, key = drawn
-        args, kwargs = arguments.call(arrays)
-        program = uncondition(substitute(plan.program, data=values))
-        sites = sites_of(seed(program, key), args, kwargs)
-        return {name: sites[name]["value"] for name in names}
 
-    return _over_draws(one, (draws, random.split(rng_key, count)), arguments.arrays)
+def _drawn_anew(problem: Problem, drawn: tuple[Values, Array]) -> Values:
+    values, key = drawn
+    args, kwargs = problem.arguments.call()
+    program = uncondition(substitute(problem.plan.program, data=values))
+    sites = sites_of(seed(program, key), args, kwargs)
+    return {site.name: sites[site.name]["value"] for site in problem.plan.reading.data}
 
 
 def average_log_density(log_likelihood: np.ndarray) -> np.ndarray:

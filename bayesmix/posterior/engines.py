@@ -19,14 +19,13 @@ from ..infer.laplace import laplace
 from ..infer.modes import align
 from ..infer.result import EMResult
 from ..infer.smc import TemperedSMC
-from ..infer.starts import seeding_rows, starting_values
-from ..infer.steps import log_posterior
+from ..infer.starts import kmeans_plus_plus, seeding_rows, starting_values
 from ..infer.variational import VariationalBayes
-from ..program.arguments import Arguments
 from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
+from ..program.problem import Problem
 from ..program.transforms import without_priors
 from . import arviz_compat
 from .convert import gather, to_arviz
@@ -104,13 +103,15 @@ class EngineResult:
     replicated: np.ndarray | None = None
     evidence: Evidence | None = None
 
-    def log_density(self, plan: Plan, arguments: Arguments) -> np.ndarray:
+    def log_density(self, problem: Problem) -> np.ndarray:
         """log predictive density of each row: plug-in, or averaged over draws by log-sum-exp, (N,)."""
         if self.draws is None:
-            values = {name: value[None] for name, value in self._parameters(plan).items()}
+            values = {name: value[None] for name, value in self._parameters(problem.plan).items()}
         else:
-            values = flatten({name: self.draws[name] for name in plan.reading.parameter_names})
-        return average_log_density(at_draws(plan, arguments, values).log_likelihood)
+            values = flatten(
+                {name: self.draws[name] for name in problem.plan.reading.parameter_names}
+            )
+        return average_log_density(at_draws(problem, values).log_likelihood)
 
     def _parameters(self, plan: Plan) -> dict[str, np.ndarray]:
         return {name: self.estimate[name] for name in plan.reading.parameter_names}
@@ -123,91 +124,89 @@ def thinned(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]
     return {name: value[:, ::step] for name, value in draws.items()}
 
 
-Engine = Callable[[Plan, Arguments, Settings], EngineResult]
+Engine = Callable[[Problem, Settings], EngineResult]
 
 
-def maximum_likelihood(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def maximum_likelihood(problem: Problem, settings: Settings) -> EngineResult:
     """EM without the priors."""
-    flat = plan_arguments(without_priors(plan.program), arguments)
-    return _point("MLE-EM", flat, arguments, settings)
+    flat = plan_arguments(without_priors(problem.plan.program), problem.arguments)
+    return _point("MLE-EM", Problem(flat, problem.arguments), settings)
 
 
-def maximum_a_posteriori(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def maximum_a_posteriori(problem: Problem, settings: Settings) -> EngineResult:
     """EM on the program as it stands."""
-    return _point("MAP-EM", plan, arguments, settings)
+    return _point("MAP-EM", problem, settings)
 
 
-def gibbs(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def gibbs(problem: Problem, settings: Settings) -> EngineResult:
     """Conjugate Gibbs."""
-    mcmc = _mcmc(ConjugateGibbs(plan), settings)
-    args, kwargs = arguments.call()
+    mcmc = _mcmc(ConjugateGibbs(problem.plan), settings)
+    args, kwargs = problem.arguments.call()
     mcmc.run(random.key(settings.seed + 2), *args, **kwargs)
     raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
-    return _diagnosed(_relabelled("Gibbs", plan, arguments, raw))
+    return _diagnosed(_relabelled("Gibbs", problem, raw))
 
 
-def nuts(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def nuts(problem: Problem, settings: Settings) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
-    observed = plan.observe(arguments, fitting=True)
-    blocks = plan.arrange(observed)
-    rows = seeding_rows(plan, arguments, blocks, observed)
-    values = compile_lightly(
-        lambda arrays, rows: starting_values(plan, arguments._replace(arrays=arrays), rows, keys)
-    )(arguments.arrays, rows)
-    sites = plan.reading.parameters
+    observed = problem.observe(fitting=True)
+    problem = problem.at(problem.plan.arrange(observed))
+    rows = seeding_rows(problem, observed)
+    values = problem.run(starting_values, rows, keys, static=(kmeans_plus_plus,))
+    sites = problem.plan.reading.parameters
     free = compile_lightly(jax.vmap(partial(unconstrained, sites)))(values)
     if settings.num_chains == 1:
         free = {name: value[0] for name, value in free.items()}
     # the same density as that of `marginalize(plan)`, which NumPyro would run outside jit as well
-    density = log_posterior(plan, plan.specialise(arguments), blocks)
+    density = problem.specialised().log_posterior()
     potential = jax.jit(potential_energy(sites, density, {}))
     mcmc = _mcmc(NUTS(potential_fn=potential), settings)
     key = random.key(settings.seed + 2)
     mcmc.run(key, init_params=free, extra_fields=("num_steps", "accept_prob", "energy"))
     drawn = mcmc.get_samples(group_by_chain=True)
     chains = compile_lightly(jax.vmap(jax.vmap(partial(constrained, sites))))(drawn)
-    raw = _gathered(plan, arguments, chains, mcmc.get_extra_fields(group_by_chain=True), settings)
-    return _diagnosed(_relabelled("NUTS", plan, arguments, raw))
+    raw = _gathered(problem, chains, mcmc.get_extra_fields(group_by_chain=True), settings)
+    return _diagnosed(_relabelled("NUTS", problem, raw))
 
 
-def laplace_approximation(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def laplace_approximation(problem: Problem, settings: Settings) -> EngineResult:
     """Draws from the normal density about the MAP, in unconstrained coordinates."""
-    fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
-        random.key(settings.seed), arguments, restarts=settings.restarts
+    fit = EM(problem.plan, progress_bar=settings.progress_bar).run_problem(
+        random.key(settings.seed), problem, restarts=settings.restarts
     )
-    about = laplace(plan, arguments, plan.blocks_of_rows(arguments), fit.parameters)
+    about = laplace(problem.with_rows(), fit.parameters)
     weight = about.log_weight
     if weight.value is None:
         raise ProgramError(f"there is no normal density about the mode: {weight.reason}")
-    found = _drawn("Laplace", partial(about.sample, plan), plan, arguments, settings)
+    found = _drawn("Laplace", partial(about.sample, problem.plan), problem, settings)
     return replace(found, evidence=Evidence(weight.value, None, "Laplace, all relabelled copies"))
 
 
-def variational(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def variational(problem: Problem, settings: Settings) -> EngineResult:
     """Draws from the variational posterior."""
-    args, kwargs = arguments.call()
-    fit = VariationalBayes(plan, progress_bar=settings.progress_bar).run(
+    args, kwargs = problem.arguments.call()
+    fit = VariationalBayes(problem.plan, progress_bar=settings.progress_bar).run(
         random.key(settings.seed), *args, restarts=settings.restarts, **kwargs
     )
-    found = _drawn("VB", fit.sample, plan, arguments, settings)
+    found = _drawn("VB", fit.sample, problem, settings)
     bound = fit.log_evidence_bound + fit.log_relabellings
     kind = "lower bound, with log K! for copies" if fit.log_relabellings else "lower bound"
     return replace(found, evidence=Evidence(bound, None, kind), status=str(fit.status))
 
 
-def smc(plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
+def smc(problem: Problem, settings: Settings) -> EngineResult:
     """Tempered SMC: one run for each chain, one particle for each draw."""
     sampler = TemperedSMC(
-        plan,
+        problem.plan,
         num_particles=settings.num_samples,
         num_runs=settings.num_chains,
         progress_bar=settings.progress_bar,
     )
-    args, kwargs = arguments.call()
+    args, kwargs = problem.arguments.call()
     run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
     raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
-    found = _diagnosed(_relabelled("SMC", plan, arguments, raw))
+    found = _diagnosed(_relabelled("SMC", problem, raw))
     kind = "estimate"
     if run.standard_error > _LARGEST_ERROR:
         kind += "; the runs disagree, so that it may be far too low: take more particles"
@@ -226,21 +225,21 @@ ENGINES: dict[str, Engine] = {
 USUAL = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
 
-def _point(name: str, plan: Plan, arguments: Arguments, settings: Settings) -> EngineResult:
-    fit = EM(plan, progress_bar=settings.progress_bar).run_arguments(
-        random.key(settings.seed), arguments, restarts=settings.restarts
+def _point(name: str, problem: Problem, settings: Settings) -> EngineResult:
+    fit = EM(problem.plan, progress_bar=settings.progress_bar).run_problem(
+        random.key(settings.seed), problem, restarts=settings.restarts
     )
-    latents = plan.graph.names
+    latents = problem.plan.graph.names
     found = fit.responsibilities()
     by_latent = found if isinstance(found, dict) else dict.fromkeys(latents, found)
     single = {n: v[None] for n, v in fit.parameters.items()}
     modes = [mode for mode in fit.modes if mode.status]
-    means, covariances = _moments(plan, arguments, single)
+    means, covariances = _moments(problem, single)
     return EngineResult(
         name=name,
         estimate={**fit.parameters, **fit.deterministic},
         plug_in=True,
-        **_clustering(plan, arguments, by_latent),
+        **_clustering(problem, by_latent),
         means=means,
         covariances=covariances,
         objective=fit.objective,
@@ -255,13 +254,11 @@ def _point(name: str, plan: Plan, arguments: Arguments, settings: Settings) -> E
     )
 
 
-def _clustering(
-    plan: Plan, arguments: Arguments, by_latent: dict[str, np.ndarray]
-) -> dict[str, Any]:
+def _clustering(problem: Problem, by_latent: dict[str, np.ndarray]) -> dict[str, Any]:
     """Responsibilities by latent, and those of a mixture: of its only latent, or of one component."""
     found: dict[str, Any] = {"by_latent": by_latent}
     if len(by_latent) < 2:
-        rows = plan.observe(arguments).num_rows
+        rows = problem.observe().num_rows
         (only,) = by_latent.values() or (np.ones((rows, 1)),)
         found |= _of_one(only)
     return found
@@ -276,12 +273,12 @@ def _of_one(responsibilities: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _moments(
-    plan: Plan, arguments: Arguments, draws: dict[str, np.ndarray]
+    problem: Problem, draws: dict[str, np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Each component's mean and covariance, averaged over draws; None for several observed sites."""
-    if len(plan.families) != 1 or plan.by_row:
+    if len(problem.plan.families) != 1 or problem.plan.by_row:
         return None, None
-    ((means, covariances),) = component_moments(plan, arguments, draws).values()
+    ((means, covariances),) = component_moments(problem, draws).values()
     return means.mean(axis=0), covariances.mean(axis=0)
 
 
@@ -299,24 +296,20 @@ def _mcmc(kernel: Any, settings: Settings) -> MCMC:
 def _drawn(
     name: str,
     sample: Callable[[Any, int], dict[str, np.ndarray]],
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     settings: Settings,
 ) -> EngineResult:
     """The answer that independent draws give, put into as many chains as a sampler would have."""
     lead = (settings.num_chains, settings.num_samples)
     flat = sample(random.key(settings.seed + 2), lead[0] * lead[1])
     chains = {n: np.reshape(value, (*lead, *value.shape[1:])) for n, value in flat.items()}
-    return _relabelled(name, plan, arguments, _gathered(plan, arguments, chains, {}, settings))
+    return _relabelled(name, problem, _gathered(problem, chains, {}, settings))
 
 
-def _gathered(
-    plan: Plan, arguments: Arguments, chains: Any, extra: Mapping[str, Any], settings: Settings
-) -> Any:
+def _gathered(problem: Problem, chains: Any, extra: Mapping[str, Any], settings: Settings) -> Any:
     """Draws of the parameters (chain, draw, ...) and what follows from them, for ArviZ."""
     return gather(
-        plan,
-        arguments,
+        problem,
         chains,
         extra,
         coords={},
@@ -327,22 +320,22 @@ def _gathered(
     )
 
 
-def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> EngineResult:
+def _relabelled(name: str, problem: Problem, raw: Any) -> EngineResult:
     """A sampler's answer from its draws before and after relabelling."""
-    idata = relabel(raw) if plan.labels.hidden else raw
+    idata = relabel(raw) if problem.plan.labels.hidden else raw
     before = _arrays(raw, "posterior")
     after = _arrays(idata, "posterior")
-    latents = _arrays(idata, "latents") if plan.graph.names else {}
-    by_latent = {n: latents[f"{n}_probability"].mean(axis=(0, 1)) for n in plan.graph.names}
-    flat = flatten({n: after[n] for n in plan.reading.parameter_names})
+    latents = _arrays(idata, "latents") if problem.plan.graph.names else {}
+    by_latent = {n: latents[f"{n}_probability"].mean(axis=(0, 1)) for n in problem.plan.graph.names}
+    flat = flatten({n: after[n] for n in problem.plan.reading.parameter_names})
     every = max(1, len(next(iter(flat.values()))) // _LARGEST_RELATIVE_DRAWS)
-    means, covariances = _moments(plan, arguments, {n: v[::every] for n, v in flat.items()})
-    axes = {n: axis for n, axis in plan.labels.axes.items() if n in after}
+    means, covariances = _moments(problem, {n: v[::every] for n, v in flat.items()})
+    axes = {n: axis for n, axis in problem.plan.labels.axes.items() if n in after}
     return EngineResult(
         name=name,
         estimate={n: value.mean(axis=(0, 1)) for n, value in after.items()},
         plug_in=False,
-        **_clustering(plan, arguments, by_latent),
+        **_clustering(problem, by_latent),
         means=means,
         covariances=covariances,
         interval={n: arviz_compat.hdi(value, 0.94) for n, value in after.items()},
@@ -351,7 +344,7 @@ def _relabelled(name: str, plan: Plan, arguments: Arguments, raw: Any) -> Engine
         draws=before,
         relabelled=after,
         label_axis=axes,
-        replicated=_replicated(raw, plan),
+        replicated=_replicated(raw, problem.plan),
     )
 
 

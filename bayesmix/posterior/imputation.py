@@ -21,12 +21,12 @@ from jax import Array, random
 from ..infer import predict
 from ..infer.moments import Completion, over_patterns
 from ..program import parts
-from ..program.arguments import Arguments
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.settings import key_of
-from .draws import _over_draws
+from .draws import over_draws
 
 
 def multiple_imputations(
@@ -86,27 +86,22 @@ def multiple_imputations(
         )
     chosen = np.linspace(0, count - 1, num).round().astype(int)
     few = {name: value[chosen] for name, value in values.items()}
-    return impute_draws(plan, plan.call(args, kwargs), few, key_of(rng_key))
+    return impute_draws(Problem(plan, plan.call(args, kwargs)), few, key_of(rng_key))
 
 
-def impute_draws(
-    plan: Plan, arguments: Arguments, draws: Values, rng_key: Array
-) -> dict[str, np.ndarray]:
+def impute_draws(problem: Problem, draws: Values, rng_key: Array) -> dict[str, np.ndarray]:
     """As :func:`multiple_imputations`, one data set for every draw; {} where nothing is missing."""
+    plan = problem.plan
     first = {name: value[0] for name, value in draws.items()}
-    observed = plan.observe(arguments)
-    names = predict.check_missing(plan, arguments, first, observed)
+    observed = problem.observe()
+    names = predict.check_missing(problem, first, observed)
     if not names:
         return {}
     count = len(next(iter(draws.values())))
 
-    def one(drawn: Any, arrays: tuple[Array, ...], rows: predict.Rows) -> Values:
-        values, key = drawn
-        return _draw_cells(plan, arguments._replace(arrays=arrays), values, key, rows, names)
-
     rows = predict.arrange(plan, observed)
     keys = random.split(rng_key, count)
-    found = _over_draws(one, (draws, keys), arguments.arrays, rows)
+    found = over_draws(_draw_cells, problem, (draws, keys), rows, static=(names,))
     imputed = {}
     for site in plan.reading.observed:
         if site.name in found:
@@ -120,17 +115,17 @@ def impute_draws(
 
 
 def _draw_cells(
-    plan: Plan,
-    arguments: Arguments,
-    values: Values,
-    rng_key: Array,
-    rows: predict.Rows,
+    problem: Problem,
     names: tuple[str, ...],
+    drawn_parameters: tuple[Values, Array],
+    rows: predict.Rows,
 ) -> Values:
     """Cells of the named sites drawn given what is there and one draw of the parameters, (N, ...)."""
+    plan = problem.plan
+    values, rng_key = drawn_parameters
     label_key, cell_key, program_key = random.split(rng_key, 3)
-    evaluation = plan.evaluate(arguments, values)
-    tables = predict.log_factors(plan, arguments, values, rows)
+    evaluation = problem.evaluate(values)
+    tables = predict.log_factors(problem, values, rows)
     lots = parts.lots(plan.graph, label_key, rows.blocks.num_rows)
     _, weights, labels, _ = parts.draw(plan.graph, tables, lots)
     drawn = {}
@@ -141,7 +136,7 @@ def _draw_cells(
             drawn[name] = _draw_conditional(plan, evaluation, name, rows, own, key)
     others = [site for site in plan.reading.observed if site.name in set(names) - set(drawn)]
     if others:
-        anew = predict.draw_rows(plan, arguments, values, program_key, labels)
+        anew = predict.draw_rows(problem, values, program_key, labels)
         for site in others:
             drawn[site.name] = predict.rows_first(site, plan.reading, anew[site.name])
     return drawn

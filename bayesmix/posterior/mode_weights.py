@@ -10,16 +10,13 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..infer.laplace import laplace_log_weight, log_copies
-from ..program.arguments import Arguments
-from ..program.plan import Plan
+from ..program.problem import Problem
 from . import arviz_compat
 from .draws import at_draws
 from .engines import EngineResult
 
 
-def weighed_modes(
-    plan: Plan, arguments: Arguments, results: Mapping[str, EngineResult]
-) -> list[dict[str, Any]]:
+def weighed_modes(problem: Problem, results: Mapping[str, EngineResult]) -> list[dict[str, Any]]:
     """A record for each distinct mode of MAP-EM, best first, at most ten; [] where it found none.
 
     Each has its `objective`, the number of `starts` that ended there, `copies` (relabelled copies that
@@ -34,17 +31,17 @@ def weighed_modes(
     log_weights, reasons = np.array([np.nan]), [""]
     weights = np.array([1.0])
     if len(modes) > 1:
-        blocks = plan.blocks_of_rows(arguments)
-        weighed = [laplace_log_weight(plan, arguments, blocks, at) for at in found.mode_parameters]
+        arranged = problem.with_rows()
+        weighed = [laplace_log_weight(arranged, at) for at in found.mode_parameters]
         log_weights = np.array([np.nan if w.value is None else w.value for w in weighed])
         reasons = [w.reason for w in weighed]
         weights = relative_weights(log_weights)
-    shares = _shares_of_draws(plan, arguments, found.mode_parameters, results)
+    shares = _shares_of_draws(problem, found.mode_parameters, results)
     return [
         {
             "objective": objective,
             "starts": starts,
-            "copies": round(math.exp(log_copies(plan, found.mode_parameters[i]))),
+            "copies": round(math.exp(log_copies(problem.plan, found.mode_parameters[i]))),
             "log_weight": _number(log_weights[i]),
             "weight": _number(weights[i]),
             "reason": reasons[i],
@@ -69,8 +66,7 @@ def relative_weights(log_weights: np.ndarray) -> np.ndarray:
 
 
 def _shares_of_draws(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     modes: list[dict[str, np.ndarray]],
     results: Mapping[str, EngineResult],
 ) -> dict[str, np.ndarray]:
@@ -78,7 +74,7 @@ def _shares_of_draws(
     if len(modes) == 1 or not sampled:
         return {name: np.ones(1) for name in sampled}
     stacked = {name: np.stack([at[name] for at in modes]) for name in modes[0]}
-    at_modes = at_draws(plan, arguments, stacked).log_likelihood
+    at_modes = at_draws(problem, stacked).log_likelihood
     shares = {}
     for name, result in sampled.items():
         (found,) = arviz_compat.dataset(result.raw, "log_likelihood").data_vars.values()

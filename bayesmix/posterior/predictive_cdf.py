@@ -23,12 +23,11 @@ from ..families.peel import peel
 from ..infer import predict
 from ..infer.cells import by_cell, distribution_function
 from ..infer.regression import as_site, cells_by_component, of_call
-from ..program.arguments import Arguments
 from ..program.blocks import Blocks, Observed
-from ..program.compiling import Compiled
 from ..program.evaluate import Values
 from ..program.graph import Tables, marginals
 from ..program.plan import Plan
+from ..program.problem import Problem
 from ..program.rows import log_factors
 
 MOST_DRAWS = 400
@@ -67,8 +66,7 @@ def cell_names(plan: Plan) -> tuple[str, ...]:
 
 
 def predictive_cdf(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     draws: Values,
     log_weights: np.ndarray | None = None,
     largest: int | None = None,
@@ -76,7 +74,7 @@ def predictive_cdf(
     """Predictive distribution functions at the rows of a call.
 
     Args:
-        plan, arguments: the program, and a call with the rows.
+        problem: the program with the rows.
         draws: parameters by site, (S, ...), with S at most 400.
         log_weights: (S, N), up to a constant for each row; None where all draws count alike.
         largest: the largest whole number among the rows, and others of the same shape (one function is
@@ -85,9 +83,10 @@ def predictive_cdf(
     Raises:
         NoDistributionFunction: where a site has none that is known.
     """
+    plan = problem.plan
     if plan.reading.factors:
         raise NoDistributionFunction(f"site '{plan.reading.factors[0]}' (numpyro.factor)")
-    observed = plan.observe(arguments)
+    observed = problem.observe()
     blank = observed._replace(
         present={name: np.zeros(np.shape(value), bool) for name, value in observed.values.items()}
     )
@@ -101,16 +100,9 @@ def predictive_cdf(
         name: np.resize(value, (MOST_DRAWS, *value.shape[1:])) for name, value in draws.items()
     }
     weights = np.resize(log_weights, (MOST_DRAWS, observed.num_rows))
-    layout = arguments.layout
-    averaged = plan.remember(
-        ("predictive cdf", layout, largest),
-        lambda: Compiled(
-            lambda arrays, *given: _averaged(plan, Arguments(arrays, layout), largest, *given)
-        ),
-    )
     values, usable = _cells_that_count(plan, observed)
-    marginal, in_turn = averaged(
-        arguments.arrays, blocks, values, usable, padded, weights, jnp.asarray(count)
+    marginal, in_turn = problem.run(
+        _averaged, blocks, values, usable, padded, weights, jnp.asarray(count), static=(largest,)
     )
     there, before = (
         np.concatenate([each[name].T for name in values], axis=1)
@@ -158,8 +150,7 @@ def _present(observed: Observed, usable: dict[str, np.ndarray]) -> tuple[Any, An
 
 
 def _averaged(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     largest: int,
     blocks: Blocks,
     values: dict[str, Array],
@@ -172,7 +163,7 @@ def _averaged(
 
     def one(s: Array) -> tuple[Array, Array, Array]:
         drawn = {name: value[s] for name, value in draws.items()}
-        return _at_one_draw(plan, arguments, largest, blocks, values, usable, drawn)
+        return _at_one_draw(problem, largest, blocks, values, usable, drawn)
 
     def add(s: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         weight = log_weights[s]
@@ -190,8 +181,7 @@ def _averaged(
 
 
 def _at_one_draw(
-    plan: Plan,
-    arguments: Arguments,
+    problem: Problem,
     largest: int,
     blocks: Blocks,
     values: dict[str, Array],
@@ -199,13 +189,14 @@ def _at_one_draw(
     draw: Values,
 ) -> tuple[Array, Array, Array]:
     """log p(cells before each), (D, N), and the distribution functions of each, (D, 2, N)."""
+    plan = problem.plan
     graph = plan.graph
-    evaluation = plan.evaluate(arguments, draw)
+    evaluation = problem.evaluate(draw)
     # with nothing observed the tables are those of the latents, known labels included
     tables = log_factors(graph, plan.families, evaluation, blocks)
     rows = blocks.num_rows
     tables = tuple(jnp.broadcast_to(table, (table.shape[0], rows)) for table in tables)
-    sites = predict.sites_by_component(plan, arguments, draw)
+    sites = predict.sites_by_component(problem, draw)
     found = []
     prior = marginals(graph, tables)[1]
     for name in values:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..program.arguments import split
 from ..program.errors import ProgramError
-from ..program.plan import Plan, Plans
+from ..program.plan import Plan
+from ..program.problem import Plans
 from . import arviz_compat
 from .draws import at_draws, average_log_density, flatten
 
@@ -47,7 +47,8 @@ def predictive_log_density(
 
     Source: Gelman et al. (2013), *Bayesian Data Analysis*, section 7.1.
     """
-    plan, arguments = Plans(program).of(split(args, kwargs))
+    problem = Plans(program).call(args, kwargs)
+    plan = problem.plan
     if isinstance(draws, Mapping) and "posterior" not in draws:
         found = {name: np.asarray(value) for name, value in draws.items()}
     else:
@@ -68,4 +69,4 @@ def predictive_log_density(
                 f"each of {count} draws: give (S, ...) of the same S for every parameter"
             )
     values = {name: found[name] for name in plan.reading.parameter_names}
-    return average_log_density(at_draws(plan, arguments, values).log_likelihood)
+    return average_log_density(at_draws(problem, values).log_likelihood)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,21 +28,36 @@ class Layout(NamedTuple):
     specialised: bool = False
 
 
-class Arguments(NamedTuple):
-    """Arrays in order, JAX's or NumPy's, and the layout that puts them back into `(args, kwargs)`.
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """Arrays in order, JAX's or NumPy's, and the layout that puts them back into `(args, kwargs)`: a
+    pytree, whose leaves are the arrays.
 
-    `tables` are those arguments, by their place among all, that came as tables (data frames).
+    `tables` are those arguments, by their place among all, that came as tables (data frames); they are
+    no part of the pytree.
     """
 
     arrays: tuple[Any, ...]
     layout: Layout
     tables: tuple[tuple[int, Any], ...] = ()
 
+    def tree_flatten(self) -> tuple[tuple[Any, ...], Layout]:
+        return self.arrays, self.layout
+
+    @classmethod
+    def tree_unflatten(cls, layout: Layout, arrays: Any) -> Arguments:
+        return cls(tuple(arrays), layout)
+
+    def with_arrays(self, arrays: Iterable[Any]) -> Arguments:
+        """The same call with other arrays of the same kinds."""
+        return replace(self, arrays=tuple(arrays))
+
     def on_device(self) -> Arguments:
         """The same call with JAX's arrays; NumPy's are copied."""
         # data stay data where a sampler calls the program from inside its own transformations
         with jax.core.eval_context():
-            return self._replace(arrays=tuple(map(on_device, self.arrays)))
+            return self.with_arrays(map(on_device, self.arrays))
 
     def call(self, arrays: tuple[Any, ...] | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """`(args, kwargs)` with these arrays, or with others of the same kinds."""

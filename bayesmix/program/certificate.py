@@ -192,7 +192,7 @@ def _densities(read: Read) -> Callable[[tuple[Any, ...], Values, Values], Values
 
     def one(arrays: tuple[Array, ...], parameters: Values, labels: Values) -> Values:
         reading = read.reading
-        args, kwargs = read.arguments._replace(arrays=arrays).on_device().call()
+        args, kwargs = read.arguments.with_arrays(arrays).on_device().call()
         filled = _filled(read)
         inner = substitute(read.program, data=parameters)
         with unchecked(), Give({**filled, **labels}):

@@ -61,6 +61,11 @@ class Evaluation(NamedTuple):
     components: dict[str, Any]
     deterministic: dict[str, Array]
 
+    @property
+    def log_prior(self) -> Array:
+        """log p(theta), in the constrained space (no Jacobian)."""
+        return sum(self.prior.values(), jnp.zeros(()))
+
 
 class _Enumerate(Messenger):
     """Give every latent its whole support, and deterministic sites the values they are told."""

@@ -78,7 +78,7 @@ def looked_at(
     found: list[Found] = []
 
     def run(arrays: tuple[Array, ...]) -> None:
-        found.append(look_at(plain_trace(program, arguments._replace(arrays=arrays))))
+        found.append(look_at(plain_trace(program, arguments.with_arrays(arrays))))
 
     jax.eval_shape(run, arguments.arrays)
     return found[-1]

@@ -14,7 +14,6 @@ from jax import Array
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
-from . import rows as row_pass
 from .arguments import Arguments, Layout, on_device, shapes_of, split
 from .blocks import Blocks, Observed, arrange
 from .certificate import Certificate
@@ -23,7 +22,7 @@ from .conjugacy import Conditional
 from .devices import mesh_of
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, evaluate
-from .graph import Graph, Tables
+from .graph import Graph
 from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
@@ -51,11 +50,10 @@ from .reading import (
 )
 from .recent import Recent
 from .specialise import Specialised, specialise
-from .statistics import expected_factors
-from .tracing import one_at_a_time, unchecked
+from .tracing import unchecked
 
-# what an engine remembers for calls of different shapes, and a plan for different engines and shapes
-_PLANS, _MADE = 64, 256
+# what a plan remembers for different engines and shapes
+_MADE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,10 +195,6 @@ class Plan:
 
         self.remember(("call", arguments.layout), check)
 
-    def blocks_of_rows(self, arguments: Arguments) -> Blocks:
-        """The observed rows, arranged once for any number of passes."""
-        return self.arrange(self.observe(arguments))
-
     def arrange(self, observed: Observed, fits: int = 1) -> Blocks:
         """Observed rows as blocks, of which each is visited by so many fits at a time."""
         told = partial(arrange, self.families, observed, self.graph, whole=self.by_row, fits=fits)
@@ -208,34 +202,6 @@ class Plan:
             return told()
         with jax.core.eval_context():
             return told()
-
-    def log_prior(self, evaluation: Evaluation) -> Array:
-        """log p(theta), in the constrained space (no Jacobian)."""
-        return sum(evaluation.prior.values(), jnp.zeros(()))
-
-    def log_likelihood(self, arguments: Arguments, blocks: Blocks, values: Values) -> Array:
-        """sum_i w_i log p(x_i | theta) with the latent summed out, a scalar."""
-        evaluation = self.evaluate(arguments, values)
-        return row_pass.log_likelihood(self.graph, self.families, evaluation, blocks)
-
-    def log_factors(self, arguments: Arguments, blocks: Blocks, values: Values) -> Tables:
-        """The sum of the log factors of each clique of latents for every row, (K, N)."""
-        evaluation = self.evaluate(arguments, values)
-        return row_pass.log_factors(self.graph, self.families, evaluation, blocks)
-
-    def expected_log_joint(
-        self, arguments: Arguments, statistics: row_pass.Statistics
-    ) -> Callable[[Values], Array]:
-        """Q(theta) + log p(theta) as a function of theta, at fixed statistics."""
-
-        # under jit the program is traced once, however often a conditional is read from it
-        @jax.jit
-        def log_joint(values: Values) -> Array:
-            evaluation = self.evaluate(arguments, values)
-            factors = expected_factors(self.families, evaluation, statistics)
-            return sum(factors.values(), self.log_prior(evaluation))
-
-        return log_joint
 
     # --------------------------------------------------------------------------------- for a reader
     def label_dim(self, latent: str) -> str:
@@ -288,36 +254,6 @@ class Plan:
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))
-
-
-class Plans:
-    """A program's plans, each read when a layout of arguments first needs it; or the one plan that was
-    given in the program's place."""
-
-    def __init__(self, program: Program | Plan) -> None:
-        self.given = program if isinstance(program, Plan) else None
-        self.program = program.program if isinstance(program, Plan) else program
-        # by the layout of a call: what has to be held, and the plan where that is held
-        self._held, self._read = Recent(_PLANS), Recent(_PLANS)
-
-    def of(self, arguments: Arguments) -> tuple[Plan, Arguments]:
-        """The plan for these arguments, and the arguments as it takes them.
-
-        Raises :class:`ProgramError` as :func:`plan` does.
-        """
-        if self.given is not None:
-            return self.given, arguments.hold(self.given.held)
-        with one_at_a_time:  # or another thread would read the same plan
-            held = self._held.get(arguments.layout, lambda: self._first(arguments).held)
-            arguments = arguments.hold(held)
-            return self._read.get(
-                arguments.layout, lambda: plan_arguments(self.program, arguments, held)
-            ), arguments
-
-    def _first(self, arguments: Arguments) -> Plan:
-        """The plan where it is not known yet what has to be held."""
-        made = plan_arguments(self.program, arguments)
-        return self._read.get(arguments.hold(made.held).layout, lambda: made)
 
 
 def plan(program: Program, *args: Any, **kwargs: Any) -> Plan:

@@ -79,7 +79,7 @@ def _look(
     program: Program, reading: Reading, arguments: Arguments, families: dict[str, Statistic]
 ) -> _Look:
     def factors(arrays: tuple[Array, ...], values: Values) -> Evaluation:
-        return evaluate(program, reading, families, arguments._replace(arrays=arrays), values)
+        return evaluate(program, reading, families, arguments.with_arrays(arrays), values)
 
     shapes = {s.name: jax.ShapeDtypeStruct(s.shape, float) for s in reading.parameters}
     parts = specialise(factors, arguments.arrays, shapes)
@@ -99,7 +99,7 @@ def few_rows(
 ) -> tuple[Arguments, Reading, Observed]:
     """The call on some of the rows, spread over all, and in double precision: structure does not depend
     on how many there are."""
-    arguments = arguments._replace(arrays=tuple(map(np.asarray, arguments.arrays)))
+    arguments = arguments.with_arrays(tuple(map(np.asarray, arguments.arrays)))
     size = observed.num_rows  # a reading may be that of a call with other rows
     keep = max(_PROBE_ROWS, 4 * max((s.shape[-1] for s in reading.observed if s.shape), default=1))
     if size > max(2 * keep, _ALL_ROWS):
@@ -120,7 +120,7 @@ def few_rows(
 
 
 def _in_double(arguments: Arguments) -> Arguments:
-    return arguments._replace(arrays=tuple(map(_wide, arguments.arrays)))
+    return arguments.with_arrays(tuple(map(_wide, arguments.arrays)))
 
 
 def _with_rows(
@@ -199,7 +199,7 @@ def _families(
     by_rows: dict[str, Statistic] = {}
 
     def look(arrays: tuple[Array, ...], values: Values) -> None:
-        sites = enumerated_trace(program, reading, arguments._replace(arrays=arrays), values)
+        sites = enumerated_trace(program, reading, arguments.with_arrays(arrays), values)
         for site in reading.observed:
             plain[site.name] = family_of(sites[site.name], reading)
             if plain[site.name] is None and (family := row_family_of(sites[site.name], reading)):

@@ -231,7 +231,7 @@ def _dependencies(program: Program, arguments: Arguments, found: _Survey) -> _Re
     def followed(given: dict[str, Array], arrays: tuple[Array, ...]) -> _Reached:
         give = Give(given)
         with one_at_a_time, give:
-            sites = plain_trace(program, arguments._replace(arrays=arrays))
+            sites = plain_trace(program, arguments.with_arrays(arrays))
         samples = {n: s for n, s in sites.items() if s["type"] == "sample"}
         rows = {name: samples[name] for name in found.values}
         layers = {

@@ -13,14 +13,12 @@ import numpyro.distributions as dist
 from jax import Array
 from numpyro.primitives import Messenger
 
-from . import rows as row_pass
-from .arguments import Arguments, Layout, split
-from .blocks import Blocks, Observed
-from .compiling import compile_fully
+from .arguments import Arguments, split
+from .blocks import Observed
 from .errors import ProgramError
-from .graph import sum_out
 from .loops import Unrolled
-from .plan import Plan, Plans
+from .plan import Plan
+from .problem import Plans, Problem
 from .reading import ON_TRACED, Program, to_hold
 from .recent import Recent
 from .structure import Outside, outside_rows
@@ -108,53 +106,41 @@ class Marginal:
 
     def __init__(self, program: Program | Plan | Plans) -> None:
         self.plans = program if isinstance(program, Plans) else Plans(program)
-        self._densities = Recent(_LAYOUTS)
         self.__name__ = f"{getattr(self.plans.program, '__name__', 'program')}, latent summed out"
 
     def plan(self, *args: Any, **kwargs: Any) -> Plan:
         """The plan for these arguments; read once per layout."""
         with one_at_a_time, _Isolated():
-            return self.plans.of(split(args, kwargs))[0]
+            return self.plans.call(args, kwargs).plan
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         with one_at_a_time:
             self._run(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> None:
-        found = self.plan(*args, **kwargs)
-        arguments = found.call(args, kwargs)
+        plan = self.plan(*args, **kwargs)
+        problem = Problem(plan, plan.call(args, kwargs))
         with _Isolated():
-            observed = found.observe(arguments)
-            blocks = found.arrange(observed)
-        visible = _Parameters(found)
-        args, kwargs = arguments.call()  # a latent that is being traced indexes no array of NumPy's
+            observed = problem.observe()
+            problem = problem.at(plan.arrange(observed))
+        visible = _Parameters(plan)
+        # a latent that is being traced indexes no array of NumPy's
+        args, kwargs = problem.arguments.call()
         with visible:
-            found.program(*args, **kwargs)
-        total, by_row = self._compiled(found, arguments.layout)
-        given = arguments.arrays, blocks, visible.values
+            plan.program(*args, **kwargs)
+        # compiled, since samplers also call programs outside jit
+        total = problem.compiled(Problem.log_likelihood, fully=True)
+        by_row = problem.compiled(Problem.log_evidence, fully=True)
+        given = problem.arguments, problem.blocks, visible.values
         with _Isolated():
             intermediates = [total(*given)]
-        name, value = _data(found, observed)
+        name, value = _data(plan, observed)
         rows = RowDensity(by_row, given, value, weighted=observed.weight is not None)
         with (
             _Intermediates(intermediates),
-            numpyro.plate(found.reading.rows.name, observed.num_rows, dim=-1),
+            numpyro.plate(plan.reading.rows.name, observed.num_rows, dim=-1),
         ):
             numpyro.sample(name, rows, obs=value)
-
-    def _compiled(self, found: Plan, layout: Layout) -> tuple[Any, Any]:
-        """The rows' log density, their sum and each, as compiled functions: samplers also call programs
-        outside jit."""
-
-        def total(arrays: Any, blocks: Blocks, values: Any) -> Array:
-            evaluation = found.evaluate(Arguments(arrays, layout), values)
-            return row_pass.log_likelihood(found.graph, found.families, evaluation, blocks)
-
-        def by_row(arrays: Any, blocks: Blocks, values: Any) -> Array:
-            tables = found.log_factors(Arguments(arrays, layout), blocks, values)
-            return sum_out(found.graph, tables)
-
-        return self._densities.get(layout, lambda: (compile_fully(total), compile_fully(by_row)))
 
 
 def _data(found: Plan, observed: Observed) -> tuple[str, Any]:

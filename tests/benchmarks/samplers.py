@@ -29,6 +29,7 @@ from numpyro.infer.util import log_density
 
 import bayesmix
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from bayesmix.zoo import gaussian_mixture
 from bayesmix.zoo.priors import matrix_prior
 from tests.benchmarks.timing import settings
@@ -88,14 +89,14 @@ class Chain:
 def label_free(plan: bayesmix.Plan, data: tuple[Any, ...], draws: dict[str, Any]) -> np.ndarray:
     """log likelihood, log joint, mean and mean square of a new row, by draw: (draws, quantities)."""
     arguments = split(data, {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
 
     def one(values):
         evaluation = plan.evaluate(arguments, values)
-        likelihood = plan.log_likelihood(arguments, blocks, values)
+        likelihood = Problem(plan, arguments, blocks).log_likelihood(values)
         weights, mean = values["weights"], values["mean"]
         squares = jnp.diagonal(values["covariance"], axis1=-2, axis2=-1) + mean**2
-        heights = jnp.stack([likelihood, likelihood + plan.log_prior(evaluation)])
+        heights = jnp.stack([likelihood, likelihood + evaluation.log_prior])
         return jnp.concatenate([heights, weights @ mean, weights @ squares])
 
     return np.asarray(jax.lax.map(one, draws, batch_size=16))

@@ -10,8 +10,8 @@ import pytest
 import bayesmix
 from bayesmix.families import quadratic, student
 from bayesmix.families.gaussian import FULL, FeatureSums, Gaussian
-from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from bayesmix.zoo import gaussian_mixture
 
 
@@ -184,11 +184,11 @@ def test_patterns_of_missing_cells_take_one_form_that_suits_all(monkeypatch):
     }
     plan = bayesmix.plan(bayesmix.without_priors(gaussian_mixture), x, 2)
     arguments = split((x, 2), {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
 
-    mixed = objective_and_statistics(plan, arguments, blocks, values)
+    mixed = Problem(plan, arguments, blocks).expected(values)
     monkeypatch.setattr(quadratic, "_SMALL_BLOCK", np.inf)  # no features at all
-    near(mixed, objective_and_statistics(plan, arguments, blocks, values), 1e-9)
+    near(mixed, Problem(plan, arguments, blocks).expected(values), 1e-9)
 
 
 GRID = [

@@ -16,6 +16,7 @@ import bayesmix
 from bayesmix.infer.gibbs import _draw_labels
 from bayesmix.program.arguments import split
 from bayesmix.program.conjugacy import sample
+from bayesmix.program.problem import Problem
 from tests.fixed import at
 
 from .enumeration import Values
@@ -107,13 +108,12 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
     and that of u g is -1 (Stein's identity).
     """
     values = {name: jnp.asarray(value) for name, value in point.values.items()}
-    arguments = split((), made.arguments)
-    blocks = plan.blocks_of_rows(arguments)
+    problem = Problem(plan, split((), made.arguments)).with_rows()
     keys = jax.random.split(jax.random.key(0), _DRAWS)
 
     @jax.jit
     def labels_of(keys: Any) -> Any:
-        return jax.vmap(lambda key: _draw_labels(plan, arguments, blocks, values, key))(keys)
+        return jax.vmap(lambda key: _draw_labels(problem, values, key))(keys)
 
     drawn = labels_of(keys)
     exact = made.exact.posterior(point.look)
@@ -133,7 +133,7 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
     counted = [float(jnp.sum(count)) for count in statistics.counts.values()]
     if any(abs(count - drawn.rows.shape[-1]) > 1e-6 for count in counted):
         return  # a row without any value has no label in the sweep
-    log_joint = plan.expected_log_joint(arguments, statistics)
+    log_joint = problem.expected_log_joint(statistics)
     labels = {
         name: jnp.asarray(made.exact.latents[name].support)[np.asarray(drawn.rows)[0, i]].reshape(
             made.exact.latents[name].shape

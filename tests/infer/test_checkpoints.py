@@ -163,11 +163,11 @@ def test_settings_of_every_engine_count(tmp_path):
         "bound": lambda count: KMeans(2, seeding=partial(random_rows, count)),
     }
     for name, make in engines.items():
-        kept = Checkpoint(tmp_path / name, run_of(make(7), None, None))
+        kept = Checkpoint(tmp_path / name, run_of(make(7), None))
         kept.write({"step": 1})
-        assert Checkpoint(kept.path, run_of(make(7), None, None)).saved is not None
+        assert Checkpoint(kept.path, run_of(make(7), None)).saved is not None
         with pytest.raises(ProgramError, match=r"it was saved with .*7.*, and this is .*8"):
-            Checkpoint(kept.path, run_of(make(8), None, None))
+            Checkpoint(kept.path, run_of(make(8), None))
 
 
 # ------------------------------------------------------------------------------------------- files

@@ -17,9 +17,10 @@ from scipy.stats import multivariate_normal
 import bayesmix
 from bayesmix import CollapsedGibbs, ProgramError
 from bayesmix.infer.collapsed_blocks import unit_of
-from bayesmix.infer.collapsed_sweep import Problem, candidate, log_conditionals
+from bayesmix.infer.collapsed_sweep import candidate, log_conditionals
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.checks import random_values
 
 RNG = np.random.default_rng(0)
@@ -202,18 +203,17 @@ def fitted(name: str) -> Fitted:
     case = CASES[name]
     plan = bayesmix.plan(case.program, *case.arguments)
     kernel = CollapsedGibbs(plan)
-    call, blocks = split(case.arguments, {}), plan.blocks_of_rows(split(case.arguments, {}))
+    told = Problem(plan, split(case.arguments, {})).with_rows()
     units = kernel.collapse(*case.arguments).units
-    told = Problem(plan, call, blocks, units)
 
     def evidence(values, labels):
-        height, conditionals = candidate(told, values, labels)
+        height, conditionals = candidate(told, units, values, labels)
         return height - conditionals.sum()
 
     return Fitted(
         kernel,
         compile_lightly(jax.vmap(evidence, (None, 0))),
-        compile_lightly(lambda v, z: log_conditionals(told, v, z)),
+        compile_lightly(lambda v, z: log_conditionals(told, units, v, z)),
         random_values(plan, 1),
     )
 
@@ -227,12 +227,12 @@ def flipped(labels, size):
 
 def test_conditionals_of_single_labels_are_ratios_of_the_evidences_of_the_books():
     case = CASES["normal-inverse Wishart"]
-    plan, call = bayesmix.plan(case.program, *case.arguments), split(case.arguments, {})
+    plan = bayesmix.plan(case.program, *case.arguments)
     units = tuple(unit_of(plan, block) for block in plan.blocks)
-    told = Problem(plan, call, plan.blocks_of_rows(call), units)
+    told = Problem(plan, split(case.arguments, {})).with_rows()
     labels = np.array([0, 2, 2, 0, 0, 2, 0])  # the second component has no row
     values = {name: value[0] for name, value in random_values(plan, 1).items()}
-    ours = compile_lightly(lambda v, z: log_conditionals(told, v, z))(values, labels)
+    ours = compile_lightly(lambda v, z: log_conditionals(told, units, v, z))(values, labels)
     heights = [[case.evidence(z, *case.arguments) for z in each] for each in flipped(labels, 3)]
     theirs = jax.nn.log_softmax(np.array(heights), axis=1).T
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)

@@ -23,6 +23,7 @@ from bayesmix.posterior import arviz_compat
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes
 
 _rng = np.random.default_rng(0)
@@ -154,13 +155,16 @@ def test_its_potential_is_that_of_the_program_with_the_labels_told():
     plan, arguments = plan_of(experts), split(ROWS[experts], {})
     slope = jnp.array([-0.7, 1.3])
     values = {"slope": slope, "scale": jnp.asarray(0.4), "gate": jnp.zeros(2)}
-    evaluation, blocks = plan.evaluate(arguments, values), plan.blocks_of_rows(arguments)
+    evaluation, blocks = (
+        plan.evaluate(arguments, values),
+        Problem(plan, arguments).with_rows().blocks,
+    )
     drawn = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, random.key(0))
     told = condition(experts, {"slope": slope, "z": drawn.rows[0]})
 
     @compile_lightly
     def differences(free):
-        log_joint = plan.expected_log_joint(arguments, drawn.statistics)
+        log_joint = Problem(plan, arguments).expected_log_joint(drawn.statistics)
         ours = mixed.potential_energy(mixed.open_sites(plan), log_joint, values)
         return ours(free) - potential_energy(told, ROWS[experts], {}, free)
 

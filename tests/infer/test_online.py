@@ -1,6 +1,7 @@
 """Orders in which EM may visit the rows: their limits, bounds, modes, streams, and going on."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from numpyro.handlers import scale
 
 import bayesmix
 from bayesmix import EM, OnlineEM, ProgramError
-from bayesmix.infer.orders import ConstantRate, Incremental, Posterior, PowerDecay, Stepwise
-from bayesmix.infer.passes import Compiled, batch_of_row
-from bayesmix.infer.steps import objective_and_statistics
+from bayesmix.infer.orders import ConstantRate, Incremental, PowerDecay, Stepwise
+from bayesmix.infer.passes import advance, batch_of_row, begin
+from bayesmix.infer.stream import _absorbed
 from bayesmix.program.arguments import split
 from bayesmix.program.batches import arrange_batches
+from bayesmix.program.problem import Problem
 
 K, N = 2, 300
 
@@ -80,23 +82,18 @@ def test_all_rows_in_one_batch_are_em_step_by_step(order):
 
 def incremental_passes(count: int, num_batches: int):
     """The bound and the objective after each pass, from bad values."""
-    arguments, order = split(data(), {}), Incremental(num_batches)
+    problem, order = Problem(plan(), split(data(), {})), Incremental(num_batches)
     batch = batch_of_row(jax.random.key(0), N, num_batches)
-    batches = arrange_batches(plan(), plan().observe(arguments), batch)
-    compiled = Compiled(plan(), arguments.layout, order)
-
-    @jax.jit
-    def bound(arrays, fitted):
-        return order.bound(Posterior(plan(), arguments._replace(arrays=arrays)), fitted)
-
+    batches = arrange_batches(plan(), problem.observe(), batch)
+    bound = jax.jit(partial(order.bound, problem))
     values = {name: jnp.asarray(value)[None] for name, value in init().items()}
-    progress = compiled.begin(arguments.arrays, batches, values)
+    progress = problem.run(begin, batches, values, static=(order,))
     found = []
     for until in range(1, count + 2):
         fitted = jax.tree.map(lambda x: x[0], progress.fitted)
-        found.append((bound(arguments.arrays, fitted), progress.objective[0]))
-        told = (arguments.arrays, batches, progress, jax.random.key(1), np.array([True]), until)
-        progress, _ = compiled.advance(*told)
+        found.append((bound(fitted), progress.objective[0]))
+        told = (batches, progress, jax.random.key(1), np.array([True]), until)
+        progress, _ = problem.run(advance, *told, static=(order,))
     return np.array(found).T
 
 
@@ -204,8 +201,8 @@ def test_missing_cells_of_vectors_in_batches():
     stream = online.start(0, x[:40], init=start, num_rows=sum(~np.isnan(holes).all(axis=1)))
     stream = stream.partial_fit(holes)
     arguments, values = split((holes,), {}), stream._fitted.values
-    blocks = plan.blocks_of_rows(arguments)
-    expected = jax.jit(lambda values: objective_and_statistics(plan, arguments, blocks, values))
+    blocks = Problem(plan, arguments).with_rows().blocks
+    expected = jax.jit(lambda values: Problem(plan, arguments, blocks).expected(values))
     found, statistics = stream._fitted.memory, expected(values)[1]
     here = statistics.moments["x"]
     total = jax.tree.map(lambda each: each * found.rows, found.mean)
@@ -233,11 +230,11 @@ def cut(sizes):
 def test_ragged_batches_compile_once_for_all_of_about_one_size():
     batches = cut([60, 57, 64, 58, 61])
     stream = online(Stepwise(60)).run_stream(0, batches[:2], init=init())
-    compiled = plan().remember(("stream", stream.arguments.layout, Stepwise(60)), pytest.fail)
-    assert compiled._cache_size() == 1
+    compiled = stream.plan.remember((_absorbed, (Stepwise(60),), True), pytest.fail)
+    count = compiled._cache_size()
     for batch in batches[2:]:
         stream = stream.partial_fit(*batch)
-    assert compiled._cache_size() == 1
+    assert compiled._cache_size() == count
     assert stream.num_batches == 5
     assert stream.rows == pytest.approx(weight_of_data().sum())
 

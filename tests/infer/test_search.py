@@ -17,7 +17,6 @@ from bayesmix.infer.laplace import laplace_log_weight, log_copies
 from bayesmix.infer.search_comparison import StrategyComparison, wilson_interval
 from bayesmix.infer.search_moves import _crossed
 from bayesmix.infer.search_problem import join
-from bayesmix.program.arguments import split
 
 K, CENTRES, BATCH = 3, np.array([0.0, 6.0, 20.0]), 4
 ROWS = np.concatenate([np.random.default_rng(0).normal(centre, 1.0, 10) for centre in CENTRES])
@@ -40,8 +39,9 @@ def search(*members, **options):
 
 
 @functools.cache
-def problem():
-    return search(strategies.Restarts()).problem(split((ROWS,), {}))
+def landscape():
+    engine = search(strategies.Restarts())
+    return engine.landscape(engine.plans.call((ROWS,), {}))
 
 
 def two_in_the_last_group(rng_key, points, num_seeds):
@@ -63,7 +63,7 @@ class Idle:
 def test_annealing_from_temperature_one_is_plain_em():
     annealing = strategies.DeterministicAnnealing(BATCH, start_temperature=1.0)
     key = jax.random.key(3)
-    found = annealing.step(problem(), key, ())
+    found = annealing.step(landscape(), key, ())
     plain = EM(plan(), seeding=strategies.random_rows, progress_bar=False)
     fit = plain.run(key, ROWS, restarts=BATCH)
     np.testing.assert_allclose(found.objectives, fit.restart_objectives, rtol=1e-12)
@@ -73,15 +73,15 @@ def test_annealing_from_temperature_one_is_plain_em():
 
 def test_stochastic_annealing_of_no_steps_is_plain_em():
     key = jax.random.key(3)
-    none = strategies.SimulatedAnnealing(BATCH, steps=0).step(problem(), key, ())
-    plain = strategies.Restarts(BATCH, strategies.random_rows).step(problem(), key, ())
+    none = strategies.SimulatedAnnealing(BATCH, steps=0).step(landscape(), key, ())
+    plain = strategies.Restarts(BATCH, strategies.random_rows).step(landscape(), key, ())
     for one, other in zip(jax.tree.leaves(none), jax.tree.leaves(plain), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_genetic_algorithm_of_no_generations_is_restarts():
     found = search(strategies.Genetic(6, generations=0)).run(1, ROWS).climbs["Genetic"]
-    plain = problem()
+    plain = landscape()
     key = jax.random.fold_in(jax.random.split(jax.random.key(1), 1)[0], 0)
     expected = plain.climb(plain.seeds(key, 6, strategies.kmeans_plus_plus))
     np.testing.assert_array_equal(found.objectives, expected.objectives)
@@ -92,7 +92,7 @@ def test_a_solution_is_crossed_with_its_relabelled_self_into_itself():
     shares = np.random.default_rng(0).dirichlet(np.ones(K), (1, 30)).swapaxes(1, 2)
     both = {"z": np.concatenate([shares, shares[:, [2, 0, 1]]])}
     for seed in range(5):
-        child = _crossed(problem(), both, 0, 1, np.random.default_rng(seed))["z"]
+        child = _crossed(landscape(), both, 0, 1, np.random.default_rng(seed))["z"]
         np.testing.assert_allclose(child, shares[0], atol=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_a_solution_is_crossed_with_its_relabelled_self_into_itself():
     ids=lambda strategy: type(strategy).__name__,
 )
 def test_it_leaves_a_poor_mode_for_the_best(strategy):
-    poor = POOR.step(problem(), jax.random.key(0), ()).objectives[0]
+    poor = POOR.step(landscape(), jax.random.key(0), ()).objectives[0]
     found = search(strategy).run(0, ROWS)
     assert found.best.status
     np.testing.assert_allclose(np.sort(found.best.parameters["mean"]), CENTRES, atol=1.0)
@@ -194,7 +194,7 @@ def test_copies_are_fewer_where_components_are_the_same():
 
 def test_a_saddle_has_no_weight():
     same = {"mean": np.full(K, ROWS.mean())}
-    told = laplace_log_weight(plan(), problem().arguments, problem().blocks, same)
+    told = laplace_log_weight(landscape().problem, same)
     assert told.value is None and "positive definite" in told.reason
 
 

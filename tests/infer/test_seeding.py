@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 
 from bayesmix import EM
 from bayesmix.infer.starts import seeding_rows
+from bayesmix.program.problem import Problem
 from tests.fixed import bernoulli, fit_of
 
 
@@ -15,7 +16,7 @@ def test_the_columns_of_an_event_made_of_independent_ones_tell_rows_apart():
     fit = fit_of(bernoulli)
     observed = fit.plan.observe(fit.arguments)
     blocks = fit.plan.arrange(observed)
-    (points,) = seeding_rows(fit.plan, fit.arguments, blocks, observed).points
+    (points,) = seeding_rows(Problem(fit.plan, fit.arguments, blocks), observed).points
     assert points.shape == (observed.num_rows, 4)
     assert np.isfinite(points).all()
 

@@ -15,6 +15,7 @@ from bayesmix import EM, Status, zoo
 from bayesmix.infer.climb import Newton, climb
 from bayesmix.infer.last_look import unsteady_row
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 RNG = np.random.default_rng(5)
 
@@ -169,9 +170,9 @@ def test_a_component_no_wider_than_rounding_is_no_answer():
     assert fit.status is Status.COVARIANCE_SINGULAR
     sound = {**fit.parameters, "scale": np.array([1.0, 0.01])}
     arguments = split((u, y), {})
-    blocks = fit.plan.blocks_of_rows(arguments)
+    blocks = Problem(fit.plan, arguments).with_rows().blocks
     told = {name: jnp.asarray(value) for name, value in sound.items()}
-    assert not unsteady_row(fit.plan, arguments, blocks, told)
+    assert not unsteady_row(Problem(fit.plan, arguments, blocks), told)
 
 
 def test_a_share_at_the_end_of_its_support_is_said_with_its_site():

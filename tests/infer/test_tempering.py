@@ -13,8 +13,9 @@ from numpyro.infer import MCMC
 import bayesmix
 from bayesmix import ParallelTempering, ProgramError, TemperedSMC, datasets, zoo
 from bayesmix.infer.laplace import laplace_log_weight
-from bayesmix.infer.tempering import Call, GibbsMoves, HamiltonianMoves
+from bayesmix.infer.tempering import GibbsMoves, HamiltonianMoves
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.references import reference
 
 KINDS = {"gibbs": GibbsMoves(), "hamiltonian": HamiltonianMoves()}
@@ -100,14 +101,13 @@ def test_draws_of_particles_go_to_arviz_with_runs_as_chains():
 def test_ends_of_both_roads_are_the_prior_and_the_posterior():
     """At beta = 0 the height is the constant; at beta = 1 it is the log likelihood."""
     arguments = split(ROWS, {})
-    found, blocks = plan(), plan().blocks_of_rows(arguments)
-    call = Call(found, arguments, blocks)
+    call = Problem(plan(), arguments).with_rows()
     values = {
         "weights": jnp.array([0.3, 0.7]),
         "variance": jnp.array([1.0, 4.0]),
         "mean": jnp.array([18.0, 23.0]),
     }
-    whole = found.log_likelihood(arguments, blocks, values)
+    whole = call.log_likelihood(values)
     for moves in KINDS.values():
         zero = moves.height(call, values, jnp.zeros(()))
         assert float(zero) == pytest.approx(float(moves.reference(call)), abs=1e-9)
@@ -127,7 +127,7 @@ def test_sweeps_are_refused_where_they_do_not_leave_the_densities_as_they_are():
         with pytest.raises(ProgramError, match=r"'mean' at every power.*HamiltonianMoves"):
             smc.run(0, *rows)
     found, arguments = bayesmix.plan(program, *ROWS), split(ROWS, {})
-    GibbsMoves().check(Call(found, arguments, found.blocks_of_rows(arguments)))
+    GibbsMoves().check(Problem(found, arguments).with_rows())
 
 
 def test_the_evidence_of_many_rows_is_that_of_the_normal_density_at_the_mode():
@@ -137,8 +137,8 @@ def test_the_evidence_of_many_rows_is_that_of_the_normal_density_at_the_mode():
     run = TemperedSMC(found, num_particles=500, num_runs=4, progress_bar=False).run(0, x, 2)
     arguments = split((x, 2), {})
     mode = bayesmix.EM(found, progress_bar=False).run(jax.random.key(0), x, 2, restarts=5)
-    blocks = found.blocks_of_rows(arguments)
-    weight = laplace_log_weight(found, arguments, blocks, mode.parameters)
+    blocks = Problem(found, arguments).with_rows().blocks
+    weight = laplace_log_weight(Problem(found, arguments, blocks), mode.parameters)
     assert run.standard_error < 0.5
     assert run.mean_log_evidence == pytest.approx(weight.value, abs=0.5 + 3 * run.standard_error)
 

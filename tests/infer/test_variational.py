@@ -17,6 +17,7 @@ from bayesmix import ProgramError, VariationalBayes
 from bayesmix.families.averages import averages_of
 from bayesmix.infer.mean_field import Factorised, bound_and_statistics, check_points
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.references import reference
 
 QUIET = {"progress_bar": False}
@@ -163,7 +164,10 @@ def test_the_bound_has_no_slope_at_the_fixed_point(faithful):
     x = (faithful.values - faithful.values.mean(axis=0)) / faithful.values.std(axis=0)
     plan = bayesmix.plan(separate, x, K=2)
     fit = VariationalBayes(plan, tolerance=1e-14, **QUIET).run(jax.random.key(0), x, K=2)
-    arguments, blocks = split((x,), {"K": 2}), plan.blocks_of_rows(split((x,), {"K": 2}))
+    arguments, blocks = (
+        split((x,), {"K": 2}),
+        Problem(plan, split((x,), {"K": 2})).with_rows().blocks,
+    )
 
     def bound(coefficients):
         points, centre = {}, {}
@@ -172,7 +176,7 @@ def test_the_bound_has_no_slope_at_the_fixed_point(faithful):
             points[block.site] = averages.points(block.form, own)
             centre[block.site] = averages.centre(block.form, own)
         q = Factorised(coefficients, (None,) * 3, points, centre)
-        return bound_and_statistics(plan, arguments, blocks, fit.scopes, q)[0]
+        return bound_and_statistics(Problem(plan, arguments, blocks), fit.scopes, q)[0]
 
     look = jax.jit(jax.value_and_grad(bound))
     value, slope = look(fit.q.coefficients)

@@ -27,6 +27,7 @@ from scipy.stats import norm
 from bayesmix.infer.coordinates import unconstrained
 from bayesmix.program.arguments import Arguments
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.oracles.families import Family
 from tests.oracles.samplers import MOVES, SAMPLERS, TWO_RUNGS, Running, Sampler, Values, running
 from tests.oracles.simulate import simulate, with_data
@@ -64,7 +65,7 @@ def p_values(
 
         def step(carry: Any, key: Any) -> tuple[Any, Any]:
             state, arrays = carry
-            call = made.call._replace(arrays=arrays)
+            call = made.call.with_arrays(arrays)
             state = made.step(made.put(state, made.read(state), call), call)
             values = made.read(state)
             _, data = simulate(program, made.plan, call, key, values)
@@ -85,13 +86,13 @@ def moments(made: Running, values: Values, call: Arguments) -> dict[str, Any]:
     """Functions of parameters and data, each a vector."""
     free, _ = ravel_pytree(unconstrained(made.plan.reading.parameters, values))
     low, high = np.tril_indices(free.size)
-    blocks = made.plan.blocks_of_rows(call)
+    blocks = Problem(made.plan, call).with_rows().blocks
     data = jnp.ravel(call.arrays[0])[:1].astype(float)
     return {
         "parameters": free,
         "products of parameters": free[low] * free[high],
         "data": jnp.concatenate([data, data**2, data * free[0]]),
-        "log likelihood": made.plan.log_likelihood(call, blocks, values)[None],
+        "log likelihood": Problem(made.plan, call, blocks).log_likelihood(values)[None],
     }
 
 

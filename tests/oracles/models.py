@@ -15,9 +15,9 @@ import numpyro.distributions as dist
 import bayesmix
 from bayesmix import EM, Plan
 from bayesmix.infer.m_steps import maximise_blocks
-from bayesmix.infer.steps import objective_and_statistics
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.references import reference
 
 
@@ -113,9 +113,9 @@ def one_step(plan: Plan, arguments: tuple[Any, ...], values: dict[str, Any]):
 
     @compile_lightly
     def step(arrays, blocks, values):
-        told = call._replace(arrays=arrays)
-        objective, statistics = objective_and_statistics(plan, told, blocks, values)
-        return objective, maximise_blocks(plan, told, statistics, values)[0]
+        told = call.with_arrays(arrays)
+        objective, statistics = Problem(plan, told, blocks).expected(values)
+        return objective, maximise_blocks(Problem(plan, told), statistics, values)[0]
 
     told = {name: jnp.asarray(value) for name, value in values.items()}
-    return step(call.arrays, plan.blocks_of_rows(call), told)
+    return step(call.arrays, Problem(plan, call).with_rows().blocks, told)

@@ -22,9 +22,8 @@ import bayesmix
 from bayesmix import CollapsedGibbs, ConjugateGibbs, MixedGibbs, ParallelTempering, Plan
 from bayesmix.infer.coordinates import constrained, unconstrained
 from bayesmix.infer.mixed import open_sites
-from bayesmix.infer.smc import _compiled
+from bayesmix.infer.smc import _advance, _begin, _Walk
 from bayesmix.infer.tempering import (
-    Call,
     GibbsMoves,
     HamiltonianMoves,
     Moves,
@@ -33,7 +32,8 @@ from bayesmix.infer.tempering import (
 )
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import Arguments, split
-from bayesmix.program.compiling import compile_fully
+from bayesmix.program.compiling import compile_fully, compile_lightly
+from bayesmix.program.problem import Problem
 from tests.oracles import families
 from tests.oracles.families import NUMBERS, Family
 
@@ -160,7 +160,7 @@ def put_collapsed(kernel: Any, state: Any, values: Values, call: Arguments) -> A
     """Values, and labels drawn given these and the data."""
     plan = kernel.plans.given
     label_key, next_key = random.split(state.rng_key)
-    blocks, evaluation = plan.blocks_of_rows(call), plan.evaluate(call, values)
+    blocks, evaluation = Problem(plan, call).with_rows().blocks, plan.evaluate(call, values)
     (labels,) = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, label_key).rows
     return state._replace(z=values, latents=labels.astype(state.latents.dtype), rng_key=next_key)
 
@@ -187,7 +187,7 @@ class AtThePosterior:
 
     def sample(self, state: MovedState, args: Any, kwargs: Any) -> MovedState:
         call = split(args, kwargs)
-        here = Call(self.plan, call, self.plan.blocks_of_rows(call))
+        here = Problem(self.plan, call).with_rows()
         key, next_key = random.split(state.rng_key)
         values, _ = self.moves.move(key, here, state.z, jnp.ones(()), state.tuning)
         return state._replace(z=values, rng_key=next_key)
@@ -265,19 +265,19 @@ def particles(
     plan: Plan, call: Arguments, moves: Moves, keys: Any, arrays: Any, count: int
 ) -> Values:
     """Particles (data sets, `count`, ...) of a run of SMC for each data set, all in one loop."""
-    begin, advance = _compiled(plan, call.layout, count, 1, 0.5, moves)
-    blocks = jax.jit(jax.vmap(lambda each: plan.blocks_of_rows(call._replace(arrays=each))))(arrays)
-    states = jax.vmap(begin)(arrays, blocks, keys)
-    stage = jax.vmap(advance.__wrapped__)  # it is compiled with the loop
+    walk = _Walk(count, 1, 0.5, moves)
+    told = jax.jit(jax.vmap(lambda each: Problem(plan, call.with_arrays(each)).with_rows()))(arrays)
+    states = compile_lightly(jax.vmap(lambda problem, key: _begin(problem, walk, key)))(told, keys)
+    stage = jax.vmap(lambda problem, states: _advance(problem, walk, states))
 
     @compile_fully
-    def run(arrays: Any, blocks: Any, states: Any) -> Any:
+    def run(told: Any, states: Any) -> Any:
         def again(states: Any) -> Any:
             return jnp.any(states.beta < 1)
 
-        return jax.lax.while_loop(again, lambda states: stage(arrays, blocks, states), states)
+        return jax.lax.while_loop(again, lambda states: stage(told, states), states)
 
-    return jax.tree.map(lambda x: x[:, 0], run(arrays, blocks, states).values)
+    return jax.tree.map(lambda x: x[:, 0], run(told, states).values)
 
 
 SAMPLERS: dict[str, tuple[Sampler, Family]] = {

@@ -31,6 +31,7 @@ from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.blocks import Observed
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.oracles.families import Family, all_families
 from tests.oracles.simulate import invariants, simulate
 
@@ -118,7 +119,7 @@ class Calibration:
         return found
 
     def _simulate(self, arrays: Any, key: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        return simulate(self.plan.program, self.plan, self.call._replace(arrays=arrays), key)
+        return simulate(self.plan.program, self.plan, self.call.with_arrays(arrays), key)
 
     def _sweeps(self, plan: bayesmix.Plan, backwards: bool) -> Callable[..., dict[str, Any]]:
         """A compiled function of arrays, blocks, parameters and keys, all leading with data sets: what
@@ -126,7 +127,7 @@ class Calibration:
         length = self.size.states * self.size.thin + 1
 
         def run(arrays: Any, blocks: Any, start: Any, key: Any) -> dict[str, Any]:
-            arguments = self.call._replace(arrays=arrays)
+            arguments = self.call.with_arrays(arrays)
 
             def sweep(values: Any, key: Any) -> tuple[Any, dict[str, Any]]:
                 hidden_key, block_key, open_key = random.split(key, 3)
@@ -136,10 +137,10 @@ class Calibration:
                 )
                 said = {
                     "log likelihood": drawn.log_likelihood,
-                    "log prior": plan.log_prior(evaluation),
+                    "log prior": evaluation.log_prior,
                     **invariants(plan, values),
                 }
-                given = (plan, arguments, drawn.statistics)
+                given = (Problem(plan, arguments), drawn.statistics)
                 if backwards:
                     values = move_open(*given, values, open_key)
                 values = draw_blocks(*given, values, block_key)
@@ -152,14 +153,14 @@ class Calibration:
         return compile_lightly(jax.vmap(run))
 
 
-def move_open(plan: Any, arguments: Any, statistics: Any, values: Any, key: Any) -> Any:
+def move_open(problem: Problem, statistics: Any, values: Any, key: Any) -> Any:
     """One NUTS trajectory of the sites without a closed form, from rest as far as adaptation goes."""
-    sites = mixed.open_sites(plan)
+    sites = mixed.open_sites(problem.plan)
     if not sites:
         return values
     begin, trajectory = mixed.nuts(0, step_size=STEP, max_tree_depth=4, dense_mass=[])
     state = begin(mixed.unconstrained(sites, values), key)
-    log_joint = plan.expected_log_joint(arguments, statistics)
+    log_joint = problem.expected_log_joint(statistics)
     return mixed.move(sites, log_joint, values, state, trajectory)[0]
 
 

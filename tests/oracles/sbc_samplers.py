@@ -23,13 +23,16 @@ import numpy as np
 from jax import random
 
 import bayesmix
-from bayesmix import Plan, VariationalBayes
-from bayesmix.infer.starts import seeding_rows
+from bayesmix import Plan
+from bayesmix.infer.mean_field import find_scopes
+from bayesmix.infer.starts import kmeans_plus_plus, seeding_rows
 from bayesmix.infer.tempering import Moves
-from bayesmix.infer.variational import _ascend
+from bayesmix.infer.variational import _ascend, _start
+from bayesmix.infer.variational_checks import check_program
 from bayesmix.infer.variational_result import _draws
 from bayesmix.program.arguments import Arguments, split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.oracles.families import Family
 from tests.oracles.samplers import (
     EXACT,
@@ -83,10 +86,10 @@ def simulated(plan: Plan, call: Arguments, count: int, key: Any) -> Simulated:
 
 def looked_at(plan: Plan, call: Arguments, values: Values) -> dict[str, Any]:
     """Functions of parameters and data that relabelling does not change."""
-    evaluation, blocks = plan.evaluate(call, values), plan.blocks_of_rows(call)
+    evaluation, blocks = plan.evaluate(call, values), Problem(plan, call).with_rows().blocks
     return {
-        "log likelihood": plan.log_likelihood(call, blocks, values),
-        "log prior": plan.log_prior(evaluation),
+        "log likelihood": Problem(plan, call, blocks).log_likelihood(values),
+        "log prior": evaluation.log_prior,
         **invariants(plan, values),
     }
 
@@ -100,7 +103,7 @@ def ranks(sampler: Sampler, family: Family, size: Runs, key: Any) -> dict[str, n
     thin = size.patience * sampler.thin
 
     def chain(told: Simulated, state: Any) -> tuple[Any, Any]:
-        call = made.call._replace(arrays=told.arrays)
+        call = made.call.with_arrays(told.arrays)
 
         def step(state: Any, _: None) -> tuple[Any, Any]:
             state = made.step(state, call)
@@ -131,19 +134,19 @@ def ranks_of_approximations(family: Family, size: Runs, key: Any) -> dict[str, n
     plan, call = bayesmix.plan(family.program, *family.arguments), split(family.arguments, {})
     data_key, start_key, draw_key = random.split(key, 3)
     told = simulated(plan, call, size.datasets, data_key)
-    compiled = VariationalBayes(plan, max_steps=size.warmup)._compile(call)
-    observed = plan.observe(call, fitting=True)
-    rows = seeding_rows(plan, call, plan.arrange(observed), observed)
-    at_data = plan.specialise(call)
-    states = compiled.start(at_data.arrays, rows, random.split(start_key, size.datasets))
+    problem = Problem(plan, call)
+    check_program(problem)
+    scopes, observed = find_scopes(problem), problem.observe(fitting=True)
+    rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
+    static = (scopes, kmeans_plus_plus, size.warmup)
+    states = problem.run(_start, rows, random.split(start_key, size.datasets), static=static)
     settings = (jnp.asarray(1e-8), jnp.asarray(size.warmup))
 
     def one(told: Simulated, state: Any, key: Any) -> Values:
-        here = call._replace(arrays=told.arrays)
-        blocks = plan.blocks_of_rows(here)
-        state = _ascend(plan, here, blocks, compiled.scopes, settings, told.others, state)
+        here = Problem(plan, call.with_arrays(told.arrays)).with_rows()
+        state = _ascend(here, scopes, settings, told.others, state)
         keys = random.split(key, size.states)
-        return _draws(plan, here, compiled.scopes, state.q, state.statistics, keys)
+        return _draws(here, scopes, state.q, state.statistics, keys)
 
     drawn = compile_lightly(jax.vmap(one))(told, states, random.split(draw_key, size.datasets))
     return _among(plan, call, told, drawn)
@@ -153,7 +156,7 @@ def _among(plan: Plan, call: Arguments, told: Simulated, drawn: Values) -> dict[
     """Ranks of the truth among draws (data sets, states, ...)."""
 
     def one(told: Simulated, drawn: Values) -> tuple[Any, Any]:
-        here = call._replace(arrays=told.arrays)
+        here = call.with_arrays(told.arrays)
         return looked_at(plan, here, told.truth), jax.vmap(lambda v: looked_at(plan, here, v))(
             drawn
         )

@@ -48,7 +48,7 @@ def with_data(plan: bayesmix.Plan, call: Arguments, data: dict[str, Any]) -> Arg
     new = tuple(
         jnp.asarray(data[name], old.dtype) for name, old in zip(names, call.arrays, strict=False)
     )
-    return call._replace(arrays=(*new, *call.arrays[len(names) :]))
+    return call.with_arrays((*new, *call.arrays[len(names) :]))
 
 
 def invariants(plan: bayesmix.Plan, values: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bayesmix.infer.gibbs import GibbsState
 from bayesmix.program import rows as row_pass
 from bayesmix.program.blocks import Observed
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.infer import test_collapsed as few
 from tests.oracles.families import Family
 from tests.oracles.sbc import Calibration, Size
@@ -90,20 +91,20 @@ def test_a_sweep_leaves_exact_draws_exact(name):
     arrays = tuple(data[name] for name in calibration.sites)
 
     def run(arrays, blocks, values, key, swept):
-        told = call._replace(arrays=arrays)
+        told = call.with_arrays(arrays)
         label_key, *sweep_keys = jax.random.split(key, 5)
         evaluation = plan.evaluate(told, values)
         drawn = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, label_key)
         state = GibbsState(values, drawn.rows[0], jnp.zeros(()), key)
 
         def sweep(state, key):
-            return kernel._sweep(plan, told, blocks, state._replace(rng_key=key))[0], None
+            return kernel._sweep(Problem(plan, told, blocks), state._replace(rng_key=key))[0], None
 
         moved, _ = jax.lax.scan(sweep, state, jnp.stack(sweep_keys))
         state = jax.tree.map(
             lambda x, y: jnp.where(swept, x, y), moved._replace(rng_key=key), state
         )
-        density = plan.log_likelihood(told, blocks, state.z)
+        density = Problem(plan, told, blocks).log_likelihood(state.z)
         share = jnp.mean(state.latents == 0)
         return {"log likelihood": density, "share": share, **invariants(plan, state.z)}
 

@@ -14,6 +14,7 @@ from numpyro.infer import MCMC, NUTS
 import bayesmix
 from bayesmix import ConjugateGibbs, Plan
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.references import reference
 
 pytestmark = pytest.mark.oracle
@@ -104,8 +105,10 @@ def test_gibbs_reproduces_the_exact_posterior_of_the_partition(K, alpha):
 def responsibilities(K: int, arguments, draws):
     """(chains, draws, K, N)."""
     call, plan = split(arguments, {}), plan_of(K)
-    blocks = plan.blocks_of_rows(call)
-    (table,) = jax.jit(jax.vmap(jax.vmap(lambda v: plan.log_factors(call, blocks, v))))(draws)
+    blocks = Problem(plan, call).with_rows().blocks
+    (table,) = jax.jit(jax.vmap(jax.vmap(lambda v: Problem(plan, call, blocks).log_factors(v))))(
+        draws
+    )
     return np.asarray(jax.nn.softmax(table, axis=-2))
 
 

@@ -14,6 +14,7 @@ import bayesmix
 from bayesmix import EM, ConjugateGibbs, datasets, zoo
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes
 from tests.references import reference
 
@@ -151,7 +152,7 @@ def _error(draws: np.ndarray) -> np.ndarray:
 
 def test_the_density_and_gradient_of_a_chain_are_those_of_the_forward_recursion():
     plan, arguments = chain_plan(), split((HOLES,), {"K": 2})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
     point = {name: jnp.asarray(value) for name, value in chain_fit().parameters.items()}
     moved = {**point, "rate": point["rate"] * 1.3}
 
@@ -169,7 +170,7 @@ def test_the_density_and_gradient_of_a_chain_are_those_of_the_forward_recursion(
         return jnp.sum(jax.nn.logsumexp(alpha, axis=1))
 
     def ours(p):
-        return plan.log_likelihood(arguments, blocks, p)
+        return Problem(plan, arguments, blocks).log_likelihood(p)
 
     value, gradient = compile_lightly(jax.value_and_grad(ours))(moved)
     expected, slope = compile_lightly(jax.value_and_grad(recursion))(moved)

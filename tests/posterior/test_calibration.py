@@ -15,6 +15,7 @@ from bayesmix.infer.cells import by_cell, distribution_function
 from bayesmix.posterior.calibration import uniform_scores
 from bayesmix.posterior.predictive_cdf import NoDistributionFunction, predictive_cdf
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 COVARIANCE = np.array([[1.0, 0.5], [0.5, 2.0]])
 ROWS, DRAWS, K = 40, 3, 2
@@ -74,7 +75,7 @@ def by_enumeration(x, y, draws, log_weights):
 def test_it_is_the_sum_over_draws_and_components():
     plan, x, y, draws = setting()
     log_weights = np.random.default_rng(1).normal(size=(DRAWS, ROWS))
-    found = predictive_cdf(plan, split((x, y), {}), draws, log_weights)
+    found = predictive_cdf(Problem(plan, split((x, y), {})), draws, log_weights)
     alone, in_turn = by_enumeration(x, y, draws, log_weights)
     np.testing.assert_allclose(found.marginal, alone, atol=1e-12)
     np.testing.assert_allclose(found.in_turn, in_turn, atol=1e-12)
@@ -84,7 +85,7 @@ def test_the_middle_of_the_jumps_of_a_count_is_one_half_on_average():
     """sum_y p(y) (F(y - 1) + F(y)) / 2 = 1 / 2: so the randomised transform is uniform on average."""
     plan, x, y, draws = setting()
     same = np.tile(x[:1], (ROWS, 1))  # rows that differ in y alone: all values that it can have
-    low, top = predictive_cdf(plan, split((same, y), {}), draws).in_turn[..., 2]
+    low, top = predictive_cdf(Problem(plan, split((same, y), {})), draws).in_turn[..., 2]
     np.testing.assert_allclose(np.sum(top - low), 1.0, atol=1e-12)
     np.testing.assert_allclose(np.sum((top - low) * (top + low) / 2), 0.5, atol=1e-12)
 
@@ -184,7 +185,7 @@ def test_missing_cells_have_no_transform_and_tell_nothing():
     gaps[0, 0] = gaps[1] = np.nan
     with_gaps = bayesmix.plan(two_sites, gaps, y)
     found = predictive_cdf(with_gaps, split((gaps, y), {}), draws)
-    whole = predictive_cdf(plan, split((x, y), {}), draws)
+    whole = predictive_cdf(Problem(plan, split((x, y), {})), draws)
     assert np.isnan(found.in_turn[0, 0, :2]).all() and np.isnan(found.marginal[0, 0, 0])
     np.testing.assert_allclose(found.marginal[:, 0, 1:], whole.marginal[:, 0, 1:], atol=1e-12)
     np.testing.assert_allclose(found.in_turn[:, :2, 2], whole.marginal[:, :2, 2], atol=1e-12)
@@ -221,7 +222,7 @@ def test_a_site_without_a_distribution_function_is_named():
     x = np.linspace(-1.0, 1.0, 20)
     plan = bayesmix.plan(angles, x)
     with pytest.raises(NoDistributionFunction, match=r"site 'x' \(VonMises\)"):
-        predictive_cdf(plan, split((x,), {}), {"centre": np.zeros((1, 2))})
+        predictive_cdf(Problem(plan, split((x,), {})), {"centre": np.zeros((1, 2))})
     found = bayesmix.compare(
         plan, x, engines=("MAP-EM",), restarts=2, held_out=0.25, progress_bar=False
     )
@@ -230,7 +231,7 @@ def test_a_site_without_a_distribution_function_is_named():
 
 def test_a_second_call_compiles_nothing(monkeypatch):
     plan, x, y, draws = setting()
-    predictive_cdf(plan, split((x, y), {}), draws)
+    predictive_cdf(Problem(plan, split((x, y), {})), draws)
     monkeypatch.setattr(jax, "jit", None)
     one = {name: value[:1] for name, value in draws.items()}
-    predictive_cdf(plan, split((x[::-1].copy(), y), {}), one)
+    predictive_cdf(Problem(plan, split((x[::-1].copy(), y), {})), one)

@@ -14,6 +14,7 @@ from bayesmix.posterior.convert import gather
 from bayesmix.posterior.draws import at_draws, average_log_density, replicate
 from bayesmix.posterior.imputation import impute_draws
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests import fixed
 
 COUNT = 16
@@ -64,7 +65,9 @@ def test_log_likelihoods_and_averages_of_densities_are_the_same(program):
     args, _ = fit.arguments.call()
     grid = tuple(np.repeat(np.nan_to_num(np.asarray(a), nan=1.0), 3, 0) for a in args)
     for call in (fit.arguments, split(grid, {})):
-        one, two = (at_draws(fit.plan, call, d, probabilities=True) for d in (draws, other))
+        one, two = (
+            at_draws(Problem(fit.plan, call), d, probabilities=True) for d in (draws, other)
+        )
         close(two.log_likelihood, one.log_likelihood)
         close(two.log_prior, one.log_prior)
         averages = [average_log_density(found.log_likelihood) for found in (one, two)]
@@ -86,7 +89,7 @@ def test_data_drawn_for_the_same_rows_of_components_are_the_same(program):
     @jax.jit
     @jax.vmap
     def drawn(values, labels):
-        return predict.draw_rows(fit.plan, fit.arguments, values, key, labels)
+        return predict.draw_rows(Problem(fit.plan, fit.arguments), values, key, labels)
 
     one, two = drawn(draws, labels), drawn(turned(program, draws, order), renamed)
     for site in fit.plan.reading.observed:
@@ -143,9 +146,15 @@ def test_relabelling_leaves_what_predicts_alone():
     fit, (draws, order) = fixed.fit_of(fixed.normal), some_draws(fixed.normal)
     chains = {n: v[None] for n, v in turned(fixed.normal, draws, order).items()}
     idata = gather(
-        fit.plan, fit.arguments, chains, {}, coords={}, dims={}, latents=True,
-        posterior_predictive=True, rng_key=jax.random.key(0),
-    )  # fmt: skip
+        fit.problem,
+        chains,
+        {},
+        coords={},
+        dims={},
+        latents=True,
+        posterior_predictive=True,
+        rng_key=jax.random.key(0),
+    )
     done = bayesmix.relabel(idata)
     for group in ("log_likelihood", "posterior_predictive", "imputed_data", "observed_data"):
         before, after = (compat.dataset(each, group) for each in (idata, done))
@@ -153,5 +162,5 @@ def test_relabelling_leaves_what_predicts_alone():
     posterior = compat.dataset(done, "posterior")
     renamed = {n: posterior[n].values.reshape(COUNT, *v.shape[2:]) for n, v in chains.items()}
     assert any(np.abs(renamed[n] - chains[n][0]).max() > 0.1 for n in renamed)  # some were renamed
-    found = at_draws(fit.plan, fit.arguments, renamed).log_likelihood
+    found = at_draws(Problem(fit.plan, fit.arguments), renamed).log_likelihood
     close(found, compat.dataset(done, "log_likelihood")["x"].values[0])

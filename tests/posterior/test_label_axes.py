@@ -15,6 +15,7 @@ from bayesmix.posterior import arviz_compat
 from bayesmix.posterior.convert import gather
 from bayesmix.posterior.labels import LabelSwitchingWarning, label_switching
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 RNG = np.random.default_rng(0)
 X = np.concatenate([RNG.normal(0, 1, (10, 2)), RNG.normal(8, 1, (10, 2))])
@@ -47,8 +48,7 @@ def idata():
     }
     plan, nothing = bayesmix.plan(program, X), {"coords": {}, "dims": {}, "latents": None}
     return gather(
-        plan,
-        split((X,), {}),
+        Problem(plan, split((X,), {})),
         draws,
         {},
         **nothing,

@@ -14,13 +14,14 @@ from bayesmix.posterior import arviz_compat
 from bayesmix.posterior.convert import gather
 from bayesmix.posterior.labelled_draws import log_likelihood
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 
 def groups_of(program, draws, *args, **options):
     settings = {"coords": {}, "dims": {}, "latents": None, "posterior_predictive": None} | options
     plan = bayesmix.plan(program, *args)
     draws = {name: np.asarray(value)[None] for name, value in draws.items()}
-    return gather(plan, split(args, {}), draws, {}, **settings, rng_key=random.key(0))
+    return gather(Problem(plan, split(args, {})), draws, {}, **settings, rng_key=random.key(0))
 
 
 def counted(y, weight):

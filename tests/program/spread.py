@@ -27,6 +27,7 @@ from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.parts import expect
+from bayesmix.program.problem import Problem
 
 ROWS = 203  # no multiple of anything
 
@@ -96,14 +97,14 @@ def cases() -> dict:
 def numbers(plan: bayesmix.Plan, data: tuple) -> dict:
     """Sums over rows and what is kept of each, at some parameters, in the blocks of this context."""
     arguments = split(data, {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
 
     def run(arrays, blocks, values, key):
-        told = arguments._replace(arrays=arrays)
+        told = arguments.with_arrays(arrays)
         evaluation = plan.evaluate(told, values)
         seen = row_pass.passes(plan.graph, plan.families, evaluation, blocks, expect)
         drawn = row_pass.drawn_pass(plan.graph, plan.families, evaluation, blocks, key)
-        gradient = jax.grad(lambda values: plan.log_likelihood(told, blocks, values))
+        gradient = jax.grad(lambda values: Problem(plan, told, blocks).log_likelihood(values))
         slope, bend = jax.jvp(gradient, (values,), (values,))
         return {
             "log likelihood": seen.log_likelihood,
@@ -111,7 +112,7 @@ def numbers(plan: bayesmix.Plan, data: tuple) -> dict:
             "log likelihood of a sweep": drawn.log_likelihood,
             "gradient": slope,
             "curvature": bend,
-            "log factors": plan.log_factors(told, blocks, values),
+            "log factors": Problem(plan, told, blocks).log_factors(values),
         }
 
     used = set(jax.devices()) if blocks.mesh else {jax.devices()[0]}

@@ -23,6 +23,7 @@ from bayesmix.program.blocks import arrange
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.evaluate import evaluate, family_of
 from bayesmix.program.graph import Graph, make_graph
+from bayesmix.program.problem import Problem
 from bayesmix.program.reading import read
 from bayesmix.program.rows import expect, passes
 
@@ -212,7 +213,7 @@ def _expected_counts(program: Any, arguments: Any, tables: Any) -> tuple[dict[st
     def families(arrays: Any, values: Any) -> None:
         from bayesmix.program.evaluate import enumerated_trace
 
-        sites = enumerated_trace(program, reading, arguments._replace(arrays=arrays), values)
+        sites = enumerated_trace(program, reading, arguments.with_arrays(arrays), values)
         found.update({s.name: family_of(sites[s.name], reading) for s in reading.observed})
 
     jax.eval_shape(families, arguments.arrays, tables)
@@ -325,11 +326,13 @@ def test_a_scan_is_read_as_a_loop():
         alpha = alpha - 0.5 * (x[:, t : t + 1] - values["mean"]) ** 2
     expected = logsumexp(alpha, axis=1).sum() - 0.5 * x.size * np.log(2 * np.pi)
     arguments = split((x,), {})
-    found = plan.log_likelihood(arguments, plan.blocks_of_rows(arguments), values)
+    found = Problem(plan, arguments, Problem(plan, arguments).with_rows().blocks).log_likelihood(
+        values
+    )
     assert float(found) == pytest.approx(expected, rel=1e-12)
     # the marginal program has the same density, and samplers see parameters alone
     density, sites = log_density(bayesmix.marginalize(plan), (x,), {}, values)
-    prior = plan.log_prior(plan.evaluate(arguments, values))
+    prior = plan.evaluate(arguments, values).log_prior
     assert float(density) == pytest.approx(expected + float(prior), rel=1e-12)
     assert {n for n, s in sites.items() if s["type"] == "sample"} == {*values, "x_0+x_1+x_2+x_3"}
 
@@ -354,5 +357,7 @@ def test_a_latent_may_reach_a_site_through_others_alone():
     means = np.array([[0.0, 2.0], [1.0, 3.0]])
     terms = np.log(weights)[..., None] - 0.5 * ((x - means[..., None]) / 0.5) ** 2
     expected = logsumexp(terms.reshape(4, -1), axis=0).sum() - 6 * np.log(0.5 * np.sqrt(2 * np.pi))
-    found = plan.log_likelihood(arguments, plan.blocks_of_rows(arguments), {"share": share})
+    found = Problem(plan, arguments, Problem(plan, arguments).with_rows().blocks).log_likelihood(
+        {"share": share}
+    )
     assert float(found) == pytest.approx(expected, rel=1e-12)

@@ -9,6 +9,7 @@ import pytest
 import bayesmix
 from bayesmix import EM, ProgramError
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 
 K = 2
 
@@ -67,7 +68,9 @@ def test_vectors_in_a_plate_inside_a_row_are_whole_or_missing():
     plan = bayesmix.plan(vectors_in_a_plate, x)
     mean = np.array([[0.0, 1.0], [2.0, -1.0]])
     arguments = split((x,), {})
-    (table,) = plan.log_factors(arguments, plan.blocks_of_rows(arguments), {"mean": mean})
+    (table,) = Problem(plan, arguments, Problem(plan, arguments).with_rows().blocks).log_factors(
+        {"mean": mean}
+    )
     density = dist.MultivariateNormal(mean, np.array([[1.0, 0.4], [0.4, 2.0]]))
     cells = np.array(density.log_prob(np.nan_to_num(x)[:, :, None]))
     cells[1, 2] = 0.0

@@ -14,6 +14,7 @@ from numpyro.infer.util import log_density
 import bayesmix
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.checks import random_values
 from tests.programs import CASES, make_data, plan_of
 
@@ -58,7 +59,7 @@ def test_value_and_gradient_equal_brute_force_in_one_block_and_in_many(num_rows)
     two, theirs = by_hand(x, values)
     assert float(one) == pytest.approx(float(two), rel=1e-11)
     assert_close(slope, theirs, 1e-9)
-    blocks = plan_of("niw").blocks_of_rows(split((x, 3), {}))
+    blocks = Problem(plan_of("niw"), split((x, 3), {})).with_rows().blocks
     assert (blocks.weight.shape[0] > 1) == (num_rows > 5461)
 
 

@@ -14,6 +14,7 @@ from bayesmix import EM, ConjugateGibbs, ProgramError
 from bayesmix.families.indexing import indexed, picked
 from bayesmix.posterior.draws import replicate
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.checks import random_values
 
 N, K = 30, 3
@@ -67,7 +68,9 @@ def test_the_plan_is_that_of_the_spelled_out_program(program, arguments):
     assert "opened: its component is latent 'x_component'" in str(plan)
     values = {name: value[0] for name, value in random_values(plan, 1).items()}
     own, other = (
-        p.log_likelihood(split(arguments, {}), p.blocks_of_rows(split(arguments, {})), values)
+        Problem(
+            p, split(arguments, {}), Problem(p, split(arguments, {})).with_rows().blocks
+        ).log_likelihood(values)
         for p in (plan, twin)
     )
     np.testing.assert_allclose(own, other, rtol=1e-12)
@@ -212,7 +215,9 @@ def test_rows_have_the_density_that_numpyro_gives_them(program):
     assert names == LATENTS.get(program, ["x_component"])
     values = {name: value[0] for name, value in random_values(plan, 2).items()}
     there = np.flatnonzero(~np.isnan(x).reshape(N, -1).any(axis=1))
-    own = plan.log_likelihood(split((x,), {}), plan.blocks_of_rows(split((x,), {})), values)
+    own = Problem(
+        plan, split((x,), {}), Problem(plan, split((x,), {})).with_rows().blocks
+    ).log_likelihood(values)
     labels = [{"z": jnp.full(N, z)} for z in (0, 1)] if "z" in names else [{}]
     with numpyro.validation_enabled(False):
         heights = [_by_row(program, x, {**values, **label}) for label in labels]
@@ -230,13 +235,13 @@ def _by_row(program, x, values):
 def test_replicated_data_come_from_the_marginal():
     plan = bayesmix.plan(zeros, COUNTS)
     draws = {"gate": np.full(400, 0.3), "rate": np.full((400, 1), 5.0)}
-    found = replicate(plan, split((COUNTS,), {}), draws, jax.random.key(0))["x"]
+    found = replicate(Problem(plan, split((COUNTS,), {})), draws, jax.random.key(0))["x"]
     share = 0.3 + 0.7 * np.exp(-5.0)
     assert abs(np.mean(found == 0) - share) < 4 * np.sqrt(share / found.size)
     plan = bayesmix.plan(columns_of_an_event, PAIRS)
     draws = {"weights": np.tile([0.2, 0.0, 0.8], (400, 1)), "variance": np.ones((400, K))}
     draws["mean"] = np.tile([-2.0, 0.0, 3.0], (400, 1))
-    found = replicate(plan, split((PAIRS,), {}), draws, jax.random.key(1))
+    found = replicate(Problem(plan, split((PAIRS,), {})), draws, jax.random.key(1))
     for column in (0, 1):
         error = found[f"x_{column}"].mean() - (2.0 + column)
         assert abs(error) < 4 * np.sqrt(5.0 / (400 * N))

@@ -15,6 +15,7 @@ from scipy.stats import multivariate_normal, norm
 import bayesmix
 from bayesmix import EM, ProgramError
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes
 
 K, D = 2, 3
@@ -74,9 +75,9 @@ def test_missing_cells_are_integrated_out_whatever_the_order_of_the_rows(N):
     x, _ = data(N)
     plan = bayesmix.plan(mixture, x)
     arguments = bayesmix.program.arguments.split((x,), {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
     assert blocks.weight.shape[0] >= 7  # one pattern to a block
-    (table,) = jax.jit(lambda b, v: plan.log_factors(arguments, b, v))(blocks, VALUES)
+    (table,) = jax.jit(lambda b, v: Problem(plan, arguments, b).log_factors(v))(blocks, VALUES)
     np.testing.assert_allclose(np.asarray(table).T, joint_by_hand(x), rtol=1e-9, atol=1e-9)
 
 
@@ -152,7 +153,9 @@ def test_a_plate_inside_a_row_is_an_event(dim):
     assert not plan.by_row
     arguments = bayesmix.program.arguments.split((told, dim), {})
     values = {"weights": np.array([0.4, 0.6]), "mean": np.array([0.1, 2.5])}
-    (table,) = plan.log_factors(arguments, plan.blocks_of_rows(arguments), values)
+    (table,) = Problem(plan, arguments, Problem(plan, arguments).with_rows().blocks).log_factors(
+        values
+    )
     cells = np.nan_to_num(norm(values["mean"], 1.0).logpdf(x[:, :, None]))
     expected = np.log(values["weights"]) + cells.sum(axis=1)
     np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)

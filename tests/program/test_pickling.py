@@ -18,6 +18,7 @@ from bayesmix import EM, OnlineEM, zoo
 from bayesmix.infer.fingerprint import Run
 from bayesmix.infer.orders import Stepwise
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.families import test_exponential
 from tests.zoo.test_engines import CASES, plan_of
 
@@ -32,11 +33,11 @@ def check(name):
 
 
 def check_plan(plan, arguments):
-    run = Run({}, plan, arguments)
+    run = Run({}, Problem(plan, arguments))
     whole = run.densities(run.points)
     for again in (pickle.loads(pickle.dumps(plan)), copy.deepcopy(plan)):
         assert str(again) == str(plan) and again._made.keys() == []
-        for density, found in run._replace(plan=again).densities(run.points).items():
+        for density, found in Run({}, Problem(again, arguments)).densities(run.points).items():
             np.testing.assert_array_equal(found, whole[density])
 
 

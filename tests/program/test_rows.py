@@ -20,6 +20,7 @@ from bayesmix import EM, ConjugateGibbs, Plan
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes
 
 K, N = 2, 40
@@ -249,7 +250,9 @@ def test_what_is_hidden_by_a_mask_may_be_anything():
     x = np.where(seen, np.arange(N) % 7, -999)
     plan, arguments = bayesmix.plan(masked_counts, x, seen), split((x, seen), {})
     rate = np.array([2.0, 5.0])
-    (table,) = plan.log_factors(arguments, plan.blocks_of_rows(arguments), {"rate": rate})
+    (table,) = Problem(plan, arguments, Problem(plan, arguments).with_rows().blocks).log_factors(
+        {"rate": rate}
+    )
     expected = np.where(seen[:, None], poisson(rate).logpmf(x[:, None]), 0.0) + np.log([0.4, 0.6])
     np.testing.assert_allclose(np.asarray(table).T, expected, rtol=1e-10)
 
@@ -263,8 +266,8 @@ def test_labels_may_be_told_in_every_way():
     for plan, rows in ((plan_of("full"), (x, weight, told)), (conditioned, (x, weight, None))):
         assert plan.reading.latent.name == "z"
         arguments = split(rows, {})
-        table = compile_lightly(functools.partial(plan.log_factors, arguments))
-        (found,) = table(plan.blocks_of_rows(arguments), start_of("full"))
+        problem = Problem(plan, arguments).with_rows()
+        (found,) = problem.run(Problem.log_factors, start_of("full"))
         np.testing.assert_allclose(np.asarray(found).T, expected, rtol=1e-10)
 
 
@@ -297,11 +300,11 @@ def test_when_every_label_is_known_each_class_has_its_own_estimates():
 @pytest.mark.parametrize("name", ["full", "columns"])
 def test_drawn_statistics_are_right_on_average(name):
     plan, arguments = plan_of(name), split(data(), {})
-    blocks = plan.blocks_of_rows(arguments)
+    blocks = Problem(plan, arguments).with_rows().blocks
 
     @compile_lightly
     def both(arrays, blocks, values, keys):
-        told = arguments._replace(arrays=arrays)
+        told = arguments.with_arrays(arrays)
         evaluation = plan.evaluate(told, values)
         passed = functools.partial(row_pass.passes, plan.graph, plan.families, evaluation, blocks)
         draw = functools.partial(row_pass.drawn_pass, plan.graph, plan.families, evaluation, blocks)

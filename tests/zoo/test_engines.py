@@ -18,6 +18,7 @@ import bayesmix
 from bayesmix import EM, MixedGibbs, datasets, zoo
 from bayesmix.posterior.draws import at_draws
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls
 from tests.zoo import test_experts, test_graphs, test_programs
 
@@ -74,7 +75,7 @@ def heights(name: str, kernel: Any, start: dict, count: int) -> np.ndarray:
     mcmc = MCMC(kernel, num_warmup=300, num_samples=count, progress_bar=False)
     mcmc.run(jax.random.key(3), *rows, init_params=start, **static)
     draws = {n: np.asarray(mcmc.get_samples()[n]) for n in plan.reading.parameter_names}
-    return at_draws(plan, arguments, draws).log_likelihood.sum(axis=1)
+    return at_draws(Problem(plan, arguments), draws).log_likelihood.sum(axis=1)
 
 
 def error_of(draws: np.ndarray) -> float:

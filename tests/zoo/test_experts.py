@@ -14,6 +14,7 @@ from bayesmix import EM, Status, datasets, zoo
 from bayesmix.infer.m_steps import maximise_blocks
 from bayesmix.program import rows as row_pass
 from bayesmix.program.arguments import split
+from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes
 
 OXIDE, RICHNESS = datasets.load("ethanol").values.T
@@ -84,14 +85,14 @@ def test_the_m_step_is_weighted_least_squares_and_a_soft_multinomial_regression(
 
     @jax.jit
     def step(arrays, blocks, weights, values):
-        here = call._replace(arrays=arrays)
+        here = call.with_arrays(arrays)
         evaluation = plan.evaluate(here, values)
         statistics = row_pass.weighted_statistics(
             plan.graph, plan.families, evaluation, blocks, (weights,)
         )
-        return maximise_blocks(plan, here, statistics, values)[0]
+        return maximise_blocks(Problem(plan, here), statistics, values)[0]
 
-    blocks = plan.blocks_of_rows(call)
+    blocks = Problem(plan, call).with_rows().blocks
     found = step(call.arrays, blocks, responsibilities.T, start)
     for k, r in enumerate(responsibilities.T):
         expected = np.linalg.lstsq(np.sqrt(r)[:, None] * design, np.sqrt(r) * OXIDE, rcond=None)[0]

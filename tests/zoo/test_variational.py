@@ -12,6 +12,7 @@ from bayesmix import VariationalBayes
 from bayesmix.infer.mean_field import averaged_evaluation, averaged_families
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.graph import marginals
+from bayesmix.program.problem import Problem
 from bayesmix.program.rows import log_factors
 from tests import programs
 from tests.checks import assert_never_falls
@@ -57,15 +58,15 @@ def log_joints(fit, draws) -> tuple[float, np.ndarray]:
     plan, layout = fit.plan, fit.arguments
 
     def look(arrays, blocks, draws, q):
-        arguments = layout._replace(arrays=arrays)
+        arguments = layout.with_arrays(arrays)
 
         def height(families, evaluation, shares):
             tables = log_factors(plan.graph, families, evaluation, blocks)
             shares = marginals(plan.graph, tables)[1] if shares is None else shares
             sums = [jnp.sum(jnp.where(r > 0, r * t, 0.0)) for r, t in zip(shares, tables)]
-            return sum(sums, plan.log_prior(evaluation)), shares
+            return sum(sums, evaluation.log_prior), shares
 
-        averaged = averaged_evaluation(plan, arguments, fit.scopes, q)
+        averaged = averaged_evaluation(Problem(plan, arguments), fit.scopes, q)
         expected, shares = height(averaged_families(plan), averaged, None)
 
         def at(values):
@@ -73,6 +74,6 @@ def log_joints(fit, draws) -> tuple[float, np.ndarray]:
 
         return expected, jax.lax.map(at, draws, batch_size=50)
 
-    blocks = plan.blocks_of_rows(fit.arguments)
+    blocks = Problem(plan, fit.arguments).with_rows().blocks
     expected, heights = compile_lightly(look)(fit.arguments.arrays, blocks, draws, fit.q)
     return float(expected), np.asarray(heights)

@@ -1,0 +1,191 @@
+"""A program with its data: what every engine is given, and what it asks for densities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+from jax import Array
+
+from . import rows as row_pass
+from .arguments import Arguments, split
+from .blocks import Blocks, Observed
+from .compiling import compile_fully, compile_lightly
+from .evaluate import Evaluation, Values
+from .graph import Tables
+from .parts import Part, expect
+from .plan import Plan, Program, plan_arguments
+from .recent import Recent
+from .statistics import Statistics, expected_factors
+from .tracing import one_at_a_time
+
+_PLANS = 64  # that an engine remembers for calls of different shapes
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A pytree: its leaves are the arrays of a call and the rows arranged in blocks; the plan, and how
+    arrays and other arguments are laid out, are its structure. Data of the same shape are other leaves,
+    and `jax.vmap` goes over several data sets.
+
+    Attributes:
+        plan: what the program says.
+        arguments: the program's arguments.
+        arranged: the observed rows in blocks, or None where nothing asks for rows.
+    """
+
+    plan: Plan = field(metadata={"static": True})
+    arguments: Arguments
+    arranged: Blocks | None = None
+
+    @property
+    def blocks(self) -> Blocks:
+        """The observed rows."""
+        assert self.arranged is not None, "no rows have been arranged"
+        return self.arranged
+
+    def at(self, blocks: Blocks) -> Problem:
+        """The same program and priors with other rows."""
+        return replace(self, arranged=blocks)
+
+    def observe(self, fitting: bool = False) -> Observed:
+        """What the call says of its rows; see :meth:`Plan.observe`."""
+        return self.plan.observe(self.arguments, fitting)
+
+    def with_rows(self) -> Problem:
+        """The problem with its rows arranged, once for any number of passes."""
+        return self.at(self.plan.arrange(self.observe()))
+
+    def on_device(self) -> Problem:
+        """The call alone, with JAX's arrays."""
+        return Problem(self.plan, self.arguments.on_device())
+
+    def specialised(self) -> Problem:
+        """The problem with what depends on its arrays alone computed once; see
+        :meth:`Plan.specialise`."""
+        return replace(self, arguments=self.plan.specialise(self.arguments))
+
+    def run(
+        self, function: Callable[..., Any], *rest: Any, static: tuple[Any, ...] = (), **options: Any
+    ) -> Any:
+        """`function(problem, *static, *rest)`, compiled once for a plan and shapes of data; with
+        `fully=True` as what runs long is."""
+        return self.compiled(function, *static, **options)(self.arguments, self.arranged, *rest)
+
+    def compiled(
+        self, function: Callable[..., Any], *static: Any, fully: bool = False, **settings: Any
+    ) -> Callable[..., Any]:
+        """`function(problem, *static, *rest)` as a compiled function of (arguments, blocks, *rest), the
+        same one for all problems of a plan."""
+        plan = self.plan
+
+        def make() -> Callable[..., Any]:
+            def run(arguments: Arguments, blocks: Blocks | None, *rest: Any) -> Any:
+                return function(Problem(plan, arguments, blocks), *static, *rest)
+
+            return (compile_fully if fully else compile_lightly)(run, **settings)
+
+        return plan.remember((function, static, fully), make)
+
+    # ------------------------------------------------------------------ densities, all to be jitted
+    def evaluate(self, values: Values) -> Evaluation:
+        """Every factor of the log joint at parameter `values`."""
+        return self.plan.evaluate(self.arguments, values)
+
+    def log_prior(self, values: Values) -> Array:
+        """log p(theta), in the constrained space (no Jacobian)."""
+        return self.evaluate(values).log_prior
+
+    def log_likelihood(self, values: Values) -> Array:
+        """sum_i w_i log p(x_i | theta) with the latents summed out, a scalar."""
+        plan = self.plan
+        return row_pass.log_likelihood(
+            plan.graph, plan.families, self.evaluate(values), self.blocks
+        )
+
+    def log_evidence(self, values: Values) -> Array:
+        """log p(x_i | theta) of every row with the latents summed out, (N,)."""
+        plan = self.plan
+        return row_pass.log_evidence(plan.graph, plan.families, self.evaluate(values), self.blocks)
+
+    def log_factors(self, values: Values) -> Tables:
+        """The sum of the log factors of each clique of latents for every row, (K, N)."""
+        plan = self.plan
+        return row_pass.log_factors(plan.graph, plan.families, self.evaluate(values), self.blocks)
+
+    def log_posterior(self) -> Callable[[Values], Array]:
+        """log p(x | theta) + log p(theta), all hidden values summed out, as a function of theta."""
+        plan = self.plan
+
+        # under jit the program is traced once, however often the function is differentiated
+        @jax.jit
+        def density(values: Values) -> Array:
+            evaluation = self.evaluate(values)
+            found = row_pass.log_likelihood(plan.graph, plan.families, evaluation, self.blocks)
+            return found + evaluation.log_prior
+
+        return density
+
+    def expected_log_joint(self, statistics: Statistics) -> Callable[[Values], Array]:
+        """Q(theta) + log p(theta) as a function of theta, at fixed statistics."""
+
+        # under jit the program is traced once, however often a conditional is read from it
+        @jax.jit
+        def log_joint(values: Values) -> Array:
+            evaluation = self.evaluate(values)
+            factors = expected_factors(self.plan.families, evaluation, statistics)
+            return sum(factors.values(), evaluation.log_prior)
+
+        return log_joint
+
+    def weigh(
+        self, values: Values, part: Part = expect, told: Any = None
+    ) -> tuple[Array, row_pass.Pass]:
+        """One pass over the rows with a part (see :mod:`bayesmix.program.parts`), and the objective that
+        it raises: the pass's log likelihood, or what stands in its place, plus the log prior."""
+        plan, evaluation = self.plan, self.evaluate(values)
+        found = row_pass.passes(plan.graph, plan.families, evaluation, self.blocks, part, told)
+        return found.log_likelihood + evaluation.log_prior, found
+
+    def expected(self, values: Values) -> tuple[Array, Statistics]:
+        """The exact E step: log p(x | theta) + log p(theta), and the expected statistics."""
+        objective, found = self.weigh(values)
+        return objective, found.statistics
+
+
+class Plans:
+    """A program's plans, each read when a layout of arguments first needs it; or the one plan that was
+    given in the program's place."""
+
+    def __init__(self, program: Program | Plan) -> None:
+        self.given = program if isinstance(program, Plan) else None
+        self.program = program.program if isinstance(program, Plan) else program
+        # by the layout of a call: what has to be held, and the plan where that is held
+        self._held, self._read = Recent(_PLANS), Recent(_PLANS)
+
+    def of(self, arguments: Arguments) -> Problem:
+        """The program with these arguments, as its plan for them takes them.
+
+        Raises :class:`ProgramError` as :func:`plan` does.
+        """
+        if self.given is not None:
+            return Problem(self.given, arguments.hold(self.given.held))
+        with one_at_a_time:  # or another thread would read the same plan
+            held = self._held.get(arguments.layout, lambda: self._first(arguments).held)
+            arguments = arguments.hold(held)
+            plan = self._read.get(
+                arguments.layout, lambda: plan_arguments(self.program, arguments, held)
+            )
+            return Problem(plan, arguments)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Problem:
+        """As :meth:`of`, for a call of the program."""
+        return self.of(split(args, kwargs or {}))
+
+    def _first(self, arguments: Arguments) -> Plan:
+        """The plan where it is not known yet what has to be held."""
+        made = plan_arguments(self.program, arguments)
+        return self._read.get(arguments.hold(made.held).layout, lambda: made)
