@@ -44,6 +44,7 @@ def run_in_chunks(
     advance: Callable[[Fits, int], Fits],
     *,
     name: str,
+    unit: str = "step",
     max_steps: int,
     every: int,
     progress_bar: bool,
@@ -55,7 +56,7 @@ def run_in_chunks(
     Args:
         fits: fits before their first chunk; those in the checkpoint's file take their place.
         advance: brings all fits that run to step `limit`, or to their end.
-        name: what the bar says. max_steps: the last limit. every: steps in a chunk.
+        name, unit: what the bar says, and counts. max_steps: the last limit. every: steps in a chunk.
         progress_bar: show a bar, where it takes longer than a second or two.
         checkpoint: where the fits are kept after each chunk.
         watch: a callback, which stops the fits by returning True, and a function of the fits that gives
@@ -63,7 +64,7 @@ def run_in_chunks(
     """
     if checkpoint is not None:
         fits = checkpoint.resume(fits)
-    bar = tqdm(total=max_steps, desc=name, unit="step", delay=2.0, disable=not progress_bar)
+    bar = tqdm(total=max_steps, desc=name, unit=unit, delay=2.0, disable=not progress_bar)
     with bar, _one_thread_for_matrices():
         running = np.asarray(fits.status) == Status.RUNNING
         limit = max(int(np.max(np.asarray(fits.step))), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,11 @@ from ..program.statistics import Statistics
 from .accelerators import Accelerator
 from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
+from .ending import Ended, result_of
 from .keep import checkpoint_at
-from .last_look import Look, last_look, marks_of
+from .last_look import Look, last_look
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
 from .m_steps import USUAL, MPart, resolve
-from .modes import gather_modes
-from .outcome import Marks, outcome_of
 from .result import EMResult
 from .separation import LEAST_INFORMATION, least_information
 from .starts import (
@@ -203,11 +203,13 @@ class EM:
             watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
         )
         look, information = problem.run(_last, state)
-        marks = marks_of(problem, state, look)
-        marks = marks._replace(steep=np.asarray(information) < LEAST_INFORMATION)
-        # before their room is needed for the result's own copy
-        del observed, problem
-        return self._result(call.on_device(), state, marks, look.derived)
+        steps = np.asarray(state.step)
+        traces = [each[: steps[i] + 1] for i, each in enumerate(np.asarray(state.trace))]
+        ended = Ended(**{name: getattr(state, name) for name in Ended._fields})
+        steep = information < LEAST_INFORMATION
+        result = result_of(problem, call, ended, look, traces, steep=steep, paths=state.path)
+        del observed, problem  # before their room is needed for the result's own copy
+        return replace(result, problem=call.on_device())
 
     def _advancing(
         self, problem: Problem, parts: Parts, lanes: int, fixed: Fixed
@@ -220,42 +222,6 @@ class EM:
             return problem.run(advance, states, fixed, settings, static=static, fully=True)
 
         return advanced
-
-    def _result(
-        self,
-        problem: Problem,
-        state: EMState,
-        marks: Marks,
-        derived: Values,
-    ) -> EMResult:
-        plan = problem.plan
-        host = jax.tree.map(np.asarray, state._replace(memory=(), pace=()))
-        derived = {name: np.asarray(value) for name, value in derived.items()}
-        outcomes = [outcome_of(plan, host, i, marks) for i in range(len(host.objective))]
-        statuses = [outcome.status for outcome in outcomes]
-        order = sorted(
-            range(len(statuses)),
-            key=lambda i: (bool(statuses[i]), _finite(host.objective[i])),
-            reverse=True,
-        )
-        best = order[0]
-        parameters = {name: value[best] for name, value in host.values.items()}
-        return EMResult(
-            parameters=parameters,
-            deterministic={name: value[best] for name, value in derived.items()},
-            objective=host.trace[best][: int(host.step[best]) + 1],
-            status=statuses[best],
-            status_sites=outcomes[best].sites,
-            modes=gather_modes(plan, host.values, host.objective, statuses),
-            restart_objectives=host.objective,
-            restart_statuses=tuple(statuses),
-            restart_steps=host.step,
-            restart_parameters=host.values,
-            path={
-                name: value[best][: int(host.step[best]) + 1] for name, value in host.path.items()
-            },
-            problem=problem,
-        )
 
 
 # --------------------------------------------------------------------------------- to be compiled
@@ -322,7 +288,3 @@ def num_lanes(plan: Plan, num_rows: int, restarts: int) -> int:
     shared, and no more, since lanes stand idle when the last starts are under way."""
     entries = num_rows * sum(plan.graph.table_sizes)
     return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
-
-
-def _finite(objective: float) -> float:
-    return float(objective) if np.isfinite(objective) else -np.inf

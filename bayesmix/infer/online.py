@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jax import Array, random
-from tqdm.auto import tqdm
 
 from ..program.arguments import Arguments, split
 from ..program.batches import arrange_batches
@@ -20,19 +19,11 @@ from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
-from .chunks import Progress, told
-from .keep import ANY, Checkpoint, checkpoint_at
+from .chunks import Progress, run_in_chunks
+from .ending import result_of
+from .keep import ANY, checkpoint_at
 from .orders import Incremental, Stepwise
-from .passes import (
-    Judge,
-    Run,
-    Underway,
-    advance,
-    batch_of_row,
-    begin,
-    first_look,
-    result_of,
-)
+from .passes import Underway, advance, batch_of_row, begin, last
 from .result import EMResult
 from .starts import (
     Seeding,
@@ -42,6 +33,7 @@ from .starts import (
     seeding_rows,
     starting_values,
 )
+from .status import Status
 from .stream import Stream, load_stream, run_stream, start_stream
 
 
@@ -141,14 +133,33 @@ class OnlineEM:
             problem.plan, observed, batch_of_row(order_key, observed.num_rows, count)
         )
         values = self.starts(problem, observed, random.split(key, restarts), init)
-        told = Run(problem, self.order, batches, order_key)
-        progress = problem.run(begin, batches, values, static=(self.order,), fully=True)
-        judge = first_look(np.asarray(progress.objective))
-        if kept is not None and kept.saved is not None:
-            # there are as many objectives as looks were made
-            judge, progress = kept.resume((judge._replace(trace=ANY), progress))
-        judge, progress = self._advance(told, judge, progress, num_passes, kept)
-        return result_of(told, judge, progress)
+        static = (self.order,)
+        fits = problem.run(begin, batches, values, static=static, fully=True)
+
+        def advanced(fits: Underway, until: int) -> Underway:
+            told = (batches, fits._replace(trace=()), order_key, self.tolerance, until)
+            moved = problem.run(advance, *told, static=static, fully=True)
+            trace = np.column_stack([fits.trace, moved.objective])
+            return moved._replace(trace=trace)
+
+        if kept is not None:  # there are as many objectives as looks were made
+            fits = kept.resume(fits._replace(trace=ANY)) if kept.saved is not None else fits
+        fits = run_in_chunks(
+            fits,
+            advanced,
+            name="EM",
+            unit="pass",
+            max_steps=num_passes,
+            every=self.look_every,
+            progress_bar=self.progress_bar,
+            checkpoint=kept,
+            watch=self.callback and (self.callback, lambda fits: (fits.objective, fits.values)),
+        )
+        arranged = problem.at(batches.blocks)
+        ended, look = arranged.run(last, fits, static=static)
+        looks = zip(np.asarray(fits.trace), np.asarray(fits.looks), strict=True)
+        traces = [trace[: count + 1] for trace, count in looks]
+        return result_of(arranged, problem, ended, look, traces, prefer=_finite)
 
     def start(
         self,
@@ -234,47 +245,6 @@ class OnlineEM:
         rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
         return {**problem.run(starting_values, rows, keys, static=(self.seeding,)), **given}
 
-    def _advance(
-        self,
-        told: Run,
-        judge: Judge,
-        progress: Underway,
-        num_passes: int,
-        kept: Checkpoint | None,
-    ) -> tuple[Judge, Underway]:
-        """Passes and looks in turn, until every start has stopped."""
-        with tqdm(
-            total=num_passes,
-            initial=int(judge.passes),
-            desc="EM",
-            unit="pass",
-            delay=2.0,
-            disable=not self.progress_bar,
-        ) as bar:
-            while judge.running.any() and judge.passes < num_passes:
-                until = min(int(judge.passes) + self.look_every, num_passes)
-                progress, objective = told.problem.run(
-                    advance,
-                    told.batches,
-                    progress,
-                    told.order_key,
-                    judge.running,
-                    until,
-                    static=(self.order,),
-                    fully=True,
-                )
-                num_rows = told.batches.blocks.num_rows
-                judge = judge.look(np.asarray(objective), until, self.tolerance, num_rows)
-                bar.update(until - bar.n)
-                bar.set_postfix_str(f"objective {np.nanmax(judge.trace[-1]):.8g}", refresh=False)
-                if kept is not None:
-                    kept.write((judge, progress))
-                if self.callback is not None and self.callback(_told(judge, progress)):
-                    break
-        return judge, progress
 
-
-def _told(judge: Judge, fits: Underway) -> Progress:
-    objective = judge.trace[-1]
-    passes = np.full(objective.shape, int(judge.passes))
-    return told(passes, judge.status, objective, fits.values)
+def _finite(status: Status) -> bool:
+    return status is not Status.NOT_FINITE

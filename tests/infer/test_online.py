@@ -92,8 +92,8 @@ def incremental_passes(count: int, num_batches: int):
     for until in range(1, count + 2):
         fitted = jax.tree.map(lambda x: x[0], progress.fitted)
         found.append((bound(fitted), progress.objective[0]))
-        told = (batches, progress, jax.random.key(1), np.array([True]), until)
-        progress, _ = problem.run(advance, *told, static=(order,))
+        told = (batches, progress._replace(trace=()), jax.random.key(1), -1.0, until)
+        progress = problem.run(advance, *told, static=(order,))
     return np.array(found).T
 
 
