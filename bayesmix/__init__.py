@@ -12,7 +12,6 @@ from .families import positive as _positive  # noqa: E402
 from .families import student as _student  # noqa: E402
 from .infer import accelerators, e_steps, m_steps, orders, theory  # noqa: E402
 from .infer import search_strategies as strategies  # noqa: E402
-from .infer.chunks import Progress  # noqa: E402
 from .infer.codebook import KMeansResult  # noqa: E402
 from .infer.collapsed import CollapsedGibbs  # noqa: E402
 from .infer.distortion import DistortionCurve, distortion_curve  # noqa: E402
@@ -24,6 +23,7 @@ from .infer.monte_carlo import MonteCarloEM, MonteCarloResult  # noqa: E402
 from .infer.online import OnlineEM  # noqa: E402
 from .infer.parallel_tempering import ParallelTempering, log_evidence  # noqa: E402
 from .infer.result import EMResult  # noqa: E402
+from .infer.run import Progress  # noqa: E402
 from .infer.search import Search  # noqa: E402
 from .infer.search_comparison import StrategyComparison, compare_strategies  # noqa: E402
 from .infer.search_result import SearchResult  # noqa: E402

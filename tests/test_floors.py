@@ -150,3 +150,39 @@ def test_importing_the_package_leaves_heavy_packages_alone():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+# ----------------------------------------------------------------------------- one idea, said once
+def annotations(function: ast.FunctionDef) -> set[str]:
+    """The types of a function's parameters as they are written."""
+    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return {ast.unparse(each.annotation) for each in arguments if each.annotation}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def test_a_program_travels_with_its_data():
+    """A plan and the arguments of a call are one `Problem` wherever both are needed."""
+    both = [
+        f"{path.name}: {function.name}"
+        for path in FILES
+        for function in functions(path)
+        if annotations(function) >= {"Plan", "Arguments"}
+    ]
+    assert both == []
+
+
+def test_fits_run_in_one_loop():
+    """Progress of fits is shown in `infer/run.py`; other bars count rows, batches of a stream, stages
+    of temperature, or fits themselves."""
+    others = {"search.py", "search_comparison.py", "smc.py", "stream.py"}
+    where = {
+        path.name
+        for path in (PACKAGE / "infer").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm"
+    }
+    assert where == {"run.py"} | others

@@ -21,7 +21,6 @@ from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
 from ..program.statistics import Statistics
 from .accelerators import Accelerator
-from .chunks import Progress, run_in_chunks
 from .e_steps import EXACT, EStep
 from .ending import Ended, result_of
 from .keep import checkpoint_at
@@ -29,6 +28,7 @@ from .last_look import Look, last_look
 from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
 from .m_steps import USUAL, MPart, resolve
 from .result import EMResult
+from .run import Progress, run_in_chunks
 from .separation import LEAST_INFORMATION, least_information
 from .starts import (
     ALIKE_STEPS,

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from ..program.errors import ProgramError
 from ..program.settings import key_of, tolerance_of, whole
 from . import lloyd
-from .chunks import Progress, run_in_chunks
 from .codebook import KMeansResult, read_rows
 from .keep import checkpoint_at
 from .modes import Mode
+from .run import Progress, run_in_chunks
 from .starts import Seeding, kmeans_plus_plus
 from .status import Status
 

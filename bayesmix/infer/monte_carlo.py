@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from numpyro.distributions import biject_to
-from tqdm.auto import tqdm
 
 from ..program.compiling import compile_fully
 from ..program.errors import ProgramError
@@ -26,9 +25,9 @@ from ..program.plan import Plan
 from ..program.problem import Plans
 from ..program.settings import key_of, whole
 from .chains import Chains, ChainState, Completed, first_values
-from .chunks import Progress
 from .keep import checkpoint_at
 from .m_steps import USUAL, ClimbObjective, MPart, resolve
+from .run import Progress, run_in_chunks
 from .status import Status
 
 _CHUNK = 20
@@ -170,28 +169,29 @@ class MonteCarloEM:
 
         key = ("chains", problem.arguments.layout, self.num_moves, chains.parts)
         advance = plan.remember(key, make)
-        far = _so_far(state, self.num_steps)
-        far = far if kept is None else kept.resume(far)
-        with tqdm(
-            total=self.num_steps, desc="EM", unit="step", delay=2.0, disable=not self.progress_bar
-        ) as bar:
-            while far.done < self.num_steps:
-                done = int(far.done)
-                steps = min(_CHUNK, self.num_steps - done)
-                # sizes that went on moving with the draws would bias them
-                adapting = jnp.asarray(_ADAPTING if done < self.num_steps // 2 - _CHUNK else 0.0)
-                state, said = advance(problem, observed, far.state, adapting, steps)
-                for whole, part in zip(
-                    jax.tree.leaves(far.said), jax.tree.leaves(said), strict=True
-                ):
-                    whole[done : done + steps] = part
-                far = far._replace(state=state, done=np.asarray(done + steps))
-                bar.update(int(far.done) - bar.n)
-                if kept is not None:
-                    kept.write(far)
-                if self.callback is not None and self.callback(_progress(far)):
-                    break
-        path, acceptance = jax.tree.map(lambda whole: whole[: int(far.done)], far.said)
+
+        def advanced(far: _SoFar, until: int) -> _SoFar:
+            done = int(far.step[0])
+            # sizes that went on moving with the draws would bias them
+            adapting = jnp.asarray(_ADAPTING if done < self.num_steps // 2 - _CHUNK else 0.0)
+            state, said = advance(problem, observed, far.state, adapting, until - done)
+            for kept_room, part in zip(
+                jax.tree.leaves(far.said), jax.tree.leaves(said), strict=True
+            ):
+                kept_room[done:until] = part
+            return far._replace(state=state, step=np.array([until]))
+
+        far = run_in_chunks(
+            _so_far(state, self.num_steps),
+            advanced,
+            name="EM",
+            max_steps=self.num_steps,
+            every=_CHUNK,
+            progress_bar=self.progress_bar,
+            checkpoint=kept,
+            watch=self.callback and (self.callback, _seen),
+        )
+        path, acceptance = jax.tree.map(lambda whole: whole[: int(far.step[0])], far.said)
         state = far.state
         hidden = jax.vmap(chains.told)(state.hidden)
         return _result(plan, path, acceptance, jax.tree.map(np.asarray, hidden))
@@ -207,12 +207,13 @@ class MonteCarloEM:
 
 
 class _SoFar(NamedTuple):
-    """A fit under way: the chains; the parameters and the acceptance after each step, of which `done`
-    are there."""
+    """A fit under way: the chains; the parameters and the acceptance after each step, of which the first
+    `step` are there; it runs until all are."""
 
     state: ChainState
     said: tuple[dict[str, np.ndarray], np.ndarray]
-    done: np.ndarray
+    step: np.ndarray
+    status: np.ndarray
 
 
 def _so_far(state: ChainState, num_steps: int) -> _SoFar:
@@ -220,12 +221,13 @@ def _so_far(state: ChainState, num_steps: int) -> _SoFar:
         return np.zeros((num_steps, *like.shape), like.dtype)
 
     path = {name: room(value) for name, value in state.values.items()}
-    return _SoFar(state, (path, room(state.log_size[0])), np.asarray(0))
+    running = np.array([int(Status.RUNNING)])
+    return _SoFar(state, (path, room(state.log_size[0])), np.zeros(1, int), running)
 
 
-def _progress(far: _SoFar) -> Progress:
-    values = {name: np.asarray(value)[None] for name, value in far.state.values.items()}
-    return Progress(far.done[None], np.full(1, np.nan), (Status.RUNNING,), values)
+def _seen(far: _SoFar) -> tuple[np.ndarray, Values]:
+    """What a callback is told: there is no objective."""
+    return np.full(1, np.nan), {n: value[None] for n, value in far.state.values.items()}
 
 
 def _result(plan: Plan, path: Values, acceptance: np.ndarray, hidden: Values) -> MonteCarloResult:

@@ -19,12 +19,12 @@ from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
-from .chunks import Progress, run_in_chunks
 from .ending import result_of
 from .keep import ANY, checkpoint_at
 from .orders import Incremental, Stepwise
 from .passes import Underway, advance, batch_of_row, begin, last
 from .result import EMResult
+from .run import Progress, run_in_chunks
 from .starts import (
     Seeding,
     given_values,

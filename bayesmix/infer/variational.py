@@ -20,7 +20,6 @@ from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
-from .chunks import Progress, run_in_chunks
 from .convergence import judge
 from .keep import checkpoint_at
 from .mean_field import (
@@ -35,6 +34,7 @@ from .mean_field import (
     with_points_at,
 )
 from .modes import gather_modes
+from .run import Progress, run_in_chunks
 from .starts import (
     Seeding,
     SeedingRows,

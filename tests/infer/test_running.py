@@ -13,7 +13,7 @@ from numpyro.infer import MCMC
 from threadpoolctl import threadpool_info
 
 import bayesmix
-from bayesmix.infer.chunks import _one_thread_for_matrices
+from bayesmix.infer.run import _one_thread_for_matrices
 from bayesmix.program import compiling
 
 X = np.concatenate([np.linspace(-4.0, -2.0, 15), np.linspace(2.0, 5.0, 15)])
