@@ -10,31 +10,23 @@ from typing import Any
 import numpy as np
 from jax import Array, random
 
-from ..program.arguments import Arguments, split
+from ..program.arguments import split
 from ..program.batches import arrange_batches
-from ..program.blocks import Observed
-from ..program.errors import ProgramError
-from ..program.evaluate import Values
-from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
 from .ending import result_of
 from .keep import ANY, checkpoint_at
 from .orders import Incremental, Stepwise
-from .passes import Underway, advance, batch_of_row, begin, last
+from .passes import Underway, advance, batch_of_row, begin, check_statistics, first_values, last
 from .result import EMResult
 from .run import Progress, run_in_chunks
 from .starts import (
     Seeding,
-    given_values,
     kmeans_plus_plus,
-    own_starts,
-    seeding_rows,
-    starting_values,
 )
 from .status import Status
-from .stream import Stream, load_stream, run_stream, start_stream
+from .stream import Stream, load_stream, run_stream, start_stream, stepwise
 
 
 class OnlineEM:
@@ -124,7 +116,7 @@ class OnlineEM:
         """
         restarts, num_passes = whole("restarts", restarts), whole("num_passes", num_passes)
         key = key_of(rng_key)
-        problem = self.problem_of(split(args, kwargs))
+        problem = self._problem(args, kwargs)
         kept = checkpoint_at(checkpoint, self, problem, key, restarts=restarts, init=init)
         observed = problem.observe(fitting=True)
         count = self.order.count(observed.num_rows)
@@ -132,7 +124,8 @@ class OnlineEM:
         batches = arrange_batches(
             problem.plan, observed, batch_of_row(order_key, observed.num_rows, count)
         )
-        values = self.starts(problem, observed, random.split(key, restarts), init)
+        keys = random.split(key, restarts)
+        values = first_values(problem, observed, keys, init, self.seeding)
         static = (self.order,)
         fits = problem.run(begin, batches, values, static=static, fully=True)
 
@@ -184,7 +177,8 @@ class OnlineEM:
             ProgramError: as :meth:`run`; and where the order is not :class:`Stepwise`.
         """
         key = key_of(rng_key)
-        return start_stream(self, key, split(args, kwargs), num_rows, restarts, init)
+        problem, order = self._problem(args, kwargs), stepwise(self.order)
+        return start_stream(problem, order, key, num_rows, restarts, init, self.seeding)
 
     def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Stream:
         """The fit to a stream that :meth:`Stream.save` wrote, to go on as if it had never stopped.
@@ -196,7 +190,7 @@ class OnlineEM:
         Raises:
             ProgramError: where the file cannot be read, or was saved with another order or program.
         """
-        return load_stream(self, path, split(args, kwargs))
+        return load_stream(self.plans, stepwise(self.order), path, split(args, kwargs))
 
     def run_stream(
         self,
@@ -223,27 +217,10 @@ class OnlineEM:
         start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
         return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
 
-    def problem_of(self, arguments: Arguments) -> Problem:
-        """The program with these arguments, checked."""
-        problem = self.plans.of(arguments)
-        if problem.plan.by_row:
-            raise ProgramError(
-                "some factors of the program differ from row to row (print the plan to see which), so "
-                "that every M step needs all rows; use bayesmix.EM"
-            )
+    def _problem(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
+        problem = self.plans.call(args, kwargs)
+        check_statistics(problem.plan)
         return problem
-
-    def starts(
-        self, problem: Problem, observed: Observed, keys: Array, init: dict[str, Any] | None
-    ) -> Values:
-        """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
-        plan = problem.plan
-        given = given_values(plan, array_values(plan.program, init or {}), len(keys))
-        given = {**own_starts(problem, keys), **given}
-        if set(given) == set(plan.reading.parameter_names):
-            return given
-        rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
-        return {**problem.run(starting_values, rows, keys, static=(self.seeding,)), **given}
 
 
 def _finite(status: Status) -> bool:

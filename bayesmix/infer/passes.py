@@ -11,12 +11,17 @@ import numpy as np
 from jax import Array, random
 
 from ..program.batches import Batches
+from ..program.blocks import Observed
+from ..program.errors import ProgramError
 from ..program.evaluate import Values
+from ..program.modules import array_values
+from ..program.plan import Plan
 from ..program.problem import Problem
 from .convergence import judge
 from .ending import Ended
 from .last_look import Look, last_look
 from .orders import Fitted, Incremental, Stepwise
+from .starts import Seeding, given_values, own_starts, seeding_rows, starting_values
 from .status import Status
 
 
@@ -109,3 +114,25 @@ def batch_of_row(rng_key: Array, num_rows: int, count: int) -> np.ndarray:
     """The number of each row's batch, (N,): at random, of about equal size."""
     rng = np.random.default_rng(np.asarray(random.key_data(rng_key)).ravel())
     return rng.permutation(np.arange(num_rows) * count // num_rows)
+
+
+def check_statistics(plan: Plan) -> None:
+    """Raise :class:`ProgramError` where K statistics do not stand for rows."""
+    if plan.by_row:
+        raise ProgramError(
+            "some factors of the program differ from row to row (print the plan to see which), so "
+            "that every M step needs all rows; use bayesmix.EM"
+        )
+
+
+def first_values(
+    problem: Problem, observed: Observed, keys: Array, init: dict[str, Any] | None, seeding: Seeding
+) -> Values:
+    """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
+    plan = problem.plan
+    given = given_values(plan, array_values(plan.program, init or {}), len(keys))
+    given = {**own_starts(problem, keys), **given}
+    if set(given) == set(plan.reading.parameter_names):
+        return given
+    rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
+    return {**problem.run(starting_values, rows, keys, static=(seeding,)), **given}

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +20,18 @@ from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
-from ..program.problem import Problem
+from ..program.problem import Plans, Problem
 from ..program.settings import number, whole
 from .em import EM
 from .fingerprint import Run, arguments_in_words, in_words
 from .keep import ANY, Checkpoint, read
 from .orders import Fitted, Stepwise
-from .passes import begin
+from .passes import begin, check_statistics, first_values
 from .result import EMResult
+from .starts import Seeding
 from .status import Status
 
 _FIRST_STEPS = 200  # of EM on the first batch: more would fit what is its own
-
-if TYPE_CHECKING:
-    from .online import OnlineEM
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,20 +143,20 @@ class Stream:
 
 
 def start_stream(
-    online: OnlineEM,
+    problem: Problem,
+    order: Stepwise,
     rng_key: Array,
-    arguments: Arguments,
     num_rows: float | None,
     restarts: int,
     init: dict[str, Any] | None,
+    seeding: Seeding,
 ) -> Stream:
     """A fit to the first batch of a stream."""
-    problem, order = online.problem_of(arguments), _stepwise(online)
     plan, observed = problem.plan, problem.observe(fitting=True)
     if set(init or {}) < set(plan.reading.parameter_names):
-        em = EM(plan, seeding=online.seeding, max_steps=_FIRST_STEPS, progress_bar=False)
+        em = EM(plan, seeding=seeding, max_steps=_FIRST_STEPS, progress_bar=False)
         init = em.run_problem(rng_key, problem, restarts=restarts, init=init).parameters
-    values = online.starts(problem, observed, rng_key[None], init)
+    values = first_values(problem, observed, rng_key[None], init, seeding)
     whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
     progress = problem.run(begin, whole, values, static=(order,), fully=True)
     fitted = jax.tree.map(lambda x: x[0], progress.fitted)
@@ -173,16 +171,18 @@ def start_stream(
     return Stream(problem, density, 1, leading, order, fitted, num_rows is not None)
 
 
-def load_stream(online: OnlineEM, path: str | os.PathLike[str], batch: Arguments) -> Stream:
+def load_stream(
+    plans: Plans, order: Stepwise, path: str | os.PathLike[str], batch: Arguments
+) -> Stream:
     """A saved fit, with the structure of its arguments taken from a batch."""
-    order = _stepwise(online)
     saved, words = read(path), _in_words(batch, order)
     saved.check(Run(words))
     told = saved.fill({"arrays": (ANY,) * len(batch.arrays)}, "state")
     arrays = tuple(map(jnp.asarray, told["arrays"]))
     arguments = Arguments(arrays, batch.layout._replace(shapes=shapes_of(arrays)))
-    problem = online.problem_of(arguments)
+    problem = plans.of(arguments)
     plan = problem.plan
+    check_statistics(plan)
     saved.check(Run(words, problem))
     observed = problem.observe()
     whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
@@ -227,13 +227,14 @@ def run_stream(
     return stream
 
 
-def _stepwise(online: OnlineEM) -> Stepwise:
-    if not isinstance(online.order, Stepwise):
+def stepwise(order: Any) -> Stepwise:
+    """The order; raises :class:`ProgramError` where it is none for streams."""
+    if not isinstance(order, Stepwise):
         raise ProgramError(
             "a stream is not visited again, which an incremental order needs; use "
             "order=bayesmix.orders.Stepwise(...)"
         )
-    return online.order
+    return order
 
 
 def _in_words(arguments: Arguments, order: Stepwise) -> dict[str, str]:
