@@ -213,8 +213,9 @@ def compare(
             "rows have weights (handlers.scale), and compare scores each row once; give every row as "
             "often as its weight says, without handlers.scale"
         )
+    given = observed.given  # NaN where something is missing
     data = np.concatenate(
-        [np.reshape(v, (v.shape[0], -1)) for v in observed.values.values()], axis=1
+        [np.reshape(given[name], (observed.num_rows, -1)) for name in observed.values], axis=1
     )
     names = _column_names(plan, columns, data.shape[1])
     call = _Call(problem, data, names, title or _title(plan, data.shape[0]), settings)
@@ -341,7 +342,9 @@ def _density(
     ]
     if len(place) != 1 or np.size(problem.arguments.arrays[place[0]]) != data.size:
         return None  # covariates: the density differs from row to row
-    if not np.array_equal(np.reshape(problem.arguments.arrays[place[0]], data.shape), data):
+    if not np.array_equal(
+        np.reshape(problem.arguments.arrays[place[0]], data.shape), data, equal_nan=True
+    ):
         return None
     axes = [_axis(problem.plan, column, 300 if data.shape[1] == 1 else 70) for column in data.T]
     points = np.stack([axis.ravel() for axis in np.meshgrid(*axes)], axis=1)
@@ -364,8 +367,9 @@ def _axis(plan: Plan, column: np.ndarray, count: int) -> np.ndarray:
     where these are meant."""
     support = base_support(plan.reading.observed[0].support)
     anywhere = support in (constraints.real, constraints.real_vector)
-    margin = 0.15 * np.ptp(column) if anywhere else 0.0
-    axis = np.linspace(column.min() - margin, column.max() + margin, count)
+    low, high = np.nanmin(column), np.nanmax(column)
+    margin = 0.15 * (high - low) if anywhere else 0.0
+    axis = np.linspace(low - margin, high + margin, count)
     return np.unique(axis.round()) if support.is_discrete else axis
 
 

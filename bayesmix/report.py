@@ -269,9 +269,11 @@ def render_report(comparison: Comparison) -> str:
     (True, False)
     """
     rows, columns = np.shape(comparison.data)
+    missing = int(np.isnan(np.asarray(comparison.data, float)).sum())
+    cells = f"{missing:,} cell{'s' * (missing != 1)} missing, " if missing else ""
     facts = (
         f"{rows:,} row{'s' * (rows != 1)}, {columns} column{'s' * (columns != 1)} "
-        f"({', '.join(map(str, comparison.columns))}), "
+        f"({', '.join(map(str, comparison.columns))}), {cells}"
         f"{comparison.num_components} component{'s' * (comparison.num_components != 1)}; "
         f"engines: {', '.join(comparison.engines) or 'none'}"
     )

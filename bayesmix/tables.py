@@ -36,11 +36,12 @@ def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | No
             pandas has put into a Parquet file); then every column must be numeric.
 
     Returns:
-        A :class:`~bayesmix.datasets.Table` with float64 ``values`` ``[N, D]``, all finite, N >= 2.
+        A :class:`~bayesmix.datasets.Table` with float64 ``values`` ``[N, D]``, N >= 2; NaN where a
+        cell is empty, which engines take as missing.
 
     Raises:
         TableError: no such file, not a table, no or one row, an unknown, repeated, text or
-            constant column, missing or infinite values, whole numbers that float64 does not hold.
+            constant or empty column, infinite values, whole numbers that float64 does not hold.
 
     >>> read_table("faithful", columns=["waiting"])
     Table(faithful: 272 rows, 1 column: waiting)
@@ -376,29 +377,36 @@ def _check_exact(where: str, name: str, column: Any, found: np.ndarray) -> None:
 
 
 def _check_values(where: str, values: np.ndarray, columns: tuple[str, ...]) -> None:
-    for bad, what in ((np.isnan(values), "missing"), (np.isinf(values), "infinite")):
-        if bad.any():
-            names = [name for name, any_bad in zip(columns, bad.any(axis=0)) if any_bad]
-            rows = np.flatnonzero(bad.any(axis=1)) + 1
-            plural = "s" if len(names) > 1 else ""
-            cure = "drop or fill these rows"
-            if what == "missing":
-                cure = f"missing data are not supported yet: {cure}"
-            raise TableError(
-                f"column{plural} {_some(map(repr, names))} of {where} "
-                f"{'have' if plural else 'has'} {what} values (row{'s' if len(rows) > 1 else ''} "
-                f"{_some(map(str, rows))}); {cure}."
-            )
+    empty = [name for name, none in zip(columns, np.isnan(values).all(axis=0)) if none]
+    if empty:
+        raise TableError(
+            f"column '{empty[0]}' of {where} holds no value; leave it out with --columns (columns=)."
+        )
+    bad = np.isinf(values)
+    if bad.any():
+        names = [name for name, any_bad in zip(columns, bad.any(axis=0)) if any_bad]
+        rows = np.flatnonzero(bad.any(axis=1)) + 1
+        plural = "s" if len(names) > 1 else ""
+        raise TableError(
+            f"column{plural} {_some(map(repr, names))} of {where} "
+            f"{'have' if plural else 'has'} infinite values (row{'s' if len(rows) > 1 else ''} "
+            f"{_some(map(str, rows))}); drop these rows, or leave their cells empty."
+        )
     if len(values) == 1:
         raise TableError(f"{where} has one row; a mixture needs at least two.")
-    constant = [name for name, spread in zip(columns, np.ptp(values, axis=0)) if spread == 0]
+    constant = [name for name, spread in zip(columns, _spread(values)) if spread == 0]
     if constant:
         place = columns.index(constant[0])
         raise TableError(
             f"column '{constant[0]}' of {where} is constant (every row holds "
-            f"{values[0, place]:g}), so it has no variance to model; leave it out with --columns "
-            "(columns=)."
+            f"{np.nanmax(values[:, place]):g}), so it has no variance to model; leave it out with "
+            "--columns (columns=)."
         )
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """The range of each column's values that are there, (D,)."""
+    return np.nanmax(values, axis=0) - np.nanmin(values, axis=0)
 
 
 def _some(words: Any) -> str:

@@ -3,8 +3,10 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
+import bayesmix
 from bayesmix.__main__ import main
 from bayesmix.posterior import arviz_compat
 
@@ -15,7 +17,7 @@ BAD = {
     "no rows": ["empty.csv"],
     "one row": ["one.csv"],
     "constant": ["constant.csv"],
-    "missing values": ["gaps.csv"],
+    "holds no value": ["gaps.csv"],
     "lower K": ["three.csv", "-k", "5"],
     "at least one component": ["faithful", "-k", "0"],
     "unknown --model": ["faithful", "--model", "round"],
@@ -36,7 +38,7 @@ FILES = {
     "empty.csv": "a,b\n",
     "one.csv": "a,b\n1,2\n",
     "constant.csv": "a,b\n1,2\n1,3\n1,5\n",
-    "gaps.csv": "a,b\n1,\n2,3\n4,5\n",
+    "gaps.csv": "a,b\n1,\n2,\n4,\n",
     "three.csv": "a,b\n1,2\n3,4\n2,2\n",
     "large.csv": "a,b\n1,2\n9007199254740993,4\n2,2\n",
     "wrong.py": "def f(x, K):\n    return K / 0\n",
@@ -129,3 +131,24 @@ def test_interrupting_keeps_the_engines_that_had_finished(folder, capsys, monkey
     assert main([*command.split(), "--out", "out"]) == 130
     assert "Interrupted" in capsys.readouterr().out
     assert "report.html" in os.listdir(folder / "out")
+
+
+def test_empty_cells_are_missing_in_what_is_compared(folder, capsys):
+    """Each engine integrates them out, and no picture shows a number in their place."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2)) + np.repeat([[0.0], [6.0]], 20, axis=0)
+    cells = [[f"{a:.3f}", f"{b:.3f}"] for a, b in x]
+    cells[3][0], cells[30][1] = "", "NA"
+    table = "\n".join(",".join(row) for row in [["a", "b"], *cells])
+    (folder / "holes.csv").write_text(table)
+    words = ["compare", "holes.csv", "--engines", "MAP-EM", "--restarts", "2", "--no-progress"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "held-out" in shown.lower()
+    found = bayesmix.load_comparison(folder / "bayesmix-holes" / "comparison.nc")
+    gone = np.isnan(np.asarray(found.data))
+    assert gone.sum() == 2 and gone[3, 0] and gone[30, 1]
+    low, high = found.density["grid"][0][[0, -1]]
+    assert low > np.nanmin(x[:, 0]) - 5 and high < np.nanmax(x[:, 0]) + 5
+    page = (folder / "bayesmix-holes" / "report.html").read_text(encoding="utf-8")
+    assert "2 cells missing" in page
