@@ -30,8 +30,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve
 
-from ..families.densities import addends, density_of, lead, with_addends
-from ..families.forms import Form, NormalCoefficients
+from ..families.forms import Form, NormalCoefficients, added, with_added
 from ..program.conjugacy import Conditional
 from ..program.evaluate import Values
 from ..program.plan import Plan
@@ -85,7 +84,7 @@ def unit_of(plan: Plan, block: Conditional) -> Unit:
     axes: dict[str, int | None] = {}
     for name, form in parts:
         carried = group.axes.get(name, ()) if group else ()
-        batch = len(shapes[name]) - density_of(form).event_axes(form)
+        batch = len(shapes[name]) - form.event_axes
         axes[name] = carried[0] if len(carried) == 1 and carried[0] < batch else None
     if None in axes.values():
         return Unit(block, parts, dict.fromkeys(axes), 1)
@@ -95,7 +94,7 @@ def unit_of(plan: Plan, block: Conditional) -> Unit:
 def anchors_of(units: tuple[Unit, ...], values: Values) -> Values:
     """Values at which coefficients are read: those given, but for simplexes, whose centre is."""
     parts = [part for unit in units for part in unit.parts]
-    return {**values, **{name: density_of(form).anchor(values[name]) for name, form in parts}}
+    return {**values, **{name: form.anchor(values[name]) for name, form in parts}}
 
 
 def read(unit: Unit, log_density: LogDensity, anchors: Values) -> tuple[Any, ...]:
@@ -107,7 +106,7 @@ def read(unit: Unit, log_density: LogDensity, anchors: Values) -> tuple[Any, ...
             lambda value: log_density({**anchors, name: unit.back(name, value)}),
             unit.lead(name, anchors[name]),
         )
-        return lead(form, found, unit.groups)
+        return form.lead(found, unit.groups)
 
     return tuple(one(name, form) for name, form in unit.parts)
 
@@ -115,7 +114,7 @@ def read(unit: Unit, log_density: LogDensity, anchors: Values) -> tuple[Any, ...
 def moving(unit: Unit, coefficients: tuple[Any, ...]) -> Addends:
     """The arrays of coefficients that add up over rows."""
     each = zip(unit.parts, coefficients, strict=True)
-    return tuple(addends(form, found) for (_, form), found in each)
+    return tuple(added(form, found) for (_, form), found in each)
 
 
 def base_of(unit: Unit, log_joint: LogDensity, log_prior: LogDensity, anchors: Values) -> Base:
@@ -137,7 +136,7 @@ def _turned(unit: Unit, log_prior: LogDensity, anchors: Values) -> tuple[Array, 
             return log_prior({**told, normal: unit.back(normal, value)})
 
         found = inner.read(density, unit.lead(normal, anchors[normal]))
-        return lead(inner, found, unit.groups).precision
+        return inner.lead(found, unit.groups).precision
 
     there = precision(start)  # (groups, blocks, d, d)
 
@@ -146,7 +145,7 @@ def _turned(unit: Unit, log_prior: LogDensity, anchors: Values) -> tuple[Array, 
             ratio = jnp.linalg.solve(there, precision(value))  # R(V)'
             return jnp.sum(entry * jnp.swapaxes(ratio, -1, -2)) / 2
 
-        return addends(form, lead(form, form.read(half_square, start), unit.groups))
+        return added(form, form.lead(form.read(half_square, start), unit.groups))
 
     shape = there.shape[1:]
     size = shape[0] * shape[1] * shape[2]
@@ -162,12 +161,11 @@ def log_conditional(unit: Unit, base: Base, total: Addends) -> Array:
 
     def one(base: Base, total: Addends) -> Array:
         each = zip(unit.parts, base.coefficients, total, strict=True)
-        found = [with_addends(form, fixed, arrays) for (_, form), fixed, arrays in each]
+        found = [with_added(form, fixed, arrays) for (_, form), fixed, arrays in each]
         if len(found) > 1:
             found[0] = _at_mode(unit, base, *found)
         heights = [
-            jnp.sum(density_of(form).at_anchor(form, c))
-            for (_, form), c in zip(unit.parts, found, strict=True)
+            jnp.sum(form.at_anchor(c)) for (_, form), c in zip(unit.parts, found, strict=True)
         ]
         return sum(heights, jnp.zeros(()))
 
@@ -182,9 +180,9 @@ def _at_mode(unit: Unit, base: Base, own: Any, normal: NormalCoefficients) -> An
     gradient = normal.gradient[..., None]
     away = cho_solve((jnp.linalg.cholesky(normal.precision), True), gradient)
     square = jnp.ravel(away * jnp.swapaxes(gradient, -1, -2))
-    each = zip(addends(form, own), base.turned, strict=True)
+    each = zip(added(form, own), base.turned, strict=True)
     moved = tuple(x + jnp.tensordot(square, turned, 1) for x, turned in each)
-    return form.shift(with_addends(form, own, moved), unit.block.powers)
+    return form.shift(with_added(form, own, moved), unit.block.powers)
 
 
 def of_row(

@@ -2,7 +2,7 @@
 
 Every factor of the log joint is linear in the sufficient statistics of each block (the plan certifies
 it), so that its expectation under a product of such densities is its mean over a product of the
-blocks' points (:mod:`bayesmix.families.averages`). A factor is averaged over the points of the blocks
+blocks' points (:mod:`bayesmix.families.forms`). A factor is averaged over the points of the blocks
 that it depends on, and of no others; which these are is found by following the operations of an abstract
 trace.
 """
@@ -21,7 +21,6 @@ import numpy as np
 from jax import Array
 from numpyro.ops.provenance import eval_provenance
 
-from ..families.averages import averages_of
 from ..families.likelihoods import Family
 from ..program import rows as row_pass
 from ..program.conjugacy import Conditional
@@ -239,8 +238,8 @@ def update(
     normals = None
     if block.integrated is None:
         found = form.read(lambda value: log_joint({name: value}), q.centre[name])
-        points = {name: averages_of(form).points(form, found)}
-        centre = {name: averages_of(form).centre(form, found)}
+        points = {name: form.points(found)}
+        centre = {name: form.centre(found)}
     else:
         inner, normal = block.integrated_form, block.integrated
         assert inner is not None
@@ -248,14 +247,14 @@ def update(
         middle = inner.mode(given(q.centre[name]), q.centre[normal])[0]
         found = form.read(lambda value: log_joint({normal: middle, name: value}), q.centre[name])
         found = form.shift(found, block.powers)
-        others = averages_of(form).points(form, found)
+        others = form.points(found)
         normals = jax.vmap(given)(others)
-        values = jax.vmap(partial(averages_of(inner).points, inner))(normals)  # (J, 2d, ...)
+        values = jax.vmap(inner.points)(normals)  # (J, 2d, ...)
         points = {
             normal: values.reshape(-1, *values.shape[2:]),
             name: jnp.repeat(others, values.shape[1], axis=0),
         }
-        centre = {normal: middle, name: averages_of(form).centre(form, found)}
+        centre = {normal: middle, name: form.centre(found)}
     return Factorised(
         (*q.coefficients[:number], found, *q.coefficients[number + 1 :]),
         (*q.normals[:number], normals, *q.normals[number + 1 :]),
@@ -319,10 +318,10 @@ def entropy(plan: Plan, q: Factorised) -> Array:
     total = jnp.zeros(())
     for block, found, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
         assert block.form is not None
-        total += averages_of(block.form).entropy(block.form, found)
+        total += block.form.entropy(found)
         if block.integrated_form is not None:
             inner = block.integrated_form
-            total += jnp.mean(jax.vmap(partial(averages_of(inner).entropy, inner))(normals))
+            total += jnp.mean(jax.vmap(inner.entropy)(normals))
     return total
 
 
@@ -331,9 +330,9 @@ def proper(plan: Plan, q: Factorised) -> Array:
     found = []
     for block, coefficients, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
         assert block.form is not None
-        good = averages_of(block.form).proper(block.form, coefficients)
+        good = block.form.proper(coefficients)
         if block.integrated_form is not None:
             inner = block.integrated_form
-            good &= jnp.all(jax.vmap(partial(averages_of(inner).proper, inner))(normals))
+            good &= jnp.all(jax.vmap(inner.proper)(normals))
         found.append(good)
     return jnp.stack(found)

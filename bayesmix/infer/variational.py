@@ -64,7 +64,7 @@ class VariationalBayes:
     The latents of one row stay dependent, however many there are (they are summed out exactly given
     expected tables), and so do the sites of a joint block (normal-inverse-Wishart, say). The bound has
     all constants and never falls. Nothing is derived by hand: expectations are means over a few values
-    of each block (see :mod:`bayesmix.families.averages`).
+    of each block (see :mod:`bayesmix.families.forms`).
 
     Args:
         program: a NumPyro program, or a plan of one.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..families.averages import averages_of
+from ..families.forms import PowerForm, WishartForm
 from ..program import graph as eliminate
 from ..program import rows as row_pass
 from ..program.evaluate import Values
@@ -112,7 +112,7 @@ class VariationalResult:
         for block, coefficients in zip(self.plan.blocks, self.q.coefficients, strict=True):
             assert block.form is not None
             coefficients = jax.tree.map(jnp.asarray, coefficients)
-            found[block.site] = averages_of(block.form).distribution(block.form, coefficients)
+            found[block.site] = block.form.distribution(coefficients)
         return {name: each for name, each in found.items() if each is not None}
 
     def sample(self, rng_key: Array, num_draws: int = 1000) -> dict[str, np.ndarray]:
@@ -237,15 +237,14 @@ def _moments(
     found = {}
     for number, (block, own) in enumerate(zip(problem.plan.blocks, q.coefficients, strict=True)):
         assert block.form is not None
-        averages = averages_of(block.form)
-        found[block.site] = averages.moments(block.form, own)
+        found[block.site] = block.form.moments(own)
         if block.integrated is not None:
             inner = block.integrated_form
-            assert inner is not None and averages.inverse_centre is not None
+            assert inner is not None and isinstance(block.form, PowerForm | WishartForm)
             log_joint = log_joint_of(problem, scopes, statistics, q, number)
             anchor = q.centre[block.integrated]
-            given = normal_given(block, log_joint, anchor, averages.inverse_centre(block.form, own))
-            variance = averages_of(inner).moments(inner, given)[1]
+            given = normal_given(block, log_joint, anchor, block.form.inverse_centre(own))
+            variance = inner.moments(given)[1]
             found[block.integrated] = (
                 anchor,
                 jnp.where(jnp.isfinite(variance), variance, jnp.inf),

@@ -21,8 +21,7 @@ import numpy as np
 from jax import Array, random
 from numpyro.distributions import biject_to
 
-from ..families.designs import Design, designs
-from ..families.forms import Form, NormalForm, PowerForm, WishartForm, candidates
+from ..families.forms import Design, Form, NormalForm, PowerForm, WishartForm, candidates
 from .compiling import compile_lightly
 from .reading import Site
 from .slices import along
@@ -102,7 +101,7 @@ def recognise(
             worst = max(
                 _departure(site.name, design, probe, points, heights, names)
                 for probe in range(_NUM_PROBES)
-                for design in designs(form, points[site.name][probe], rng, step, reach)
+                for design in form.designs(points[site.name][probe], rng, step, reach)
             )
             certificates[site.name] = min(certificates[site.name], worst)
             if worst[0] < 1:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from bayesmix.families.averages import averages_of
 from bayesmix.families.forms import (
     BetaForm,
     DirichletForm,
@@ -24,12 +23,11 @@ from bayesmix.program.compiling import compile_lightly
 
 def looked_at(form, coefficients):
     """Points, entropy and moments, compiled as one."""
-    averages = averages_of(form)
 
     @compile_lightly
     def look(coefficients):
-        found = (averages.points, averages.entropy, averages.moments)
-        return tuple(each(form, coefficients) for each in found)
+        found = (form.points, form.entropy, form.moments)
+        return tuple(each(coefficients) for each in found)
 
     points, entropy, moments = jax.tree.map(np.asarray, look(coefficients))
     return points, float(entropy), moments
@@ -171,7 +169,6 @@ def each_form():
 @pytest.mark.parametrize(("form", "coefficients"), list(each_form()), ids=lambda x: str(x)[:30])
 def test_draws_agree(form, coefficients):
     """The same functions of draws of the form's own: of t by any coefficients, of -log q, of v."""
-    averages = averages_of(form)
     other = jax.tree.map(lambda x: 0.5 * x, coefficients)
     if isinstance(form, WishartForm):
         other = coefficients._replace(scatter=2 * coefficients.scatter)
@@ -179,13 +176,13 @@ def test_draws_agree(form, coefficients):
     @compile_lightly
     def look(keys):
         draws = jax.vmap(lambda key: form.sample(key, coefficients))(keys)
-        named = averages.distribution(form, coefficients)
+        named = form.distribution(coefficients)
         of_draws = jax.vmap(lambda v: form.kernel(other, v))(draws)
-        points = averages.points(form, coefficients)
+        points = form.points(coefficients)
         of_points = jax.vmap(lambda v: form.kernel(other, v))(points)
         surprise = -jnp.sum(named.log_prob(draws).reshape(len(keys), -1), axis=1)
-        moments = averages.moments(form, coefficients)
-        entropy = averages.entropy(form, coefficients)
+        moments = form.moments(coefficients)
+        entropy = form.entropy(coefficients)
         return draws, of_draws, of_points.mean(), surprise, moments, entropy
 
     draws, of_draws, expected, surprise, (mean, variance), entropy = look(
@@ -205,5 +202,4 @@ def test_what_is_no_density_is_said():
         (PowerForm(1), *(power_coefficients(1, np.array(a), np.array(1.0)) for a in (0.5, -0.5))),
         (WishartForm(False), *(wishart_coefficients(False, f, a_matrix(1)) for f in (2.5, 1.5))),
     ):
-        proper = averages_of(form).proper
-        assert proper(form, good) and not proper(form, bad)
+        assert form.proper(good) and not form.proper(bad)

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bayesmix.families.averages import averages_of
-from bayesmix.families.densities import addends, density_of, lead, with_addends
 from bayesmix.families.forms import (
     BetaForm,
     DirichletForm,
@@ -16,6 +14,8 @@ from bayesmix.families.forms import (
     PowerForm,
     WishartCoefficients,
     WishartForm,
+    added,
+    with_added,
 )
 from bayesmix.program.compiling import compile_lightly
 
@@ -61,13 +61,13 @@ def test_the_density_at_the_anchor_is_numpyros(name):
 
     @compile_lightly
     def both(coefficients, value):
-        theirs = averages_of(form).distribution(form, coefficients).log_prob(value)
-        return density_of(form).at_anchor(form, coefficients), theirs
+        theirs = form.distribution(coefficients).log_prob(value)
+        return form.at_anchor(coefficients), theirs
 
     ours, theirs = both(coefficients, value)
     assert ours.shape == (2,)
     np.testing.assert_allclose(ours, theirs, rtol=1e-11)
-    np.testing.assert_allclose(density_of(form).anchor(value), value)
+    np.testing.assert_allclose(form.anchor(value), value)
 
 
 @pytest.mark.parametrize("name", ["normal", "inverse Wishart", "beta"])
@@ -78,14 +78,14 @@ def test_coefficients_of_a_sum_are_sums_of_coefficients(name):
     @compile_lightly
     def read(value):
         one, both = (form.read(lambda x, n=n: n * kernel(x), value) for n in (1, 3))
-        added = tuple(x + 2 * x for x in addends(form, lead(form, one, 2)))
+        total = tuple(x + 2 * x for x in added(form, form.lead(one, 2)))
         return (
-            added,
-            addends(form, lead(form, both, 2)),
-            with_addends(form, one, addends(form, one)),
+            total,
+            added(form, form.lead(both, 2)),
+            with_added(form, one, added(form, one)),
         )
 
-    added, told, same = read(jnp.asarray(value))
-    assert all(array.shape[0] == 2 for array in added)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), added, told)
+    total, told, same = read(jnp.asarray(value))
+    assert all(array.shape[0] == 2 for array in total)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), total, told)
     assert jax.tree.structure(same) == jax.tree.structure(coefficients)

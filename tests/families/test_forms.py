@@ -11,7 +11,6 @@ import pytest
 from jax import random
 from scipy import stats
 
-from bayesmix.families.designs import designs
 from bayesmix.families.forms import (
     BetaForm,
     DirichletForm,
@@ -258,7 +257,7 @@ def departure(form, density, value) -> float:
     rng = np.random.default_rng(0)
     worst = 0.0
     many = jax.jit(jax.vmap(density))
-    for design in designs(form, np.asarray(value), rng):
+    for design in form.designs(np.asarray(value), rng):
         heights = np.asarray(many(jnp.asarray(design.points)))
         left = np.max(np.abs(design.combinations @ heights))
         worst = max(worst, left / np.ptp(heights))

@@ -14,7 +14,6 @@ from scipy.special import betaln, gammaln, multigammaln
 
 import bayesmix
 from bayesmix import ProgramError, VariationalBayes
-from bayesmix.families.averages import averages_of
 from bayesmix.infer.mean_field import Factorised, bound_and_statistics, check_points
 from bayesmix.program.arguments import split
 from bayesmix.program.problem import Problem
@@ -172,9 +171,8 @@ def test_the_bound_has_no_slope_at_the_fixed_point(faithful):
     def bound(coefficients):
         points, centre = {}, {}
         for block, own in zip(plan.blocks, coefficients):
-            averages = averages_of(block.form)
-            points[block.site] = averages.points(block.form, own)
-            centre[block.site] = averages.centre(block.form, own)
+            points[block.site] = block.form.points(own)
+            centre[block.site] = block.form.centre(own)
         q = Factorised(coefficients, (None,) * 3, points, centre)
         return bound_and_statistics(Problem(plan, arguments, blocks), fit.scopes, q)[0]
 

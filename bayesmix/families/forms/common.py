@@ -1,0 +1,144 @@
+"""What every form offers, and what several share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import digamma
+
+LogDensity = Callable[[Array], Array]
+
+
+class Form(Protocol):
+    """The density of a value v, log q(v) = <c, t(v)> + constant, with coefficients c; see the text of
+    :mod:`bayesmix.families.forms`.
+
+    name: shown in a plan; event_axes: how many trailing axes of a value are one element, independent of
+    the others; addends: names of the coefficients that add up, none where they are one array.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def event_axes(self) -> int: ...
+    @property
+    def addends(self) -> tuple[str, ...]: ...
+    # reading, modes and draws
+    def read(self, log_density: LogDensity, value: Array) -> Any: ...
+    def kernel(self, c: Any, value: Array) -> Array: ...
+    def mode(self, c: Any, value: Array) -> tuple[Array, Array]: ...
+    def sample(self, rng_key: Array, c: Any) -> Array: ...
+    def shift(self, c: Any, powers: Any) -> Any: ...
+    # expectations
+    def points(self, c: Any) -> Array: ...
+    def centre(self, c: Any) -> Array: ...
+    def entropy(self, c: Any) -> Array: ...
+    def proper(self, c: Any) -> Array: ...
+    def moments(self, c: Any) -> tuple[Array, Array]: ...
+    def distribution(self, c: Any) -> Any: ...
+    # the normalised density at an anchor
+    def anchor(self, value: Array) -> Array: ...
+    def at_anchor(self, c: Any) -> Array: ...
+    def lead(self, c: Any, groups: int) -> Any: ...
+    # where a log density shows whether it has the form
+    def designs(
+        self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
+    ) -> list[Design]: ...
+
+
+def added(form: Form, c: Any) -> tuple[Array, ...]:
+    """The arrays of coefficients that add up."""
+    return tuple(getattr(c, name) for name in form.addends) or (c,)
+
+
+def with_added(form: Form, c: Any, arrays: tuple[Array, ...]) -> Any:
+    """The same coefficients with other addends."""
+    if not form.addends:
+        return arrays[0]
+    return c._replace(**dict(zip(form.addends, arrays, strict=True)))
+
+
+def symmetric(matrix: Array) -> Array:
+    """The symmetric part of a matrix."""
+    return (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
+
+
+def transpose(matrix: Array) -> Array:
+    """The last two axes exchanged."""
+    return jnp.swapaxes(matrix, -1, -2)
+
+
+def half_log_determinant(lower: Array) -> Array:
+    """log|L L'| / 2."""
+    return jnp.sum(jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)), axis=-1)
+
+
+def log_less_digamma(x: Array) -> Array:
+    """log x - digamma(x), without the cancellation at large x."""
+    inverse = 1 / x**2
+    series = inverse * (1 / 12 - inverse * (1 / 120 - inverse * (1 / 252 - inverse / 240)))
+    return jnp.where(x > 30, 1 / (2 * x) + series, jnp.log(x) - digamma(x))
+
+
+def either_side(gap: Array) -> Array:
+    """Two numbers (2, ...) of mean one, whose logs have the mean -gap."""
+    larger = 1 + jnp.sqrt(-jnp.expm1(-2 * gap))
+    return jnp.stack([larger, jnp.exp(-2 * gap) / larger])
+
+
+# ------------------------------------------------------------------------------------------ designs
+STEPS = np.array([-1.0, -0.6, -0.3, 0.0, 0.2, 0.5, 0.8, 1.0])
+_CONTRAST = np.array([[1.0, -1.0, -1.0, 1.0]])
+_BLOCKS_TRIED = 2
+
+
+class Design(NamedTuple):
+    """Values (M, ...) and combinations (R, M) with `combinations @ log_density(values) = 0`."""
+
+    points: np.ndarray
+    combinations: np.ndarray
+
+
+def annihilator(columns: np.ndarray) -> np.ndarray:
+    """Rows spanning the combinations of M values that vanish on every column of (M, C)."""
+    columns = np.concatenate([np.ones((len(columns), 1)), columns], axis=1)
+    sizes = np.linalg.norm(columns, axis=0)
+    scaled = columns / np.where(sizes > 0, sizes, 1.0)
+    left, singular, _ = np.linalg.svd(scaled)
+    rank = int(np.sum(singular > 1e-10 * singular[0]))
+    return left[:, rank:].T
+
+
+def halves(
+    value: np.ndarray, moved: np.ndarray, batch: tuple[int, ...], rng: np.random.Generator
+) -> list[Design]:
+    """Moving half of the blocks, the other half, and all: the mixed difference must vanish."""
+    size = int(np.prod(batch, dtype=int))
+    if size < 2:
+        return []
+    found = []
+    for _ in range(3):
+        chosen = np.zeros(size, bool)
+        chosen[rng.permutation(size)[: max(1, size // 2)]] = True
+        mask = chosen.reshape(batch + (1,) * (value.ndim - len(batch)))
+        one, other = np.where(mask, moved, value), np.where(mask, value, moved)
+        found.append(Design(np.stack([value, one, other, moved]), _CONTRAST))
+    return found
+
+
+def some(batch: tuple[int, ...], rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """A few blocks of a value, by their place in its leading axes."""
+    size = int(np.prod(batch, dtype=int))
+    chosen = rng.permutation(size)[:_BLOCKS_TRIED]
+    return [tuple(map(int, np.unravel_index(i, batch))) if batch else () for i in chosen]
+
+
+def replaced(value: np.ndarray, index: tuple[int, ...], blocks: np.ndarray) -> np.ndarray:
+    """Copies of `value` with one block replaced by each of `blocks`."""
+    points = np.repeat(value[None], len(blocks), axis=0)
+    points[(slice(None), *index)] = blocks  # type: ignore[index]
+    return points

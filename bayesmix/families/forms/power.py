@@ -1,0 +1,190 @@
+"""Powers of positive numbers: t(v) = (log v, v^p)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+from jax.scipy.special import digamma, gammaln
+
+from .common import (
+    STEPS,
+    Design,
+    LogDensity,
+    annihilator,
+    either_side,
+    halves,
+    log_less_digamma,
+    replaced,
+    some,
+)
+
+
+class PowerCoefficients(NamedTuple):
+    """log density = log_power log(v) - rate v^p, elementwise (rate in units of anchor^-p)."""
+
+    anchor: Array
+    log_power: Array
+    rate: Array
+
+
+class PowerForm(NamedTuple):
+    """t(v) = (log v, v^p), elementwise: p = 1 gamma, p = -1 inverse gamma, p = +-2 their roots."""
+
+    power: int
+
+    @property
+    def event_axes(self) -> int:
+        """Every number is an element."""
+        return 0
+
+    @property
+    def addends(self) -> tuple[str, ...]:
+        """Coefficients that add up."""
+        return ("log_power", "rate")
+
+    @property
+    def name(self) -> str:
+        """Name shown in a plan."""
+        return {
+            1: "gamma",
+            -1: "inverse gamma",
+            2: "square root of a gamma",
+            -2: "square root of an inverse gamma",
+        }[self.power]
+
+    def read(self, log_density: LogDensity, value: Array) -> PowerCoefficients:
+        """v d/dv at two points: two equations in the two coefficients.
+
+        The second point is moved so far that neither coefficient drowns in the other, however far the
+        value is from where the density has its mass.
+        """
+        slope = jax.grad(log_density)
+
+        def look(ratio: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            moved = value * ratio ** (1.0 / self.power)
+            height = moved * slope(moved)
+            return 1 / (2 + jnp.abs(height)), (ratio, height)
+
+        # ratio: of v^p to the value's. A loop, so that the density is compiled once
+        _, (ratios, heights) = jax.lax.scan(look, jnp.ones_like(value), length=2)
+        rate = (heights[0] - heights[1]) / (self.power * (ratios[1] - 1))
+        return PowerCoefficients(value, heights[1] + self.power * rate * ratios[1], rate)
+
+    def kernel(self, c: PowerCoefficients, value: Array) -> Array:
+        """<c, t(v)>, summed."""
+        ratio = value / c.anchor
+        return jnp.sum(c.log_power * jnp.log(ratio) - c.rate * ratio**self.power)
+
+    def mode(self, c: PowerCoefficients, value: Array) -> tuple[Array, Array]:
+        """(log_power / (p rate))^(1/p): the mode in v itself, no Jacobian; any value where nothing
+        depends on it."""
+        ratio = c.log_power / (self.power * c.rate)
+        proper = (ratio > 0) & jnp.isfinite(ratio) & (c.rate > 0)
+        found = c.anchor * jnp.where(proper, ratio, 1.0) ** (1.0 / self.power)
+        flat = jnp.all(c.log_power == 0) & jnp.all(c.rate == 0)
+        return jnp.where(proper, found, value), jnp.all(proper) | flat
+
+    def sample(self, rng_key: Array, c: PowerCoefficients) -> Array:
+        """v^p is gamma with shape (log_power + 1) / p and the rate."""
+        shape = (c.log_power + 1) / self.power
+        gamma = random.gamma(rng_key, shape, jnp.shape(shape), c.rate.dtype)
+        return c.anchor * (gamma / c.rate) ** (1.0 / self.power)
+
+    def shift(self, c: PowerCoefficients, powers: Any) -> PowerCoefficients:
+        """Multiply the density by v^powers."""
+        return c._replace(log_power=c.log_power + powers)
+
+    def _gamma(self, c: PowerCoefficients) -> tuple[Array, Array]:
+        """Shape and rate of the gamma density of (v / anchor)^p."""
+        return (c.log_power + 1) / self.power, c.rate
+
+    def _value(self, c: PowerCoefficients, power: Array) -> Array:
+        return c.anchor * power ** (1 / self.power)
+
+    def points(self, c: PowerCoefficients) -> Array:
+        """Values (J, *shape) of equal weight with the density's mean of t(v)."""
+        shape, rate = self._gamma(c)
+        return self._value(c, shape / rate * either_side(log_less_digamma(shape)))
+
+    def centre(self, c: PowerCoefficients) -> Array:
+        """A value in the middle."""
+        shape, rate = self._gamma(c)
+        return self._value(c, shape / rate)
+
+    def inverse_centre(self, c: PowerCoefficients) -> Array:
+        """The value whose inverse is the inverse's expectation."""
+        shape, rate = self._gamma(c)
+        return self._value(c, (shape - 1) / rate)
+
+    def entropy(self, c: PowerCoefficients) -> Array:
+        """Of the density in the value's own space, a scalar."""
+        shape, rate = self._gamma(c)
+        jacobian = jnp.log(c.anchor / abs(self.power))
+        log_power = digamma(shape) - jnp.log(rate)
+        own = dist.Gamma(shape, rate, validate_args=False).entropy()
+        return jnp.sum(own + jacobian + (1 / self.power - 1) * log_power)
+
+    def proper(self, c: PowerCoefficients) -> Array:
+        """Do the coefficients give a density?"""
+        shape, rate = self._gamma(c)
+        return jnp.all((shape > 0) & (rate > 0))
+
+    def moments(self, c: PowerCoefficients) -> tuple[Array, Array]:
+        """Mean and variance of each entry; infinite or NaN where they do not exist."""
+        shape, rate = self._gamma(c)
+
+        def moment(order: int) -> Array:
+            moved = shape + order / self.power
+            log_moment = gammaln(moved) - gammaln(shape) - order / self.power * jnp.log(rate)
+            return jnp.where(moved > 0, jnp.exp(log_moment), jnp.inf)
+
+        mean, square = moment(1), moment(2)
+        variance = jnp.where(jnp.isfinite(square), square - mean**2, jnp.inf)
+        return c.anchor * mean, c.anchor**2 * variance
+
+    def distribution(self, c: PowerCoefficients) -> Any:
+        """NumPyro's distribution, or None where it has none."""
+        shape, rate = self._gamma(c)
+        rate = rate * c.anchor**-self.power
+        if self.power == 1:
+            return dist.Gamma(shape, rate)
+        if self.power == -1:
+            return dist.InverseGamma(shape, rate)
+        root = dist.transforms.PowerTransform(1 / self.power)
+        return dist.TransformedDistribution(dist.Gamma(shape, rate), root)
+
+    def anchor(self, value: Array) -> Array:
+        """Where to read coefficients that are to be added: anywhere, but at one place."""
+        return value
+
+    def at_anchor(self, c: PowerCoefficients) -> Array:
+        """log q at the anchor, by independent element."""
+        shape = (c.log_power + 1) / self.power
+        integral = gammaln(shape) - shape * jnp.log(c.rate)
+        return -c.rate - integral - jnp.log(c.anchor / abs(self.power))
+
+    def lead(self, c: PowerCoefficients, groups: int) -> PowerCoefficients:
+        """Coefficients that lead with the first axis of the value, as they do."""
+        return c
+
+    def designs(
+        self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
+    ) -> list[Design]:
+        """Designs about a value, each block moved by itself, all together, and random halves."""
+        found = []
+        for far in (1.0, 1.0 + np.log(reach)) if reach > 1 else (1.0,):
+            logs = (far * STEPS).reshape(-1, *(1,) * value.ndim)
+            columns = np.stack([far * STEPS, np.exp(self.power * far * STEPS)], axis=1)
+            found.append(Design(value * np.exp(logs), annihilator(columns)))
+        steps = np.exp(STEPS)
+        combinations = annihilator(np.stack([STEPS, np.exp(self.power * STEPS)], axis=1))
+        found += [
+            Design(replaced(value, index, value[index] * steps), combinations)
+            for index in some(value.shape, rng)
+        ]
+        return found + halves(value, value * np.exp(rng.normal(size=value.shape)), value.shape, rng)

@@ -1,0 +1,269 @@
+"""Positive definite matrices: t(V) = (log|V|, V^{+-1})."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array, random
+from jax.scipy.special import digamma, gammaln
+
+from ..triangles import solve_lower
+from .common import (
+    STEPS,
+    Design,
+    LogDensity,
+    annihilator,
+    either_side,
+    half_log_determinant,
+    halves,
+    log_less_digamma,
+    replaced,
+    some,
+    symmetric,
+    transpose,
+)
+
+
+class WishartCoefficients(NamedTuple):
+    """``lower`` is the anchor's Cholesky factor; log density = a log|M| - tr(M S) / 2 in M."""
+
+    lower: Array
+    log_power: Array
+    scatter: Array
+
+
+class WishartForm(NamedTuple):
+    """t(V) = (log|V|, V^{+-1}) for positive definite V: Wishart, or inverse Wishart.
+
+    With V = L L' the anchor, the whitened argument is M = L^{-1} V L^{-T} (Wishart) or
+    M = L' V^{-1} L (inverse), so that M = I at the anchor whatever the units of the data.
+    """
+
+    inverse: bool
+
+    @property
+    def event_axes(self) -> int:
+        """A matrix is an element."""
+        return 2
+
+    @property
+    def addends(self) -> tuple[str, ...]:
+        """Coefficients that add up."""
+        return ("log_power", "scatter")
+
+    @property
+    def name(self) -> str:
+        """Name shown in a plan."""
+        return "inverse Wishart" if self.inverse else "Wishart"
+
+    def read(self, log_density: LogDensity, value: Array) -> WishartCoefficients:
+        """The gradient in M at two multiples t I of the identity: a I / t - S / 2 at each.
+
+        The second multiple is chosen so that neither term drowns in the other, however far the value is
+        from where the density has its mass.
+        """
+        lower = jnp.linalg.cholesky(value)
+        slope = jax.grad(log_density)
+        dimension = value.shape[-1]
+
+        def look(multiple: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+            scale = multiple[..., None, None]
+            if self.inverse:
+                gradient = slope(value / scale) * (-1.0 / scale**2)
+            else:
+                gradient = slope(value * scale)
+            found = symmetric(transpose(lower) @ gradient @ lower)
+            size = jnp.abs(jnp.trace(found, axis1=-2, axis2=-1)) / dimension
+            return 1 / (2 + size), (multiple, found)
+
+        # a loop, so that the density is compiled once
+        ones = jnp.ones_like(value[..., 0, 0])
+        _, (multiples, found) = jax.lax.scan(look, ones, length=2)
+        difference = found[0] - found[1]
+        log_power = jnp.trace(difference, axis1=-2, axis2=-1) / dimension / (1 - 1 / multiples[1])
+        identity = jnp.eye(dimension, dtype=value.dtype)
+        scatter = 2 * (log_power[..., None, None] * identity - found[0])
+        return WishartCoefficients(lower, log_power, scatter)
+
+    def _whiten(self, c: WishartCoefficients, value: Array) -> Array:
+        if self.inverse:
+            half = solve_lower(jnp.linalg.cholesky(value), c.lower)
+            return transpose(half) @ half
+        half = solve_lower(c.lower, jnp.linalg.cholesky(value))
+        return half @ transpose(half)
+
+    def kernel(self, c: WishartCoefficients, value: Array) -> Array:
+        """<c, t(V)>, summed over the leading axes."""
+        whitened = self._whiten(c, value)
+        log_determinant = jnp.linalg.slogdet(whitened)[1]
+        trace = jnp.sum(whitened * c.scatter, axis=(-2, -1))
+        return jnp.sum(c.log_power * log_determinant - trace / 2)
+
+    def mode(self, c: WishartCoefficients, value: Array) -> tuple[Array, Array]:
+        """M = 2 a S^{-1}: V = L S L' / (2 a) for the inverse, 2 a L S^{-1} L' otherwise."""
+        root = jnp.linalg.cholesky(c.scatter)
+        twice = (2 * c.log_power)[..., None, None]
+        lower = c.lower
+        if self.inverse:
+            half = lower @ root
+            found = half @ transpose(half) / twice
+        else:
+            half = solve_lower(root, transpose(lower))
+            found = transpose(half) @ half * twice
+        proper = jnp.all(jnp.isfinite(root), axis=(-2, -1)) & (c.log_power > 0)
+        return jnp.where(proper[..., None, None], found, value), jnp.all(proper)
+
+    def sample(self, rng_key: Array, c: WishartCoefficients) -> Array:
+        """Bartlett's decomposition in the whitened coordinates."""
+        dimension = c.scatter.shape[-1]
+        freedom = self._freedom(c)
+        root = jnp.linalg.cholesky(c.scatter)
+        bartlett = _bartlett(rng_key, freedom, dimension)
+        # M = root^{-T} B B' root^{-1} is Wishart(freedom, S^{-1})
+        if self.inverse:
+            half = solve_lower(bartlett, transpose(root))  # M^{-1} = half' half
+            half = half @ transpose(c.lower)
+            return transpose(half) @ half
+        half = c.lower @ solve_lower(root, bartlett, transpose=True)
+        return half @ transpose(half)
+
+    def shift(self, c: WishartCoefficients, powers: Any) -> WishartCoefficients:
+        """Multiply the density by |V|^powers."""
+        change = -powers if self.inverse else powers
+        return c._replace(log_power=c.log_power + change)
+
+    def _freedom(self, c: WishartCoefficients) -> Array:
+        """Of the whitened M, which is Wishart(freedom, S^{-1}) for both signs."""
+        return 2 * c.log_power + (-1 if self.inverse else 1) * (c.scatter.shape[-1] + 1)
+
+    def _value(self, c: WishartCoefficients, multiple: Array) -> Array:
+        """The value where M is a multiple of S^{-1}."""
+        root = jnp.linalg.cholesky(c.scatter)
+        if self.inverse:
+            half = c.lower @ root
+            found = half @ transpose(half)
+            return found / multiple[..., None, None]
+        half = solve_lower(root, transpose(c.lower))
+        return transpose(half) @ half * multiple[..., None, None]
+
+    def points(self, c: WishartCoefficients) -> Array:
+        """Values (J, *shape) of equal weight with the density's mean of t(v)."""
+        freedom, size = self._freedom(c), c.scatter.shape[-1]
+        order = jnp.arange(size, dtype=freedom.dtype)
+        each = freedom[..., None]
+        gaps = log_less_digamma((each - order) / 2) - jnp.log1p(-order / each)
+        multiples = freedom * either_side(jnp.mean(gaps, axis=-1))
+        return jax.vmap(lambda multiple: self._value(c, multiple))(multiples)
+
+    def centre(self, c: WishartCoefficients) -> Array:
+        """A value in the middle."""
+        return self._value(c, self._freedom(c))
+
+    def inverse_centre(self, c: WishartCoefficients) -> Array:
+        """The value whose inverse is the inverse's expectation."""
+        return self._value(c, self._freedom(c) - c.scatter.shape[-1] - 1)
+
+    def entropy(self, c: WishartCoefficients) -> Array:
+        """Of the density in the value's own space, a scalar."""
+        freedom, size = self._freedom(c), c.scatter.shape[-1]
+        root = jnp.linalg.cholesky(c.scatter)
+        halves = (freedom[..., None] - jnp.arange(size)) / 2
+        log_scatter = 2 * half_log_determinant(root)
+        log_determinant = jnp.sum(digamma(halves), axis=-1) + size * jnp.log(2.0) - log_scatter
+        log_gamma = jnp.sum(gammaln(halves), axis=-1) + size * (size - 1) / 4 * jnp.log(jnp.pi)
+        own = (
+            freedom / 2 * (size * jnp.log(2.0) - log_scatter)
+            + log_gamma
+            - (freedom - size - 1) / 2 * log_determinant
+            + freedom * size / 2
+        )
+        jacobian = (size + 1) * half_log_determinant(c.lower)
+        if self.inverse:
+            jacobian -= (size + 1) * log_determinant
+        return jnp.sum(own + jacobian)
+
+    def proper(self, c: WishartCoefficients) -> Array:
+        """Do the coefficients give a density?"""
+        root = jnp.linalg.cholesky(c.scatter)
+        return jnp.all(jnp.isfinite(root)) & jnp.all(self._freedom(c) > c.scatter.shape[-1] - 1)
+
+    def moments(self, c: WishartCoefficients) -> tuple[Array, Array]:
+        """Mean and variance of each entry; NaN or infinite where they do not exist.
+
+        Source of the inverse's variance: Press (1982), *Applied Multivariate Analysis*, section 5.2.
+        """
+        size = c.scatter.shape[-1]
+        freedom = self._freedom(c)[..., None, None]
+        matrix = self._value(c, jnp.ones_like(c.log_power))
+        diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+        products = diagonal[..., :, None] * diagonal[..., None, :]
+        if not self.inverse:
+            return freedom * matrix, freedom * (matrix**2 + products)
+        left = freedom - size - 1
+        mean = jnp.where(left > 0, matrix / left, jnp.nan)
+        numerator = (left + 2) * matrix**2 + left * products
+        variance = numerator / ((left + 1) * left**2 * (left - 2))
+        return mean, jnp.where(left > 2, variance, jnp.inf)
+
+    def distribution(self, c: WishartCoefficients) -> Any:
+        """NumPyro's distribution, or None where it has none."""
+        matrix = self._value(c, jnp.ones_like(c.log_power))
+        named = dist.InverseWishart if self.inverse else dist.Wishart
+        return named(self._freedom(c), scale_matrix=matrix)
+
+    def anchor(self, value: Array) -> Array:
+        """Where to read coefficients that are to be added: anywhere, but at one place."""
+        return value
+
+    def at_anchor(self, c: WishartCoefficients) -> Array:
+        """M is Wishart(nu, S^-1); its Jacobian by V is |L|^-(D+1) at the anchor, for the inverse too."""
+        size = c.scatter.shape[-1]
+        freedom = self._freedom(c)
+        root = jnp.linalg.cholesky(c.scatter)
+        halves = (freedom[..., None] - jnp.arange(size)) / 2
+        log_gamma = jnp.sum(gammaln(halves), axis=-1) + size * (size - 1) / 4 * jnp.log(jnp.pi)
+        log_scatter, log_anchor = half_log_determinant(root), half_log_determinant(c.lower)
+        trace = jnp.trace(c.scatter, axis1=-2, axis2=-1)
+        own = freedom * (log_scatter - size * jnp.log(2.0) / 2) - log_gamma - trace / 2
+        return own - (size + 1) * log_anchor
+
+    def lead(self, c: WishartCoefficients, groups: int) -> WishartCoefficients:
+        """Coefficients that lead with the first axis of the value, as they do."""
+        return c
+
+    def designs(
+        self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
+    ) -> list[Design]:
+        """Designs about a value, each block moved by itself, all together, and random halves."""
+        batch, dimension = value.shape[:-2], value.shape[-1]
+        sign = -1 if self.inverse else 1
+        radial = np.stack([STEPS, np.exp(sign * STEPS)], axis=1)
+        found = [Design(value * np.exp(STEPS).reshape(-1, *(1,) * value.ndim), annihilator(radial))]
+        for index in some(batch, rng):
+            block = np.linalg.inv(value[index]) if self.inverse else value[index]
+            root = np.linalg.cholesky(block)
+            noise = rng.normal(size=(dimension, dimension))
+            noise = noise + noise.T
+            noise /= 1.5 * np.abs(np.linalg.eigvalsh(noise)).max()
+            path = block + STEPS[:, None, None] * (root @ noise @ root.T)
+            columns = np.stack([STEPS, np.linalg.slogdet(path)[1]], axis=1)
+            blocks = np.linalg.inv(path) if self.inverse else path
+            found.append(Design(replaced(value, index, blocks), annihilator(columns)))
+        root = np.linalg.cholesky(value)
+        noise = rng.normal(size=value.shape) * 0.5 + np.eye(dimension)
+        moved = root @ noise @ np.swapaxes(noise, -1, -2) @ np.swapaxes(root, -1, -2)
+        return found + halves(value, moved, batch, rng)
+
+
+def _bartlett(rng_key: Array, freedom: Array, dimension: int) -> Array:
+    """Lower factor B with B B' ~ Wishart(freedom, I): chi on the diagonal, normals below."""
+    chi_key, normal_key = random.split(rng_key)
+    order = jnp.arange(dimension)
+    shape = (freedom[..., None] - order) / 2
+    chi = jnp.sqrt(2 * random.gamma(chi_key, shape, shape.shape, freedom.dtype))
+    below = random.normal(normal_key, (*freedom.shape, dimension, dimension), freedom.dtype)
+    return jnp.tril(below, -1) + chi[..., None] * jnp.eye(dimension, dtype=freedom.dtype)
