@@ -22,6 +22,17 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(autouse=True)
+def _shown_in_examples(request: pytest.FixtureRequest) -> None:
+    """The `comparison` and the `draws` that docstring examples of pictures and reports show."""
+    node = request.node
+    if hasattr(node, "dtest") and node.path.parent.name in ("plots", "comparison"):
+        from tests.examples import example_comparison, example_draws
+
+        names = request.getfixturevalue("doctest_namespace")
+        names.update(comparison=example_comparison(), draws=example_draws())
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported is here to stay: Python's garbage collector need not look at it again."""
     gc.collect()

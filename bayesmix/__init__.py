@@ -4,7 +4,8 @@ from . import threads as _threads
 
 _threads.widen_pool()  # before anything computes
 
-from .comparison import Comparison, compare  # noqa: E402
+from .comparison.compare import compare  # noqa: E402
+from .comparison.result import Comparison, load_comparison  # noqa: E402
 from .families import choice as _choice  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402
 from .families import outcomes as _outcomes  # noqa: E402
@@ -44,7 +45,6 @@ from .program.devices import rows_on  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
 from .program.transforms import marginalize, without_priors  # noqa: E402
-from .saved_comparison import load_comparison  # noqa: E402
 
 del _choice, _gaussian, _outcomes, _positive, _student, _threads
 

@@ -68,7 +68,7 @@ def _terminated_as_interrupted(asked: argparse.Namespace) -> Iterator[None]:
 
 def _kept(folder: Path | None) -> str:
     """What is said of the answers that a folder keeps."""
-    from .kept_answers import FOLDER, kept_names
+    from .comparison.kept_answers import FOLDER, kept_names
 
     names = [] if folder is None else kept_names(folder)
     if folder is None or not names:
@@ -281,7 +281,7 @@ def _compare(asked: argparse.Namespace) -> int:
     ):
         if value < {"--samples": 4, "--seed": 0}.get(option, 1):
             raise CommandError(f"{option} is {value}; it is too small")
-    from .posterior.engines import ENGINES, USUAL
+    from .comparison.engines import ENGINES, USUAL
 
     engines = tuple(asked.engines or USUAL)
     unknown = [name for name in engines if name not in ENGINES]
@@ -301,8 +301,8 @@ def _compare_into(
     program: Callable[..., Any],
     engines: Sequence[str],
 ) -> int:
-    from .comparison import compare
-    from .report import earlier_files
+    from .comparison.compare import compare
+    from .comparison.report import earlier_files
 
     if earlier_files(folder):
         _say(f"'{folder}' holds an earlier comparison, whose files this one will replace")
@@ -355,8 +355,8 @@ def _plan(asked: argparse.Namespace) -> int:
 
 
 def _report(asked: argparse.Namespace) -> int:
-    from .report import write_report
-    from .saved_comparison import file_of, load_comparison
+    from .comparison.report import write_report
+    from .comparison.result import file_of, load_comparison
 
     found: Any = load_comparison(asked.file)
     page = Path(asked.out) if asked.out else file_of(asked.file).with_name("report.html")

@@ -11,18 +11,6 @@ sampler, and returns permutations (S, K).
 """
 
 from .posterior.labelled_draws import LabelledDraws, draws_by_dim
-from .posterior.relabelling import (
-    ECR,
-    PRA,
-    OrderBy,
-    Pivot,
-    best_draw,
-    drawn_labels,
-    label_probabilities,
-    medoid,
-    raw_units,
-    within_spread,
-)
 from .posterior.relabelling_comparison import agreement, applicable_methods
 from .posterior.relabelling_confidence import confidence
 from .posterior.relabelling_iterative import (
@@ -34,6 +22,18 @@ from .posterior.relabelling_iterative import (
     as_drawn,
     stephens_loss,
     stephens_online,
+)
+from .posterior.relabelling_methods import (
+    ECR,
+    PRA,
+    OrderBy,
+    Pivot,
+    best_draw,
+    drawn_labels,
+    label_probabilities,
+    medoid,
+    raw_units,
+    within_spread,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Each file imports only from its own floor or a lower one, and heavy packages only when used."""
+"""Files import from their own floor or lower ones, in no circle, and heavy packages only when used."""
 
 import ast
 import subprocess
@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bayesmix"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-LOWER = {"families": 1, "program": 2, "infer": 3, "posterior": 4}
-EDGE = 5  # everything else: zoo, datasets, plots, the command line ...
+LOWER = {"families": 1, "program": 2, "infer": 3, "posterior": 4, "plots": 5, "comparison": 6}
+EDGE = 7  # everything else: zoo, datasets, tables, the command line ...
 
 # Packages that cost seconds to import, and the places that may import them on their first line.
 # What `import bayesmix` reaches is held separately, in a fresh interpreter below.
@@ -20,7 +20,7 @@ HEAVY = {
     "arviz": (),
     "pandas": (),
     "pyarrow": (),
-    "matplotlib": ("plots", "report"),
+    "matplotlib": ("plots",),
     "sklearn": ("estimators",),
     "optax": ("infer",),
 }
@@ -91,6 +91,56 @@ def heavy(path: Path, source: str) -> list[str]:
     return bad
 
 
+def module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(sources: dict[Path, str]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or by way of others, at any time."""
+    modules = {module(path) for path in sources}
+    reached = {}
+    for path, source in sources.items():
+        names = [
+            name
+            for node in imports(ast.parse(source).body, nested=True)
+            for name in resolved(node, path)
+        ]
+        # `from .a import b` reaches the module a.b or, where there is none, the name b of module a
+        own = {name if name in modules else name.rpartition(".")[0] for name in names}
+        reached[module(path)] = (own & modules) - {module(path), PACKAGE.name}
+    for middle in modules:
+        for start in modules:
+            if middle in reached[start]:
+                reached[start] |= reached[middle]
+    rings = {
+        tuple(
+            sorted(other for other in modules if other in reached[name] and name in reached[other])
+        )
+        for name in modules
+        if name in reached[name]
+    }
+    return sorted(map(list, rings))
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circles({path: path.read_text(encoding="utf-8") for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "count"),
+    [
+        ("from .b import f", "from .c import g", 0),
+        ("from .b import f", "from .a import g", 1),
+        ("from . import b", "def f():\n    from bayesmix.infer import a", 1),
+        ("from . import b", "if TYPE_CHECKING:\n    from .a import A", 0),
+    ],
+)
+def test_the_check_of_circles_sees(a, b, count):
+    sources = {"infer/a.py": a, "infer/b.py": b, "infer/c.py": "", "infer/__init__.py": ""}
+    assert len(circles({PACKAGE / name: text for name, text in sources.items()})) == count
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_stay_on_the_same_floor_or_below(path):
     if path != PACKAGE / "__init__.py":  # the public face gathers names from every floor
@@ -113,7 +163,7 @@ def test_heavy_packages_are_imported_only_when_used(path):
         ("infer/a.py", "def f():\n    import bayesmix.plots", 1),
         ("infer/a.py", "try:\n    pass\nexcept ValueError:\n    from bayesmix import posterior", 1),
         ("infer/a.py", "from bayesmix.families.b import c\nfrom bayesmix.program import d", 0),
-        ("report.py", "from bayesmix.infer import em\nfrom bayesmix import plots, zoo", 0),
+        ("cli.py", "from bayesmix.infer import em\nfrom bayesmix import plots, zoo", 0),
     ],
 )
 def test_the_floor_check_sees(where, source, count):
@@ -130,7 +180,7 @@ def test_the_floor_check_sees(where, source, count):
         ("posterior/a.py", "if TYPE_CHECKING:\n    import arviz", 0),
         ("infer/a.py", "import optax", 0),
         ("program/a.py", "import optax", 1),
-        ("plots.py", "import matplotlib.pyplot as plt", 0),
+        ("plots/a.py", "import matplotlib.pyplot as plt", 0),
     ],
 )
 def test_the_check_of_heavy_packages_sees(where, source, count):

@@ -3,41 +3,40 @@
 A component has one colour in every picture, safe with colour blindness, so engines must number
 their components alike. Save a picture with ``figure.savefig("name.png")``; a notebook shows the
 returned figure by itself. matplotlib is imported when the first picture is drawn.
+In the examples `comparison` is what :func:`bayesmix.compare` returns.
 
->>> from bayesmix.plots.example import example_comparison
->>> figure = plot_density(example_comparison(columns=1))
+>>> figure = plot_density(comparison)
 >>> figure.axes[0].get_xlabel()
 'column a'
 """
 
-from bayesmix.plots.bound import plot_bound
-from bayesmix.plots.calibration import plot_calibration
-from bayesmix.plots.common import (
+from .bound import plot_bound
+from .calibration import plot_calibration
+from .common import (
     component_colors,
     ellipse_points,
     figure_png,
     kernel_density,
     mass_levels,
 )
-from bayesmix.plots.density import draw_clusters, draw_ellipses, plot_density
-from bayesmix.plots.distortion import plot_distortion
-from bayesmix.plots.draws import (
+from .density import draw_clusters, draw_ellipses, plot_density
+from .distortion import plot_distortion
+from .draws import (
     draw_replications,
     draw_trace,
     plot_predictive_check,
     plot_traces,
     predictive_p_value,
 )
-from bayesmix.plots.estimates import (
+from .estimates import (
     plot_parameters,
     plot_responsibilities,
     responsibility_image,
     sorted_rows,
 )
-from bayesmix.plots.example import example_comparison, example_draws
-from bayesmix.plots.labels import plot_agreement, plot_similarity, plot_switched_pairs
-from bayesmix.plots.search import plot_modes, plot_objective
-from bayesmix.plots.strategies import plot_search, plot_strategies
+from .labels import plot_agreement, plot_similarity, plot_switched_pairs
+from .search import plot_modes, plot_objective
+from .strategies import plot_search, plot_strategies
 
 __all__ = [
     "component_colors",
@@ -46,8 +45,6 @@ __all__ = [
     "draw_replications",
     "draw_trace",
     "ellipse_points",
-    "example_comparison",
-    "example_draws",
     "figure_png",
     "kernel_density",
     "mass_levels",

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesmix.infer import theory
-from bayesmix.infer.result import EMResult
-from bayesmix.plots import common
+from ..infer import theory
+from ..infer.result import EMResult
+from . import common
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array, Comparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..comparison.result import Comparison
 
 MAX_COLUMNS = 4
 _BAND = 0.95
@@ -58,8 +60,7 @@ def plot_calibration(comparison: Comparison) -> Figure:
         ValueError: where the comparison holds no integral transforms.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> len(plot_calibration(example_comparison(columns=2)).axes)
+    >>> len(plot_calibration(comparison).axes)
     6
     """
     from matplotlib.lines import Line2D

@@ -1,4 +1,4 @@
-"""What every picture shares: the fields it reads, colours, a blank figure, small mathematics.
+"""What every picture shares: colours, a blank figure, small mathematics.
 
 Nothing here imports matplotlib until a picture is asked for, and nothing touches ``pyplot``:
 each picture is a `matplotlib.figure.Figure` on an Agg canvas of its own.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,55 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ..comparison.result import Comparison
+
 P = ParamSpec("P")
 Array = np.ndarray
-
-
-class EngineResult(Protocol):
-    """What a picture reads from one engine's answer (N rows, D columns, K components)."""
-
-    name: str
-    seconds: float
-    compiling: float
-    by_latent: Mapping[str, Array]  # (N, K) each
-    responsibilities: Array | None  # (N, K); of one latent at most
-    labels: Array | None  # (N,)
-    held_out: Array | None  # (rows held out,)
-    weights: Array | None  # (K,)
-    means: Array | None  # (K, D)
-    covariances: Array | None  # (K, D, D)
-    objective: Array | None  # (iterations,), EM only
-    status: str
-    modes: list[tuple[float, int]]
-    draws: Mapping[str, Array] | None  # (chain, draw, ...), samplers only
-    relabelled: Mapping[str, Array] | None
-    label_axis: Mapping[str, int]
-    diagnostics: str
-    replicated: Array | None  # (R, N, D)
-
-
-class Comparison(Protocol):
-    """What a picture or the report reads from a comparison of engines on one data set."""
-
-    title: str
-    plan_text: str
-    columns: tuple[str, ...]
-    data: Array  # (N, D)
-    num_components: int
-    seed: int
-    versions: Mapping[str, str]
-    engines: Mapping[str, Any]  # of EngineResult
-    parameters: Sequence[Mapping[str, Any]]
-    scores: Sequence[Mapping[str, Any]]
-    calibration: Sequence[Any]  # of Calibration
-    calibration_scores: Sequence[Mapping[str, Any]]
-    calibration_note: str
-    agreements: Mapping[str, Any]  # of Agreement
-    modes: Sequence[Mapping[str, Any]]
-    diagnostics: Sequence[Mapping[str, Any]]
-    density: Mapping[str, Any] | None
-    verdict: str
-    evidence: Sequence[Mapping[str, Any]]
 
 
 # Okabe and Ito's colours, told apart with every common form of colour blindness; yellow, which is

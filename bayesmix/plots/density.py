@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array, Comparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..comparison.result import Comparison
 
 MASSES = (0.50, 0.80, 0.95)
 _SHADES = ["#F0F0F0", "#DEDEDE", "#C8C8C8"]  # the outermost region first
@@ -184,8 +186,7 @@ def plot_density(
         ValueError: for an engine or a column that the comparison doesn't hold.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> figure = plot_density(example_comparison(columns=2))
+    >>> figure = plot_density(comparison)
     >>> len(figure.axes)  # the MAP-EM panel and the NUTS panel
     2
     """
@@ -257,7 +258,7 @@ def _plot_two_columns(comparison: Comparison, chosen: list[str], index: list[int
     data, num = np.asarray(comparison.data, float)[:, index], comparison.num_components
     for axes, name in zip(panels, chosen, strict=False):
         engine = comparison.engines[name]
-        draw_clusters(axes, data, engine.labels, num)
+        draw_clusters(axes, data, np.asarray(engine.labels), num)
         notes = []
         if engine.covariances is not None:
             block = np.asarray(engine.covariances)[:, index][:, :, index]
@@ -294,7 +295,7 @@ def _plot_matrix(comparison: Comparison, chosen: list[str], index: list[int]) ->
                 axes.set_axis_off()
             else:
                 pair = [column, row]
-                draw_clusters(axes, data[:, pair], engine.labels, num)
+                draw_clusters(axes, data[:, pair], np.asarray(engine.labels), num)
                 if engine.covariances is not None:
                     block = np.asarray(engine.covariances)[:, pair][:, :, pair]
                     draw_ellipses(axes, np.asarray(engine.means)[:, pair], block)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesmix.infer.distortion import DistortionCurve
-from bayesmix.plots import common
+from ..infer.distortion import DistortionCurve
+from . import common
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array, Comparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..comparison.result import Comparison
 
 MAX_COLUMNS = 4
 MAX_LINES = 25
@@ -82,8 +84,7 @@ def _carrier(engine: Any) -> str | None:
 def has_traces(engine: Any) -> bool:
     """Say whether an engine's result holds draws of a parameter that carries labels.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> engines = example_comparison().engines
+    >>> engines = comparison.engines
     >>> has_traces(engines["Gibbs"]), has_traces(engines["MAP-EM"])
     (True, False)
     """
@@ -123,8 +124,7 @@ def plot_traces(
             carries no label, or for a column out of range.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> figure = plot_traces(example_comparison(), "Gibbs", "mean", column=1)
+    >>> figure = plot_traces(comparison, "Gibbs", "mean", column=1)
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['as drawn', 'after relabelling']
     """
@@ -298,8 +298,7 @@ def plot_predictive_check(
         ValueError: where the engine isn't there or nothing was replicated.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> figure = plot_predictive_check(example_comparison(columns=2))
+    >>> figure = plot_predictive_check(comparison)
     >>> len(figure.axes)  # two columns times a density and two statistics
     6
     """

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array, Comparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..comparison.result import Comparison
 
 MAX_PANELS = 12
 _ENTRY = re.compile(r"(?P<site>[^\[\]]+)\[(?P<index>.*)\]")
@@ -84,9 +86,8 @@ def plot_responsibilities(
             the program's, or is needed.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> len(plot_responsibilities(example_comparison(engines=("MAP-EM", "NUTS"))).axes)
-    3
+    >>> len(plot_responsibilities(comparison).axes)  # four engines
+    5
     """
     from matplotlib.lines import Line2D
 
@@ -213,8 +214,7 @@ def plot_parameters(comparison: Comparison, sites: Sequence[str] | None = None) 
         ValueError: where the table is empty or a site isn't in it.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> figure = plot_parameters(example_comparison(columns=2))
+    >>> figure = plot_parameters(comparison)
     >>> [axes.get_title(loc="left") for axes in figure.axes]
     ['mean, column a', 'mean, column b', 'weights']
     """

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array
-from bayesmix.posterior.labels import LabelSwitching
-from bayesmix.posterior.partitions import posterior_similarity
-from bayesmix.posterior.point_partition import PointPartition
-from bayesmix.posterior.relabelling_comparison import RelabellingComparison
+from ..posterior.labels import LabelSwitching
+from ..posterior.partitions import posterior_similarity
+from ..posterior.point_partition import PointPartition
+from ..posterior.relabelling_comparison import RelabellingComparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,9 +59,8 @@ def plot_switched_pairs(report: LabelSwitching, dim: str | None = None) -> Figur
         ValueError: where the draws carry no labels, or not of this dimension.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_draws
     >>> from bayesmix.posterior.labels import label_switching
-    >>> len(plot_switched_pairs(label_switching(example_draws())).axes)
+    >>> len(plot_switched_pairs(label_switching(draws)).axes)
     2
     """
     dim = next(iter(report.pairs), None) if dim is None else dim
@@ -102,9 +101,8 @@ def plot_agreement(comparison: RelabellingComparison) -> Figure:
     Raises:
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_draws
     >>> from bayesmix.posterior.relabelling_comparison import compare_relabellings
-    >>> len(plot_agreement(compare_relabellings(example_draws())).axes)
+    >>> len(plot_agreement(compare_relabellings(draws)).axes)
     2
     """
     names = [common.short(name) for name in comparison.agreement.index]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array, Comparison
+from . import common
+from .common import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ..comparison.result import Comparison
 
 MAX_MODES = 12
 _OBJECTIVE = {"MLE-EM": "log likelihood", "MAP-EM": "log posterior + constant"}
@@ -52,9 +54,8 @@ def plot_objective(comparison: Comparison) -> Figure:
         ValueError: where no engine kept a trace of its objective.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> len(plot_objective(example_comparison(engines=("MAP-EM",))).axes)
-    2
+    >>> len(plot_objective(comparison).axes)  # MLE-EM and MAP-EM
+    4
     """
     traces = {
         name: np.asarray(result.objective, float)
@@ -131,8 +132,7 @@ def plot_modes(comparison: Comparison) -> Figure:
         ValueError: where no engine lists modes.
         ImportError: without matplotlib.
 
-    >>> from bayesmix.plots.example import example_comparison
-    >>> len(plot_modes(example_comparison()).axes)
+    >>> len(plot_modes(comparison).axes)
     2
     """
     found = {

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.plots import common
-from bayesmix.plots.common import Array
-from bayesmix.plots.search import MAX_MODES
+from . import common
+from .search import MAX_MODES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
-class Found(Protocol):
-    """What a picture reads from a search's result."""
-
-    modes: Sequence[Any]  # objective, frequencies
-    climbs: Mapping[str, Any]  # costs, scores
-
-
-class Compared(Protocol):
-    """What a picture reads from a comparison of strategies."""
-
-    budget: float
-    best_known: float
-    costs: Mapping[str, Any]
-
-    def passes_needed(self, strategy: str) -> Array:
-        """By run, the passes to the best known mode."""
-
-    def to_dataframe(self) -> Any:
-        """Columns probability, lower and upper, by strategy."""
+    from ..infer.search_comparison import StrategyComparison
+    from ..infer.search_result import SearchResult
 
 
 @common.picture
-def plot_search(result: Found) -> Figure:
+def plot_search(result: SearchResult) -> Figure:
     """Show which modes a search found, how often each strategy ended there, and how fast it got there.
 
     On the left are the best modes, with the share of each strategy's starts that ended there (area of
@@ -99,7 +77,7 @@ def _draw_rise(axes: Axes, climbs: Any, name: str, color: Any, marker: str) -> N
 
 
 @common.picture
-def plot_strategies(comparison: Compared) -> Figure:
+def plot_strategies(comparison: StrategyComparison) -> Figure:
     """Show how likely each strategy is to reach the best known mode at equal cost.
 
     On the left is the share of runs that reached it within the budget, with 95 % intervals (Wilson); on

@@ -39,8 +39,8 @@ from bayesmix.posterior.labelled_draws import (
     method_name,
     sorted_along,
 )
-from bayesmix.posterior.relabelling import Method, Pivot, apply_method
 from bayesmix.posterior.relabelling_confidence import refuse_below
+from bayesmix.posterior.relabelling_methods import Method, Pivot, apply_method
 from bayesmix.program.errors import ProgramError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def relabel(
 ) -> Any:
     r"""Rename the components of every draw so that they mean the same in all of them.
 
-    By default (:class:`~bayesmix.posterior.relabelling.Pivot`) they match those of one draw, the
+    By default (:class:`~bayesmix.relabelling.Pivot`) they match those of one draw, the
     pivot: the one with the highest log likelihood, else the one closest to the median of all
     draws in sorted parameters; or give the positions ``(chain, draw)``. At draw t the renaming is
     the linear assignment with the least :math:`\sum_k cost_t[k, perm_t(k)]`. Where ``latents`` has

@@ -11,7 +11,15 @@ import numpy as np
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior import labels
 from bayesmix.posterior.labelled_draws import LabelledDraws, draws_by_dim
-from bayesmix.posterior.relabelling import (
+from bayesmix.posterior.relabelling_confidence import ambiguity, confidence
+from bayesmix.posterior.relabelling_iterative import (
+    DataBased,
+    IterativeECR,
+    OnlineStephens,
+    Stephens,
+    stephens_loss,
+)
+from bayesmix.posterior.relabelling_methods import (
     ECR,
     PRA,
     Array,
@@ -20,14 +28,6 @@ from bayesmix.posterior.relabelling import (
     Pivot,
     apply_method,
     label_probabilities,
-)
-from bayesmix.posterior.relabelling_confidence import ambiguity, confidence
-from bayesmix.posterior.relabelling_iterative import (
-    DataBased,
-    IterativeECR,
-    OnlineStephens,
-    Stephens,
-    stephens_loss,
 )
 from bayesmix.program.errors import ProgramError
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from bayesmix.posterior.labelled_draws import LabelledDraws
 from bayesmix.posterior.partitions import posterior_similarity
-from bayesmix.posterior.relabelling import Array, average_table, inner_products
+from bayesmix.posterior.relabelling_methods import Array, average_table, inner_products
 from bayesmix.program.errors import ProgramError
 
 _FLAT = 0.05  # deviation of posterior similarities between rows below which they say nothing

@@ -2,7 +2,7 @@ r"""Relabelling in turns with an estimate of what the components are: ECR, Steph
 
 Each method starts from the permutations of another, ``start``, and renews what it compares the draws
 with and the permutations alternately. Arrays and conventions are those of
-:mod:`bayesmix.posterior.relabelling`.
+:mod:`bayesmix.posterior.relabelling_methods`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from bayesmix.posterior.labelled_draws import LabelledDraws
-from bayesmix.posterior.relabelling import (
+from bayesmix.posterior.relabelling_methods import (
     Array,
     Method,
     Pivot,

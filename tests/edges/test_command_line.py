@@ -121,7 +121,7 @@ def test_compare_writes_table_report_draws_and_summary(folder, capsys):
 
 
 def test_interrupting_keeps_the_engines_that_had_finished(folder, capsys, monkeypatch):
-    from bayesmix.posterior import engines
+    from bayesmix.comparison import engines
 
     def stop(*args):
         raise KeyboardInterrupt

@@ -8,8 +8,9 @@ from bayesmix.plots import common, labels
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior.labels import label_switching
 from bayesmix.posterior.point_partition import point_partition
-from bayesmix.posterior.relabelling import PRA, OrderBy
 from bayesmix.posterior.relabelling_comparison import compare_relabellings
+from bayesmix.posterior.relabelling_methods import PRA, OrderBy
+from tests.examples import example_draws
 
 
 def draws_of(size, chains=2):
@@ -24,7 +25,7 @@ def texts(axes):
 
 
 def test_pairs_that_switched_are_counted_chain_by_chain():
-    report = label_switching(plots.example_draws(chains=3))
+    report = label_switching(example_draws(chains=3))
     figure = plots.plot_switched_pairs(report)
     assert len(figure.axes) == 3
     for chain, axes in enumerate(figure.axes):
@@ -43,7 +44,7 @@ def test_any_number_of_components_and_chains(size, chains):
 
 
 def test_agreement_shows_shares_and_confidence_and_marks_the_best():
-    comparison = compare_relabellings(plots.example_draws())
+    comparison = compare_relabellings(example_draws())
     left, right = plots.plot_agreement(comparison).axes
     shares = comparison.agreement.to_numpy().ravel()
     assert texts(left) == [f"{share:.2f}" for share in shares]

@@ -10,6 +10,7 @@ import pytest
 from bayesmix import plots
 from bayesmix.plots import common, draws, estimates, search
 from bayesmix.plots.density import _draw_contours
+from tests.examples import example_comparison
 
 PICTURES = (
     plots.plot_density,
@@ -38,7 +39,7 @@ CASES = [(*shape, SUBSETS[-1]) for shape in SHAPES] + [
 
 @pytest.mark.parametrize(("columns", "components", "engines"), CASES)
 def test_every_picture_is_drawn_or_says_why_not(columns, components, engines):
-    comparison = plots.example_comparison(
+    comparison = example_comparison(
         rows=25, columns=columns, components=components, engines=engines
     )
     sampled = bool(_draws(engines))
@@ -60,11 +61,12 @@ def test_every_picture_is_drawn_or_says_why_not(columns, components, engines):
 
 def test_pictures_leave_pyplot_and_the_settings_alone():
     code = (
-        "import sys, bayesmix.plots as plots, bayesmix.report\n"
+        "import sys, bayesmix.plots as plots, bayesmix.comparison.report\n"
         "assert 'matplotlib' not in sys.modules, 'imported too early'\n"
+        "from tests.examples import example_comparison\n"
         "import matplotlib\n"
         "before = dict(matplotlib.rcParams)\n"
-        "plots.figure_png(plots.plot_density(plots.example_comparison(rows=20)))\n"
+        "plots.figure_png(plots.plot_density(example_comparison(rows=20)))\n"
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot state touched'\n"
         "assert dict(matplotlib.rcParams) == before, 'settings changed'\n"
     )
@@ -75,11 +77,11 @@ def test_pictures_leave_pyplot_and_the_settings_alone():
 def test_without_matplotlib_the_error_names_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match="pip install matplotlib"):
-        plots.plot_density(plots.example_comparison(rows=20))
+        plots.plot_density(example_comparison(rows=20))
 
 
 def test_a_figure_shows_itself_in_a_notebook_repeats_to_the_byte_and_pickles():
-    first, second = (plots.plot_modes(plots.example_comparison(rows=20)) for _ in range(2))
+    first, second = (plots.plot_modes(example_comparison(rows=20)) for _ in range(2))
     assert first._repr_png_() == plots.figure_png(second)
     assert pickle.loads(pickle.dumps(first)).axes
 
@@ -186,7 +188,7 @@ def test_rows_are_sorted_by_label_then_certainty():
 
 
 def test_the_predictive_check_spots_a_wrong_model_and_leaves_missing_cells_out():
-    comparison = plots.example_comparison(rows=80, columns=1, components=1)
+    comparison = example_comparison(rows=80, columns=1, components=1)
     comparison.data = np.random.default_rng(0).exponential(3.0, (80, 1))
     figure = plots.plot_predictive_check(comparison)
     assert _titles(figure)[1] == "p = 0.00"
@@ -208,7 +210,7 @@ def test_skewness_agrees_with_scipy():
 
 
 def test_traces_take_the_label_axis_wherever_it_is_and_refuse_what_has_none():
-    comparison = plots.example_comparison(rows=20, columns=2, components=3)
+    comparison = example_comparison(rows=20, columns=2, components=3)
     engine = comparison.engines["Gibbs"]
     straight = plots.plot_traces(comparison, "Gibbs", "mean", column=1)
     engine.draws["turned"] = engine.draws["mean"].swapaxes(2, 3)
@@ -233,7 +235,7 @@ def test_traces_take_the_label_axis_wherever_it_is_and_refuse_what_has_none():
 
 
 def test_a_trace_prefers_a_real_vector_and_falls_back_on_what_there_is():
-    engine = plots.example_comparison(rows=20, columns=2).engines["NUTS"]
+    engine = example_comparison(rows=20, columns=2).engines["NUTS"]
     matrices = {"covariance": np.ones((4, 150, 2, 2, 2)), "z": np.zeros((4, 150, 2), int)}
     engine.draws = {**matrices, **engine.draws}
     engine.label_axis = {"covariance": 0, "z": 0, "weights": 0, "mean": 0}
@@ -254,7 +256,7 @@ def test_long_chains_are_thinned_but_keep_their_length():
 
 
 def test_the_forest_groups_components_and_marks_them_only_where_labels_are():
-    comparison = plots.example_comparison(rows=20, columns=1, components=11)
+    comparison = example_comparison(rows=20, columns=1, components=11)
     comparison.parameters = [
         *comparison.parameters,
         {"parameter": "nu", "MAP-EM": 4.0, "NUTS": (5.0, 3.0, 9.0)},
@@ -274,20 +276,20 @@ def test_the_forest_groups_components_and_marks_them_only_where_labels_are():
 
 
 def test_the_forest_finds_a_label_that_is_not_the_first_index():
-    comparison = plots.example_comparison(rows=20, columns=1, components=2)
+    comparison = example_comparison(rows=20, columns=1, components=2)
     comparison.engines["Gibbs"].label_axis = {"rates": 1}
     comparison.parameters = [{"parameter": f"rates[a, {k}]", "MAP-EM": 1.0} for k in range(2)]
     assert list(estimates._panels(comparison)) == ["rates, a"]
 
 
 def test_many_panels_are_cut_and_the_title_says_so():
-    comparison = plots.example_comparison(rows=20, columns=15, components=2)
+    comparison = example_comparison(rows=20, columns=15, components=2)
     figure = plots.plot_parameters(comparison)
     assert "4 more panels" in figure.get_suptitle()
 
 
 def test_the_density_picture_takes_names_and_refuses_unknown_ones():
-    comparison = plots.example_comparison(rows=30, columns=6, components=2)
+    comparison = example_comparison(rows=30, columns=6, components=2)
     names = ["column f", "column a", "column c"]
     matrix = plots.plot_density(comparison, engines=["Gibbs"], columns=names)
     assert [axes.get_xlabel() for axes in matrix.axes[-3:]] == names
@@ -304,7 +306,7 @@ def test_the_density_picture_takes_names_and_refuses_unknown_ones():
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_counts_missing_cells_and_components_without_covariance(columns):
-    comparison = plots.example_comparison(rows=60, columns=columns, components=2)
+    comparison = example_comparison(rows=60, columns=columns, components=2)
     comparison.data = np.random.default_rng(0).poisson(4.0, (60, columns)).astype(float)
     comparison.data[::6, 0] = np.nan
     comparison.density = None
@@ -317,7 +319,7 @@ def test_counts_missing_cells_and_components_without_covariance(columns):
 
 
 def test_constant_and_fully_missing_columns_are_drawn():
-    comparison = plots.example_comparison(rows=30, columns=3, components=2)
+    comparison = example_comparison(rows=30, columns=3, components=2)
     comparison.data[:, 0] = 2.5
     comparison.data[:, 1] = np.nan
     for picture in (plots.plot_density, plots.plot_predictive_check):
@@ -325,7 +327,7 @@ def test_constant_and_fully_missing_columns_are_drawn():
 
 
 def test_names_that_look_like_formulas_are_shown_as_they_are():
-    comparison = plots.example_comparison(rows=30, columns=2, components=2)
+    comparison = example_comparison(rows=30, columns=2, components=2)
     comparison.columns = (r"cost $\frac$ a_{b", "_hidden $x$")
     comparison.title = r"half $ open \alpha$" * 5
     for picture in PICTURES:
@@ -334,7 +336,7 @@ def test_names_that_look_like_formulas_are_shown_as_they_are():
 
 
 def test_large_data_is_thinned_and_said_to_be():
-    comparison = plots.example_comparison(rows=7000, columns=2, engines=("MAP-EM",))
+    comparison = example_comparison(rows=7000, columns=2, engines=("MAP-EM",))
     assert "5,000 of 7,000 rows drawn" in _titles(plots.plot_density(comparison))[0]
     strip = plots.plot_responsibilities(comparison, max_rows=400)
     assert strip.axes[0].images[0].get_array().shape[1] == 400
@@ -342,7 +344,7 @@ def test_large_data_is_thinned_and_said_to_be():
 
 
 def test_a_falling_objective_is_shown_as_one_and_nan_breaks_nothing():
-    comparison = plots.example_comparison(rows=20, engines=("MAP-EM",))
+    comparison = example_comparison(rows=20, engines=("MAP-EM",))
     comparison.engines["MAP-EM"].objective = np.array([-9.0, -5.0, -5.5, -4.0])
     assert _titles(plots.plot_objective(comparison))[0] == "MAP-EM: falls at 1 places (crossed)"
     for trace in ([-3.0], [np.nan, np.nan], [-5.0, -np.inf, -3.0], [-2.0, -2.0]):
@@ -360,13 +362,13 @@ def test_modes_are_ranked_and_the_low_ones_gathered():
 
 
 def test_responsibilities_need_an_engine():
-    comparison = plots.example_comparison(rows=20, engines=())
+    comparison = example_comparison(rows=20, engines=())
     with pytest.raises(ValueError, match="at least one engine"):
         plots.plot_responsibilities(comparison)
 
 
 def test_the_example_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="unknown engines"):
-        plots.example_comparison(engines=("HMC",))
+        example_comparison(engines=("HMC",))
     with pytest.raises(ValueError, match="at least 1"):
-        plots.example_comparison(columns=0)
+        example_comparison(columns=0)

@@ -9,7 +9,7 @@ import pytest
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior import labels, relabelling
 from bayesmix.posterior.labels import LabelSwitchingWarning, label_switching, relabel
-from bayesmix.posterior.relabelling import assign
+from bayesmix.posterior.relabelling_methods import assign
 from bayesmix.posterior.summary import summary
 from tests.references import reference
 

@@ -9,16 +9,6 @@ import pytest
 
 from bayesmix import ProgramError
 from bayesmix.posterior.labelled_draws import LabelledDraws
-from bayesmix.posterior.relabelling import (
-    ECR,
-    PRA,
-    OrderBy,
-    Pivot,
-    assign,
-    label_probabilities,
-    medoid,
-    raw_units,
-)
 from bayesmix.posterior.relabelling_comparison import agreement
 from bayesmix.posterior.relabelling_confidence import _cheapest_cycle, confidence, refuse_below
 from bayesmix.posterior.relabelling_iterative import (
@@ -29,6 +19,16 @@ from bayesmix.posterior.relabelling_iterative import (
     as_drawn,
     stephens_loss,
     stephens_online,
+)
+from bayesmix.posterior.relabelling_methods import (
+    ECR,
+    PRA,
+    OrderBy,
+    Pivot,
+    assign,
+    label_probabilities,
+    medoid,
+    raw_units,
 )
 from tests.references import reference
 

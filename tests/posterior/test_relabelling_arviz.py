@@ -5,7 +5,6 @@ import pytest
 
 import bayesmix
 from bayesmix import ProgramError
-from bayesmix.plots import example_draws
 from bayesmix.posterior import arviz_compat as compat
 from bayesmix.posterior.labelled_draws import declare_labels, draws_by_dim
 from bayesmix.posterior.labels import (
@@ -16,13 +15,14 @@ from bayesmix.posterior.labels import (
     renamed,
     switched_pairs,
 )
-from bayesmix.posterior.relabelling import ECR, PRA, OrderBy
 from bayesmix.posterior.relabelling_comparison import (
     agreement,
     applicable_methods,
     compare_relabellings,
 )
 from bayesmix.posterior.relabelling_iterative import OnlineStephens, Stephens, as_drawn
+from bayesmix.posterior.relabelling_methods import ECR, PRA, OrderBy
+from tests.examples import example_draws
 from tests.references import reference
 
 DIMS = {"z": ["rows"], "z_probability": ["rows", "component"], "x": ["rows"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,17 @@ import jax
 import numpy as np
 from numpyro.distributions import constraints
 
-from .engine_runs import Found, Split, run_engines
-from .families.forms import base_support
-from .kept_answers import KeptAnswers, run_of
-from .posterior import calibration, tables
-from .posterior.calibration import Calibration
-from .posterior.engines import (
+from ..families.forms import base_support
+from ..posterior.predictive_cdf import NoDistributionFunction, cell_names
+from ..program.arguments import Arguments, has_rows, take_rows
+from ..program.errors import ProgramError
+from ..program.plan import Plan
+from ..program.problem import Plans, Problem
+from ..program.reading import Program
+from ..program.settings import whole
+from . import calibration, records
+from .calibration import Calibration
+from .engines import (
     ENGINES,
     USUAL,
     EngineResult,
@@ -26,103 +31,16 @@ from .posterior.engines import (
     reordered,
     thinned,
 )
-from .posterior.mode_weights import weighed_modes
-from .posterior.predictive_cdf import NoDistributionFunction, cell_names
-from .posterior.tables import Agreement
-from .posterior.verdict import verdict
-from .program.arguments import Arguments, has_rows, take_rows
-from .program.errors import ProgramError
-from .program.plan import Plan
-from .program.problem import Plans, Problem
-from .program.reading import Program
-from .program.settings import whole
+from .kept_answers import KeptAnswers, run_of
+from .mode_weights import weighed_modes
+from .result import Comparison
+from .runs import Found, Split, run_engines
+from .verdict import verdict
 
 _GRID_DRAWS = 200
 _SMALLEST_TRAINING = 10
 _LARGEST_SEED = 2**63 - 9  # engines add a little to it
 _LEAST_DRAWS = 4  # of a chain, for what is said of its convergence
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """What :func:`compare` found; print it, `write` it to a folder, or `save` it to one file.
-
-    Attributes:
-        engines: each engine's :class:`EngineResult`, components in one common order.
-        parameters, scores, diagnostics: tables as lists of records.
-        calibration: :class:`Calibration` of each engine on held-out rows, and of samplers on all rows,
-            each left out by weights; `calibration_scores` the table made of them, `calibration_note` why
-            there is none.
-        agreements: :class:`Agreement` of the engines' clusterings, by latent.
-        modes: what MAP-EM found, a record for each distinct mode, with weights; see
-            :func:`bayesmix.posterior.mode_weights.weighed_modes`.
-        density: the predictive density of each engine on a grid, for one or two columns.
-        evidence: log p(x) by the engines that give it. left_out: engines that do not take the program,
-            each with the reason.
-        verdict: in plain words, whether plugging in the mode is safe here.
-        interrupted: whether the run was interrupted; `engines` holds those that had finished.
-        raised: the engines in `left_out` that stopped with an error.
-        plan: the plan that was used; None in a comparison that was loaded from a file.
-    """
-
-    title: str
-    plan: Plan | None
-    plan_text: str
-    columns: tuple[str, ...]
-    data: np.ndarray
-    num_components: int
-    seed: int
-    versions: dict[str, str]
-    engines: dict[str, EngineResult]
-    parameters: list[dict[str, Any]]
-    scores: list[dict[str, Any]]
-    calibration: list[Calibration]
-    calibration_scores: list[dict[str, Any]]
-    calibration_note: str
-    agreements: dict[str, Agreement]
-    modes: list[dict[str, Any]]
-    diagnostics: list[dict[str, Any]]
-    density: dict[str, Any] | None
-    verdict: str
-    interrupted: bool
-    evidence: list[dict[str, Any]]
-    left_out: dict[str, str]
-    raised: tuple[str, ...] = ()
-
-    def table(self) -> str:
-        """The whole comparison as text."""
-        return tables.render(self)
-
-    def __str__(self) -> str:
-        return self.table()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the draws, in types that JSON holds."""
-        return tables.record(self)
-
-    def write(self, folder: str | Path) -> Path:
-        """Write `report.html`, `posterior.nc` (and `posterior_nuts.nc`), `summary.json`, and all of the
-        comparison as `comparison.nc` (see :meth:`save`).
-
-        All files are made before the first takes its place; those of an earlier comparison go. Raises
-        `OSError` where the folder cannot be written, and leaves it as it was.
-        """
-        from .report import write_comparison
-
-        return write_comparison(self, folder)
-
-    def save(self, path: str | Path) -> Path:
-        """Write everything, draws included, to one netCDF file that :func:`load_comparison` reads.
-
-        Args:
-            path: a file that ends in .nc, or a folder, in which it will be `comparison.nc`.
-
-        Returns:
-            The file. It is written in full or not at all; `OSError` where that is not possible.
-        """
-        from .saved_comparison import save_comparison
-
-        return save_comparison(self, path)
 
 
 def compare(
@@ -237,8 +155,8 @@ def _set_side_by_side(call: _Call, found: Found) -> Comparison:
     results = _in_one_order(plan, found.engines)
     transforms, note = _calibrated(problem, found, results)
     calibrated = [calibration.record(each, names) for each in transforms]
-    scores, agreements = tables.scores(results), tables.agreements(results)
-    diagnostics = tables.diagnostics(results)
+    scores, agreements = records.scores(results), records.agreements(results)
+    diagnostics = records.diagnostics(results)
     modes = weighed_modes(problem, results)
     return Comparison(
         title=call.title,
@@ -250,7 +168,7 @@ def _set_side_by_side(call: _Call, found: Found) -> Comparison:
         seed=call.settings.seed,
         versions=_versions(),
         engines=results,
-        parameters=tables.parameters(plan, results, names),
+        parameters=records.parameters(plan, results, names),
         scores=scores,
         calibration=transforms,
         calibration_scores=calibrated,
@@ -261,7 +179,7 @@ def _set_side_by_side(call: _Call, found: Found) -> Comparison:
         density=_density(problem, data, results),
         verdict=verdict(scores, calibrated, modes, agreements, diagnostics),
         interrupted=found.interrupted,
-        evidence=tables.evidence(results),
+        evidence=records.evidence(results),
         left_out=found.left_out,
         raised=tuple(found.errors),
     )

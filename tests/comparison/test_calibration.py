@@ -11,8 +11,8 @@ import pytest
 from scipy import integrate, stats
 
 import bayesmix
+from bayesmix.comparison.calibration import uniform_scores
 from bayesmix.infer.cells import by_cell, distribution_function
-from bayesmix.posterior.calibration import uniform_scores
 from bayesmix.posterior.predictive_cdf import NoDistributionFunction, predictive_cdf
 from bayesmix.program.arguments import split
 from bayesmix.program.problem import Problem

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..infer.laplace import laplace_log_weight, log_copies
+from ..posterior import arviz_compat
+from ..posterior.draws import at_draws
 from ..program.problem import Problem
-from . import arviz_compat
-from .draws import at_draws
 from .engines import EngineResult
 
 

@@ -11,9 +11,8 @@ import numpyro.distributions as dist
 import pytest
 
 import bayesmix
-from bayesmix import comparison, kept_answers, report, saved_comparison
 from bayesmix.__main__ import main
-from bayesmix.posterior import engines
+from bayesmix.comparison import compare, engines, kept_answers, report, saving
 
 X = np.concatenate([np.linspace(-4.0, -2.0, 10), np.linspace(2.0, 5.0, 10)])
 NAMES = ("MAP-EM", "Laplace")
@@ -127,7 +126,7 @@ def test_an_engine_that_raises_is_left_out_and_the_others_are_kept(run, caplog):
 
 
 def test_an_interruption_after_the_engines_loses_nothing(run, monkeypatch, tmp_path):
-    weighed, pressed = comparison.weighed_modes, []
+    weighed, pressed = compare.weighed_modes, []
 
     def once(*args):
         if not pressed:
@@ -135,10 +134,10 @@ def test_an_interruption_after_the_engines_loses_nothing(run, monkeypatch, tmp_p
             raise KeyboardInterrupt
         return weighed(*args)
 
-    monkeypatch.setattr(comparison, "weighed_modes", once)
+    monkeypatch.setattr(compare, "weighed_modes", once)
     found, _, said = run()
     assert found.interrupted and list(found.engines) == list(NAMES) and "interrupted" in said[-1]
-    monkeypatch.setattr(comparison, "weighed_modes", lambda *_: interrupt())
+    monkeypatch.setattr(compare, "weighed_modes", lambda *_: interrupt())
     stopped, asked, _ = run()
     assert isinstance(stopped, KeyboardInterrupt) and not asked
     assert kept_answers.kept_names(tmp_path) == sorted(NAMES)
@@ -151,7 +150,7 @@ def test_a_full_disk_costs_no_answer_and_no_earlier_file(run, monkeypatch, tmp_p
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(saved_comparison, "write_groups", full)
+    monkeypatch.setattr(saving, "write_groups", full)
     found, _, said = run()
     assert list(found.engines) == list(NAMES)
     assert sum("could not be kept" in line and "No space left" in line for line in said) == 2
@@ -199,7 +198,7 @@ def test_the_command_line_says_what_is_kept_and_stops_alike_on_sigterm(
     assert "keeps what has finished (MAP-EM)" in said.err and "mean[0]" in said.out
     assert "posterior.nc" in os.listdir("bayesmix-run.1")
     assert "posterior.nc" not in os.listdir("bayesmix-run.2")
-    monkeypatch.setattr(comparison, "weighed_modes", lambda *_: interrupt())
+    monkeypatch.setattr(compare, "weighed_modes", lambda *_: interrupt())
     assert main(["compare", "run.2.csv", *options[:-1]]) == 130
     assert (
         "before any engine" not in (told := capsys.readouterr().err) and "goes on from it" in told

@@ -7,10 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .infer.fingerprint import Run, arguments_in_words, in_words, program_in_words
-from .posterior.engines import EngineResult, Settings
-from .program.errors import ProgramError
-from .program.problem import Problem
+from ..infer.fingerprint import Run, arguments_in_words, in_words, program_in_words
+from ..program.errors import ProgramError
+from ..program.problem import Problem
+from .engines import RECORDS, EngineResult, Settings
+from .saving import load, save
 
 FOLDER = "engines"
 
@@ -51,37 +52,33 @@ class KeptAnswers:
 
     def keep(self, name: str, result: EngineResult) -> None:
         """Write an answer; where that is not possible, say so, for the run itself can go on."""
-        from .saved_comparison import save_answer
-
         if self.folder is None:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             while self._foreign:
                 self._foreign.pop().unlink(missing_ok=True)
-            save_answer(result, self._told, self.folder / f"{name}.nc")
+            save(self.folder / f"{name}.nc", "answer", {"result": result, "run": self._told})
         except OSError as error:
             why = error.strerror or error
             self._say(f"{name}: could not be kept in '{self.folder}' ({why}); going on without")
 
     def _read(self, folder: Path) -> None:
-        from .saved_comparison import load_answer
-
         why = ""
         for file in sorted(folder.glob("*.nc")):
             try:
-                result, run = load_answer(file)
+                found = load(file, "answer", RECORDS)
             except ProgramError as error:
                 why = why or str(error)
                 self._foreign.append(file)
                 continue
-            differ = self.run.unlike(**run)
+            differ = self.run.unlike(**found["run"])
             if differ:
                 name, was, is_now = differ[0]
                 why = why or f"they are of another run ({name} was {was}, and is {is_now})"
                 self._foreign.append(file)
             else:
-                self._found[file.stem] = result
+                self._found[file.stem] = found["result"]
         if why:
             self._say(f"what is in '{folder}' is not all taken up: {why}; its engines run again")
 

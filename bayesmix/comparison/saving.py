@@ -1,4 +1,4 @@
-"""A comparison in one netCDF file, and back without loss.
+"""Records with their arrays in one netCDF file, and back without loss.
 
 Arrays are variables, in groups that are named after where they are (`engines/MAP-EM/estimate`); draws
 are groups of ArviZ (`engines/Gibbs/idata/posterior`). Everything else is one text of JSON, the variable
@@ -11,56 +11,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from .comparison import Comparison
-from .posterior import arviz_compat
-from .posterior.calibration import Calibration
-from .posterior.engines import EngineResult, Evidence
-from .posterior.labels import LabelSwitching
-from .posterior.netcdf import is_changed, read_arrays, read_groups, write_groups
-from .posterior.tables import Agreement
-from .program.errors import ProgramError
+from ..posterior import arviz_compat
+from ..posterior.netcdf import is_changed, read_arrays, read_groups, write_groups
+from ..program.errors import ProgramError
 
 _VERSION = 1
-_NAME = "comparison.nc"
-_RECORDS = {
-    kind.__name__: kind
-    for kind in (Comparison, EngineResult, Evidence, LabelSwitching, Calibration, Agreement)
-}
 _NOT_SAVED = {"plan", "fit"}  # compiled programs, not data
 
 
-def file_of(path: str | Path) -> Path:
-    """The file that a path means: itself if it ends in .nc, else `comparison.nc` in that folder."""
-    path = Path(path)
-    return path if path.suffix == ".nc" else path / _NAME
+def save(file: Path, kind: str, value: Any) -> Path:
+    """Write a value to one file: records, lists, tuples, mappings, arrays, tables and draws of ArviZ.
 
-
-def save_comparison(comparison: Comparison, path: str | Path) -> Path:
-    """Write a comparison to one file; see :meth:`Comparison.save`."""
-    file = file_of(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return _save(file, "comparison", comparison)
-
-
-def save_answer(result: EngineResult, run: Mapping[str, Any], file: Path) -> Path:
-    """Write one engine's answer, and what tells its run from others, to a file of the same form."""
-    return _save(file, "answer", {"result": result, "run": run})
-
-
-def load_answer(file: Path) -> tuple[EngineResult, dict[str, Any]]:
-    """What :func:`save_answer` wrote. Raises :class:`ProgramError` as :func:`load_comparison`."""
-    found = _load(file, "answer")
-    return found["result"], found["run"]
-
-
-def _save(file: Path, kind: str, value: Any) -> Path:
+    `kind` says what the file is of. The file is written in full or not at all, and is what is returned.
+    """
     import xarray as xr
 
     packed = _Packed()
@@ -76,30 +46,11 @@ def _save(file: Path, kind: str, value: Any) -> Path:
     return write_groups(file, {"": root, **packed.datasets}, packed.arrays)
 
 
-def load_comparison(path: str | Path) -> Comparison:
-    """A comparison that :meth:`Comparison.save` wrote.
+def load(file: Path, kind: str, records: Sequence[type]) -> Any:
+    """What :func:`save` wrote, whose records are of the given classes.
 
-    Tables, pictures, estimates and draws are those of the comparison that was saved, bit by bit. What
-    belongs to the program itself is not in the file: `plan` is None, and so is each engine's `fit`.
-
-    Args:
-        path: the file, or the folder that it is in.
-
-    Raises:
-        ProgramError: where there is no such file, or it is damaged, or of another kind.
-
-    Example:
-        >>> load_comparison("nowhere")
-        Traceback (most recent call last):
-        bayesmix.program.errors.ProgramError: there is no file 'nowhere/comparison.nc'; ...
-
-    :func:`bayesmix.compare` has an example with a file.
+    Raises :class:`ProgramError` where there is no such file, or it is damaged, or of another kind.
     """
-    found: Comparison = _load(file_of(path), "comparison")
-    return found
-
-
-def _load(file: Path, kind: str) -> Any:
     try:
         there = file.is_file()
     except OSError as error:
@@ -137,7 +88,7 @@ def _load(file: Path, kind: str) -> Any:
         raise _damaged(file) from error
     if changed:
         raise _damaged(file)
-    return _Unpack(groups, arrays).value(told[kind])
+    return _Unpack(groups, arrays, {each.__name__: each for each in records}).value(told[kind])
 
 
 def _damaged(file: Path) -> ProgramError:
@@ -155,7 +106,7 @@ def _digest(array: np.ndarray) -> str:
 
 
 class _Packed:
-    """A comparison taken apart: arrays by place ("group/name"), data sets by group, and digests."""
+    """A value taken apart: arrays by place ("group/name"), data sets by group, and digests."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
@@ -170,7 +121,7 @@ class _Packed:
             return value
         if isinstance(value, np.generic):
             return value.item()
-        if type(value).__name__ in _RECORDS:
+        if dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
             return {"record": type(value).__name__, "fields": self._fields(value, place)}
         if isinstance(value, list | tuple):
             kind = "tuple" if isinstance(value, tuple) else "list"
@@ -237,8 +188,13 @@ class _Packed:
 class _Unpack:
     """The reverse of :class:`_Packed`."""
 
-    def __init__(self, groups: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.groups, self.arrays = groups, arrays
+    def __init__(
+        self,
+        groups: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        records: Mapping[str, type],
+    ) -> None:
+        self.groups, self.arrays, self.records = groups, arrays, records
 
     def value(self, told: Any) -> Any:
         """What `pack` made this of."""
@@ -246,7 +202,7 @@ class _Unpack:
             return told
         if "record" in told:
             fields = {name: self.value(each) for name, each in told["fields"].items()}
-            return _RECORDS[told["record"]](**fields)
+            return self.records[told["record"]](**fields)
         if "list" in told:
             return [self.value(each) for each in told["list"]]
         if "tuple" in told:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..program.arguments import Arguments, take_rows
+from ..program.errors import ProgramError
+from ..program.problem import Problem
+from .compile_clock import clock
+from .engines import ENGINES, EngineResult, Settings
 from .kept_answers import KeptAnswers
-from .posterior.compile_clock import clock
-from .posterior.engines import ENGINES, EngineResult, Settings
-from .program.arguments import Arguments, take_rows
-from .program.errors import ProgramError
-from .program.problem import Problem
 
 _TAKE_EVERYTHING = ("MLE-EM", "MAP-EM")
 _log = logging.getLogger(__name__)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesmix import plots
-from bayesmix.plots.draws import has_replications, has_traces
-
-from .report_html import picture, section
+from .. import plots
+from ..plots.draws import has_replications, has_traces
+from .sections import framed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bayesmix.plots.common import Comparison
+    from .result import Comparison
 
 _MOST_LATENTS = 6
 Job = tuple[str, str, Callable[[], "Figure"]]  # name, caption, how to draw it
@@ -28,7 +29,16 @@ def pictures(comparison: Comparison) -> str:
     jobs = [job for part in parts for job in part(comparison)]
     if not jobs:
         return ""
-    return section("Pictures", *(picture(name, text, draw()) for name, text, draw in jobs))
+    return framed("Pictures", *(_picture(name, text, draw()) for name, text, draw in jobs))
+
+
+def _picture(name: str, caption: str, figure: Figure) -> str:
+    """A figure as a PNG inside the page, with its caption."""
+    code = base64.b64encode(plots.figure_png(figure)).decode("ascii")
+    return (
+        f'<figure>\n<img alt="{escape(name)}" src="data:image/png;base64,{code}">\n'
+        f"<figcaption>{escape(caption)}</figcaption>\n</figure>"
+    )
 
 
 def _latents(comparison: Comparison) -> list[str]:

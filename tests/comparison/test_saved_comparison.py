@@ -9,18 +9,19 @@ import pytest
 import xarray as xr
 
 import bayesmix
-from bayesmix import ProgramError, plots, saved_comparison
+from bayesmix import ProgramError, plots
 from bayesmix.__main__ import main
-from bayesmix.comparison import Comparison
+from bayesmix.comparison import saving
+from bayesmix.comparison.engines import EngineResult, Evidence
+from bayesmix.comparison.result import Comparison
 from bayesmix.posterior import arviz_compat
-from bayesmix.posterior.engines import EngineResult, Evidence
 from bayesmix.posterior.labels import label_switching
-from bayesmix.saved_comparison import save_comparison
+from tests.examples import example_comparison, example_draws
 
 
 def invented():
     """A comparison of every kind of field, fitted by nobody."""
-    made = plots.example_comparison(rows=30, columns=2)
+    made = example_comparison(rows=30, columns=2)
     engines = {}
     for name, each in made.engines.items():
         estimate = {
@@ -33,7 +34,7 @@ def invented():
         }
         result = EngineResult(estimate=estimate, plug_in=each.draws is None, **vars(each))
         if each.draws is not None:
-            raw = plots.example_draws(draws=20, rows=30)
+            raw = example_draws(draws=20, rows=30)
             found = label_switching(raw)
             result = dataclasses.replace(
                 result,
@@ -47,8 +48,8 @@ def invented():
                 evidence=Evidence(-12.5, None, "estimate"),
             )
         engines[name] = result
-    fields = {**vars(made), "engines": engines, "plan": None, "interrupted": False}
-    return Comparison(**fields, left_out={"VB": "it has hidden values of rows"})
+    left_out = {"VB": "it has hidden values of rows"}
+    return Comparison(**{**vars(made), "engines": engines, "plan": None, "left_out": left_out})
 
 
 def same(one, other):
@@ -141,7 +142,7 @@ def newer(file):
         (told_otherwise, "is damaged: its digests do not fit"),
         (newer, "in format 99 of comparisons"),
         (
-            lambda file: arviz_compat.to_netcdf(plots.example_draws(draws=5), file),
+            lambda file: arviz_compat.to_netcdf(example_draws(draws=5), file),
             "holds no comparison",
         ),
     ],
@@ -157,7 +158,7 @@ def test_what_is_no_whole_comparison_is_refused_in_a_sentence(saved, spoil, word
 
 def test_damage_is_found_before_hdf5_reads_it(saved, monkeypatch):
     altered(saved)
-    monkeypatch.setattr(saved_comparison, "read_groups", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(saving, "read_groups", lambda *_: pytest.fail("it was read"))
     with pytest.raises(ProgramError, match="is damaged: its digests do not fit"):
         bayesmix.load_comparison(saved)
 
@@ -170,7 +171,7 @@ def test_a_failing_write_leaves_the_earlier_file_and_no_half_one(comparison, sav
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(PermissionError, match="locked"):
-        save_comparison(dataclasses.replace(comparison, title="another"), saved)
+        dataclasses.replace(comparison, title="another").save(saved)
     assert os.listdir(saved.parent) == [saved.name] and saved.read_bytes() == before
 
 

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..posterior import arviz_compat
+from ..posterior.draws import flatten
+from ..posterior.predictive_cdf import MOST_DRAWS, Ends, largest_value, predictive_cdf
 from ..program.arguments import Arguments, has_rows, take_rows
 from ..program.plan import Plan
 from ..program.problem import Problem
-from . import arviz_compat
-from .draws import flatten
 from .engines import EngineResult, thinned
-from .predictive_cdf import MOST_DRAWS, Ends, largest_value, predictive_cdf
 
 MOST_ROWS = 5000
 HELD_OUT, LEFT_OUT = "held out", "left out one at a time"

@@ -21,16 +21,16 @@ from ..infer.result import EMResult
 from ..infer.smc import TemperedSMC
 from ..infer.starts import kmeans_plus_plus, seeding_rows, starting_values
 from ..infer.variational import VariationalBayes
+from ..posterior import arviz_compat
+from ..posterior.convert import gather, to_arviz
+from ..posterior.draws import at_draws, average_log_density, component_moments, flatten
+from ..posterior.labels import LabelSwitching, label_switching, relabel, renamed_draws
 from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
 from ..program.problem import Problem
 from ..program.transforms import without_priors
-from . import arviz_compat
-from .convert import gather, to_arviz
-from .draws import at_draws, average_log_density, component_moments, flatten
-from .labels import LabelSwitching, label_switching, relabel, renamed_draws
 
 _REPLICATIONS = 50
 _LARGEST_RELATIVE_DRAWS = 400
@@ -115,6 +115,9 @@ class EngineResult:
 
     def _parameters(self, plan: Plan) -> dict[str, np.ndarray]:
         return {name: self.estimate[name] for name in plan.reading.parameter_names}
+
+
+RECORDS = (EngineResult, Evidence, LabelSwitching)  # what an answer is made of, in a file
 
 
 def thinned(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]:

@@ -5,10 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from bayesmix.posterior.engines import Evidence
-from bayesmix.posterior.mode_weights import nearest, relative_weights
-from bayesmix.posterior.tables import Agreement, evidence
-from bayesmix.posterior.verdict import verdict
+from bayesmix.comparison.engines import Evidence
+from bayesmix.comparison.mode_weights import nearest, relative_weights
+from bayesmix.comparison.records import Agreement, evidence
+from bayesmix.comparison.verdict import verdict
 
 MIXED = [{"engine": "NUTS", "rhat_invariant": 1.002}]
 STUCK = [{"engine": "NUTS", "rhat_invariant": 1.7}]

@@ -1,4 +1,4 @@
-"""A small made-up comparison: it shows by example what the pictures and the report read."""
+"""A small made-up comparison, for tests of pictures and reports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bayesmix.plots.common import Array
-from bayesmix.posterior import arviz_compat, calibration
-from bayesmix.posterior.mode_weights import relative_weights
-from bayesmix.posterior.tables import Agreement
+from bayesmix.comparison import calibration
+from bayesmix.comparison.mode_weights import relative_weights
+from bayesmix.comparison.records import Agreement
+from bayesmix.posterior import arviz_compat
 
+Array = np.ndarray
 ENGINES = ("MLE-EM", "MAP-EM", "Gibbs", "NUTS")
 
 
@@ -38,7 +39,7 @@ def example_comparison(
         seed: of the random numbers.
 
     Returns:
-        An object with the fields listed in `bayesmix.plots.common.Comparison`.
+        An object with the fields of `bayesmix.Comparison` that pictures and reports read.
 
     Raises:
         ValueError: for an engine of another name, or a size below 1.
@@ -105,6 +106,8 @@ def example_comparison(
         ],
         density=_density(results, data) if columns <= 2 else None,
         evidence=[],
+        interrupted=False,
+        left_out={},
         verdict="The engines agree to well within the posterior intervals.",
     )
 
@@ -183,6 +186,8 @@ def _engine(name: str, truth: Any, data: Array, random: np.random.Generator) -> 
         objective=None,
         status="",
         modes=[],
+        starts=0,
+        failed=(),
         draws=None,
         relabelled=None,
         label_axis={},
