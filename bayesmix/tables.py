@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bayesmix import datasets
-from bayesmix.datasets import Table, closest
+from . import datasets
+from .datasets import Table, closest
 
 __all__ = ["ParquetBatches", "Table", "TableError", "read_batches", "read_table"]
 
@@ -27,16 +27,16 @@ class TableError(ValueError):
 
 
 def read_table(name_or_path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
-    """The numeric columns of a shipped data set or of a ``.csv`` or ``.parquet`` file.
+    """The numeric columns of a shipped data set or of a `.csv` or `.parquet` file.
 
     Args:
-        name_or_path: a name from ``bayesmix.datasets.names()``, or the path of a file. A CSV file
+        name_or_path: a name from `bayesmix.datasets.names()`, or the path of a file. A CSV file
             is UTF-8 with commas and one header line.
         columns: which columns to take, in this order. All of them when left out (but the index that
             pandas has put into a Parquet file); then every column must be numeric.
 
     Returns:
-        A :class:`~bayesmix.datasets.Table` with float64 ``values`` ``[N, D]``, N >= 2; NaN where a
+        A :class:`~bayesmix.datasets.Table` with float64 `values` `[N, D]`, N >= 2; NaN where a
         cell is empty, which engines take as missing.
 
     Raises:
@@ -97,7 +97,7 @@ class ParquetBatches:
 def read_batches(
     path: str | os.PathLike[str], columns: Sequence[str] | None = None, batch_size: int = 65_536
 ) -> ParquetBatches:
-    """The numeric columns of a ``.parquet`` file, some rows at a time, however large the file is.
+    """The numeric columns of a `.parquet` file, some rows at a time, however large the file is.
 
     Args:
         path: the path of a file.

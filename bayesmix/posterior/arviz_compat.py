@@ -1,4 +1,4 @@
-"""The only file that knows ArviZ: 0.23 (``InferenceData``) and 1.x (xarray's ``DataTree``).
+"""The only file that knows ArviZ: 0.23 (`InferenceData`) and 1.x (xarray's `DataTree`).
 
 Everything above asks for groups as plain xarray datasets, so nothing else in the package needs to
 know which generation is installed. ArviZ costs seconds to import: that is paid inside the functions
@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .netcdf import read_groups, write_groups
+from .netcdf import write_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +45,11 @@ def make(
 ) -> Any:
     """Put arrays into the container of the installed ArviZ.
 
-    ``groups`` maps a group to its variables. Arrays lead with ``(chain, draw)``, except in the
-    data groups (``observed_data``, ``constant_data``). ``dims`` names the trailing dimensions of a
-    variable (``name_dim_0``, ... where it is silent), ``coords`` gives values along dimensions, and
-    ``attrs`` strings to keep with a group (``"/"`` for the container itself). A group may have any
-    name. Raises ``ValueError`` when an array does not fit its dimensions.
+    `groups` maps a group to its variables. Arrays lead with `(chain, draw)`, except in the
+    data groups (`observed_data`, `constant_data`). `dims` names the trailing dimensions of a
+    variable (`name_dim_0`, ... where it is silent), `coords` gives values along dimensions, and
+    `attrs` strings to keep with a group (`"/"` for the container itself). A group may have any
+    name. Raises `ValueError` when an array does not fit its dimensions.
 
     >>> import numpy as np
     >>> idata = make({"posterior": {"mean": np.zeros((2, 5, 3))}}, dims={"mean": ["component"]})
@@ -64,7 +64,13 @@ def make(
     return assemble(datasets, attrs.get("/", {}))
 
 
-def _as_dataset(group, variables, coords, dims, attrs) -> xr.Dataset:
+def _as_dataset(
+    group: str,
+    variables: Mapping[str, Any],
+    coords: Mapping[str, Any],
+    dims: Mapping[str, Any],
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
     import xarray as xr
 
     lead = () if group in _WITHOUT_DRAWS else ("chain", "draw")
@@ -116,14 +122,14 @@ def groups(idata: Any) -> tuple[str, ...]:
 
 
 def dataset(idata: Any, group: str) -> xr.Dataset:
-    """One group as a plain ``xarray.Dataset``; ``KeyError`` says which groups there are."""
+    """One group as a plain `xarray.Dataset`; `KeyError` says which groups there are."""
     if group not in groups(idata):
         raise KeyError(f"there is no group `{group}`; these are there: {', '.join(groups(idata))}.")
     return idata[group].to_dataset() if _is_tree(idata) else idata[group]
 
 
 def replace_group(idata: Any, group: str, dataset: xr.Dataset) -> Any:
-    """A new container in which ``group`` is ``dataset``; the old one stays as it was."""
+    """A new container in which `group` is `dataset`; the old one stays as it was."""
     if not _is_tree(idata):
         arviz, _ = _arviz()
         kept = {name: idata[name] for name in idata.groups()}
@@ -144,13 +150,6 @@ def to_netcdf(idata: Any, path: str | os.PathLike) -> Path:
 
     data = {group: dataset(idata, group) for group in groups(idata)}
     return write_groups(path, {"": xr.Dataset(attrs=dict(idata.attrs)), **data})
-
-
-def from_netcdf(path: str | os.PathLike) -> Any:
-    """Read a file of :func:`to_netcdf` (or of either ArviZ) into memory and close it."""
-    data = read_groups(path)
-    root = data.pop("")
-    return assemble(data, root.attrs)
 
 
 def rhat(dataset: xr.Dataset) -> xr.Dataset:
@@ -180,7 +179,7 @@ def rhat(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def ess(dataset: xr.Dataset, kind: str = "bulk") -> xr.Dataset:
-    """Effective sample size of every scalar: rank-normalised ``"bulk"``, or ``"tail"``.
+    """Effective sample size of every scalar: rank-normalised `"bulk"`, or `"tail"`.
 
     Tail is the smaller of the effective sizes of the 5% and 95% quantiles. NaN with fewer than 4
     draws a chain or a non-finite column. Source: as :func:`rhat`.
@@ -191,7 +190,9 @@ def ess(dataset: xr.Dataset, kind: str = "bulk") -> xr.Dataset:
     return _diagnose(dataset, lambda arviz, data: arviz.ess(data, **options))
 
 
-def _diagnose(dataset: xr.Dataset, diagnostic) -> xr.Dataset:
+def _diagnose(
+    dataset: xr.Dataset, diagnostic: Callable[[Any, xr.Dataset], xr.Dataset]
+) -> xr.Dataset:
     """Apply a diagnostic; NaN, without ArviZ's log lines, where it has nothing to say."""
     if not dataset.data_vars:
         return dataset
@@ -204,7 +205,7 @@ def _diagnose(dataset: xr.Dataset, diagnostic) -> xr.Dataset:
 
 
 def scalar_names(array: xr.DataArray) -> list[str]:
-    """Names of the scalars of one variable in C order, from coords: ``mean[0, eruptions]``.
+    """Names of the scalars of one variable in C order, from coords: `mean[0, eruptions]`.
 
     >>> import numpy as np
     >>> idata = make({"posterior": {"mean": np.zeros((1, 4, 2))}}, dims={"mean": ["side"]})
@@ -221,7 +222,7 @@ def scalar_names(array: xr.DataArray) -> list[str]:
 def diagnostics(dataset: xr.Dataset) -> pd.DataFrame:
     """R-hat and effective sample sizes of every scalar, one row each.
 
-    Columns ``variable``, ``r_hat``, ``ess_bulk``, ``ess_tail``; the index is :func:`scalar_names`.
+    Columns `variable`, `r_hat`, `ess_bulk`, `ess_tail`; the index is :func:`scalar_names`.
     """
     import pandas as pd
 
@@ -239,10 +240,10 @@ def diagnostics(dataset: xr.Dataset) -> pd.DataFrame:
 
 
 def hdi(array: Any, prob: float = 0.94) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest point of the shortest interval that holds ``prob`` of the draws.
+    """Lowest and highest point of the shortest interval that holds `prob` of the draws.
 
-    ``array`` is ``(chain, draw, ...)``; both results are ``(...)``. With S draws in order, the
-    interval is the shortest ``[x_(i), x_(i + floor(prob S))]``. NaN where a draw is not finite.
+    `array` is `(chain, draw, ...)`; both results are `(...)`. With S draws in order, the
+    interval is the shortest `[x_(i), x_(i + floor(prob S))]`. NaN where a draw is not finite.
 
     >>> import numpy as np
     >>> low, high = hdi(np.arange(100.0).reshape(2, 50) ** 2, prob=0.5)
@@ -266,15 +267,15 @@ def hdi(array: Any, prob: float = 0.94) -> tuple[np.ndarray, np.ndarray]:
 def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarray]:
     """Leave-one-row-out expected log predictive density by Pareto-smoothed importance sampling.
 
-    Returns ``(elpd, se, pareto_k)`` on the log scale, ``pareto_k`` one per row. The relative
+    Returns `(elpd, se, pareto_k)` on the log scale, `pareto_k` one per row. The relative
     efficiency that sets the length of the smoothed tail is that of exp(log likelihood), which label
     switching leaves alone (ArviZ's own default looks at the parameters), over at most 64 rows.
 
-    Rows whose ``pareto_k`` is above the limit for so many draws are named in a warning: there the
+    Rows whose `pareto_k` is above the limit for so many draws are named in a warning: there the
     importance weights are too uneven, and the estimate is as a rule too high.
 
-    Raises ``KeyError`` without a ``log_likelihood`` group and ``ValueError`` when it holds several
-    variables and ``var_name`` does not choose one.
+    Raises `KeyError` without a `log_likelihood` group and `ValueError` when it holds several
+    variables and `var_name` does not choose one.
 
     Source: Vehtari, Gelman and Gabry (2017), Statistics and Computing 27.
 
@@ -290,7 +291,7 @@ def loo(idata: Any, var_name: str | None = None) -> tuple[float, float, np.ndarr
 
 
 def loo_by_row(idata: Any, var_name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """As :func:`loo`, by row: log predictive densities of each row left out, and ``pareto_k``.
+    """As :func:`loo`, by row: log predictive densities of each row left out, and `pareto_k`.
 
     >>> import numpy as np
     >>> rows = np.random.default_rng(0).normal(-1.0, 0.1, size=(4, 250, 9))

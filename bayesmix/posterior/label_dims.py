@@ -1,17 +1,17 @@
-"""Which dimensions of draws count labels, as ``posterior.attrs["label_dims"]`` says."""
+"""Which dimensions of draws count labels, as `posterior.attrs["label_dims"]` says."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bayesmix.posterior import arviz_compat as compat
+from . import arviz_compat as compat
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
 def label_dims(idata: Any) -> tuple[str, ...]:
-    """The dimensions of ``posterior`` and ``latents`` whose index is a component label."""
+    """The dimensions of `posterior` and `latents` whose index is a component label."""
     posterior = compat.dataset(idata, "posterior")
     present = set(posterior.dims) | set(latents_of(idata).dims)
     return tuple(dim for dim, *_ in named_dims(posterior) if dim in present)
@@ -44,7 +44,7 @@ def bound_to_labels(posterior: xr.Dataset) -> tuple[str, ...]:
 
 
 def latents_of(idata: Any) -> xr.Dataset:
-    """The group ``latents``, or a data set without variables where there is none."""
+    """The group `latents`, or a data set without variables where there is none."""
     import xarray as xr
 
     return compat.dataset(idata, "latents") if "latents" in compat.groups(idata) else xr.Dataset()

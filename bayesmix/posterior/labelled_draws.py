@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior.label_dims import every_dim, label_dims, latents_of
-from bayesmix.program.errors import ProgramError
+from ..program.errors import ProgramError
+from . import arviz_compat as compat
+from .label_dims import every_dim, label_dims, latents_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,10 +33,10 @@ _CURES = {
 class LabelledDraws:
     """S draws of a mixture with K components and N rows; what is not there is None.
 
-    ``allocations`` (S, N) are drawn labels, positions from 0; ``probabilities`` (S, N, K) are
-    p(z_i = k | theta_t); ``parameters`` (S, K, J) the parameters of each component, of which
-    ``columns`` names the site of each of the J entries; ``fit`` (S,) says how good a pivot a draw
-    is (its log likelihood); ``data`` is (N, D). ``num_components`` is needed only where nothing but
+    `allocations` (S, N) are drawn labels, positions from 0; `probabilities` (S, N, K) are
+    p(z_i = k | theta_t); `parameters` (S, K, J) the parameters of each component, of which
+    `columns` names the site of each of the J entries; `fit` (S,) says how good a pivot a draw
+    is (its log likelihood); `data` is (N, D). `num_components` is needed only where nothing but
     allocations is given.
 
     Raises :class:`~bayesmix.program.errors.ProgramError` where shapes do not fit each other, or
@@ -101,7 +101,7 @@ class LabelledDraws:
         return next(iter(draws)), next(iter(sizes))
 
     def need(self, what: str, method: object) -> Array:
-        """The array called ``what``, or one sentence that says who misses it."""
+        """The array called `what`, or one sentence that says who misses it."""
         found = getattr(self, what)
         if found is None:
             raise ProgramError(f"{method_name(method)} needs `{what}`: {_CURES[what]}")
@@ -122,7 +122,7 @@ def draws_by_dim(idata: Any) -> dict[str, LabelledDraws]:
     """For each label dimension of a container of ArviZ, the draws that its labels belong to.
 
     Chains follow one another in S. Probabilities and drawn labels of several latents with the same
-    labels (the states of a chain) are put side by side in N. ``fit`` is the log likelihood of each
+    labels (the states of a chain) are put side by side in N. `fit` is the log likelihood of each
     draw; without it, minus the squared distance to the median of all draws in sorted parameters.
     """
     dims = label_dims(idata)
@@ -147,7 +147,7 @@ def draws_by_dim(idata: Any) -> dict[str, LabelledDraws]:
 def latents_labelled_by(
     latents: xr.Dataset, dims: tuple[str, ...], dim: str
 ) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray]]:
-    """Drawn labels and probabilities of the latents labelled by ``dim``, by latent."""
+    """Drawn labels and probabilities of the latents labelled by `dim`, by latent."""
     ordered = latents.transpose("chain", "draw", ..., dim, missing_dims="ignore").data_vars
     probable = {
         name.removesuffix(SUFFIX): v
@@ -163,8 +163,10 @@ def latents_labelled_by(
     return {n: v for n, v in whole.items() if n in own}, probable
 
 
-def _rows(latents, dim, dims, shape, size) -> tuple[Array | None, Array | None]:
-    """Drawn labels (S, N) and probabilities (S, N, K) of all latents that ``dim`` labels."""
+def _rows(
+    latents: xr.Dataset, dim: str, dims: tuple[str, ...], shape: tuple[int, ...], size: int
+) -> tuple[Array | None, Array | None]:
+    """Drawn labels (S, N) and probabilities (S, N, K) of all latents that `dim` labels."""
     tables: list[Array | None] = []
     for part, own in zip(latents_labelled_by(latents, dims, dim), ((), (size,)), strict=True):
         for v in part.values():
@@ -183,7 +185,9 @@ def _rows(latents, dim, dims, shape, size) -> tuple[Array | None, Array | None]:
     return tables[0], tables[1]
 
 
-def _parameters(posterior, dim, dims, size) -> tuple[Array | None, tuple[str, ...]]:
+def _parameters(
+    posterior: xr.Dataset, dim: str, dims: tuple[str, ...], size: int
+) -> tuple[Array | None, tuple[str, ...]]:
     """Finite parameters (S, K, J), other label dimensions sorted away, and the site of each entry."""
     others = tuple(other for other in every_dim(posterior, dims) if other != dim)
     parts, columns = [], []
@@ -233,7 +237,9 @@ def log_likelihood(idata: Any) -> Array | None:
     return sum(v.values.reshape(*v.shape[:2], -1).sum(-1) for v in found.data_vars.values())
 
 
-def _fit(idata: Any, posterior: xr.Dataset, dims, shape) -> Array | None:
+def _fit(
+    idata: Any, posterior: xr.Dataset, dims: tuple[str, ...], shape: tuple[int, ...]
+) -> Array | None:
     found = log_likelihood(idata)
     if found is not None and found.shape == shape and np.isfinite(found).any():
         return np.where(np.isfinite(found), found, -np.inf).ravel()
@@ -261,17 +267,17 @@ def declare_labels(
     """Say where component labels are in draws of another program (Stan, PyMC, ...).
 
     Args:
-        idata: a container of ArviZ with a group ``posterior``.
-        carried: for each variable of ``posterior`` that has one, the dimension that counts
-            components. It is called ``component`` in what is returned.
+        idata: a container of ArviZ with a group `posterior`.
+        carried: for each variable of `posterior` that has one, the dimension that counts
+            components. It is called `component` in what is returned.
         allocations: the variable of drawn labels, (chain, draw, rows).
         probabilities: the variable of p(z_i = k), (chain, draw, rows, component).
         first_label: the label of the first component: 1 for Stan.
         exchangeable: "yes", "no" or "unknown": is the prior the same under every renaming?
 
     Returns:
-        A new container that ``relabel``, ``label_switching``, ``compare_relabellings``, ``summary``
-        and ``point_partition`` read like one of this package.
+        A new container that `relabel`, `label_switching`, `compare_relabellings`, `summary`
+        and `point_partition` read like one of this package.
 
     Raises:
         ProgramError: for a variable or a dimension that is not there.

@@ -4,13 +4,13 @@ A mixture whose prior does not tell its components apart has K! copies of every 
 sit in any of them, so component values averaged over draws mean little until labels agree, while
 everything that no renaming can change (density, log likelihood, sorted values) is fine as it is.
 
-``posterior.attrs`` says ``label_dims`` (the dimensions whose index is a label, with commas between
+`posterior.attrs` says `label_dims` (the dimensions whose index is a label, with commas between
 them; one that is always renamed with another, such as the second of a chain's transitions, follows it
-and an equals sign: ``state=state_next``), ``exchangeable`` ("yes", "no", "unknown": is the prior the
-same under every renaming) and ``relabelled`` ("no" or a method). ``label_complements`` names
-probabilities that are one minus themselves where two labels are swapped (``share=component``), and
-``label_bound`` variables that a renaming changes though no dimension counts labels. The group
-``latents`` may hold ``<z>_probability`` (chain, draw, rows, component) and drawn labels ``<z>`` (chain,
+and an equals sign: `state=state_next`), `exchangeable` ("yes", "no", "unknown": is the prior the
+same under every renaming) and `relabelled` ("no" or a method). `label_complements` names
+probabilities that are one minus themselves where two labels are swapped (`share=component`), and
+`label_bound` variables that a renaming changes though no dimension counts labels. The group
+`latents` may hold `<z>_probability` (chain, draw, rows, component) and drawn labels `<z>` (chain,
 draw, rows), which are positions from 0 to K - 1.
 """
 
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior.label_dims import (
+from ..program.errors import ProgramError
+from . import arviz_compat as compat
+from .label_dims import (
     bound_to_labels,
     complements,
     every_dim,
@@ -32,16 +33,15 @@ from bayesmix.posterior.label_dims import (
     latents_of,
     named_dims,
 )
-from bayesmix.posterior.labelled_draws import (
+from .labelled_draws import (
     draws_by_dim,
     latents_labelled_by,
     log_likelihood,
     method_name,
     sorted_along,
 )
-from bayesmix.posterior.relabelling_confidence import refuse_below
-from bayesmix.posterior.relabelling_methods import Method, Pivot, apply_method
-from bayesmix.program.errors import ProgramError
+from .relabelling_confidence import refuse_below
+from .relabelling_methods import Method, Pivot, apply_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,11 +56,11 @@ class LabelSwitchingWarning(UserWarning):
 class LabelSwitching:
     """What :func:`label_switching` found; printing it shows the sentence and a table.
 
-    ``invariant`` and ``labelled`` are data frames (one row per scalar; columns ``variable``,
-    ``r_hat``, ``ess_bulk``, ``ess_tail``); ``switches`` counts, for each chain, the draws whose
-    labelling differs from that of the draw before; ``chains_differ`` says that two
-    chains spend most of their draws in different labellings; ``labellings`` counts distinct ones.
-    ``pairs`` holds for each label dimension :func:`switched_pairs`.
+    `invariant` and `labelled` are data frames (one row per scalar; columns `variable`,
+    `r_hat`, `ess_bulk`, `ess_tail`); `switches` counts, for each chain, the draws whose
+    labelling differs from that of the draw before; `chains_differ` says that two
+    chains spend most of their draws in different labellings; `labellings` counts distinct ones.
+    `pairs` holds for each label dimension :func:`switched_pairs`.
     """
 
     sentence: str
@@ -105,7 +105,7 @@ def label_switching(idata: Any, method: Method | None = None) -> LabelSwitching:
     likelihood of each draw, label-free parameters, and label-carrying ones sorted along their label
     dimensions (order statistics do not know names). *Labelled* R-hat and ESS are those of the
     draws as they stand. *Switches* are draws at which the renaming that :func:`relabel` would apply
-    (with the same ``method``) changes, and *pairs* says between which components. With poorly
+    (with the same `method`) changes, and *pairs* says between which components. With poorly
     separated components a change of the best renaming need not be a move of the sampler between
     modes; aligning such draws does no harm.
 
@@ -161,9 +161,9 @@ def relabel(
 
     By default (:class:`~bayesmix.relabelling.Pivot`) they match those of one draw, the
     pivot: the one with the highest log likelihood, else the one closest to the median of all
-    draws in sorted parameters; or give the positions ``(chain, draw)``. At draw t the renaming is
-    the linear assignment with the least :math:`\sum_k cost_t[k, perm_t(k)]`. Where ``latents`` has
-    ``<z>_probability`` p, the cost is that of equivalence classes representatives (ECR),
+    draws in sorted parameters; or give the positions `(chain, draw)`. At draw t the renaming is
+    the linear assignment with the least :math:`\sum_k cost_t[k, perm_t(k)]`. Where `latents` has
+    `<z>_probability` p, the cost is that of equivalence classes representatives (ECR),
 
     .. math:: cost_t[k, j] = -\sum_i [z^*_i = k] \, p_t[i, j], \qquad z^*_i = argmax_k p^*_{ik},
 
@@ -176,18 +176,18 @@ def relabel(
         idata: draws with component labels, of this package or told by
             :func:`~bayesmix.posterior.labelled_draws.declare_labels`.
         pivot: positions of the pivot, for the default method.
-        method: another method: ``OrderBy``, ``PRA``, ``ECR``, ``IterativeECR``, ``Stephens``,
-            ``OnlineStephens``, ``DataBased``, or any function from
+        method: another method: `OrderBy`, `PRA`, `ECR`, `IterativeECR`, `Stephens`,
+            `OnlineStephens`, `DataBased`, or any function from
             :class:`~bayesmix.posterior.labelled_draws.LabelledDraws` to permutations (S, K).
         least_confidence: refuse where :func:`~bayesmix.posterior.relabelling_confidence.confidence`
             is below this.
 
     Returns:
-        A new container: every variable of ``posterior`` permuted along each label dimension,
-        probabilities and drawn labels of ``latents`` too, and ``latents/permutation`` with
-        ``new[k] = old[permutation[k]]`` (``permutation_<dim>`` for further label dimensions), composed
+        A new container: every variable of `posterior` permuted along each label dimension,
+        probabilities and drawn labels of `latents` too, and `latents/permutation` with
+        `new[k] = old[permutation[k]]` (`permutation_<dim>` for further label dimensions), composed
         with any that was there, so it always leads back to the original draws.
-        ``posterior.attrs["relabelled"]`` becomes the method's name. Relabelling twice by the default
+        `posterior.attrs["relabelled"]` becomes the method's name. Relabelling twice by the default
         changes nothing.
 
     Raises:
@@ -240,7 +240,7 @@ def relabel(
 
 
 def renamed_draws(idata: Any, permutations: Mapping[str, np.ndarray]) -> Any:
-    """Draws with component ``permutation[..., k]`` at label k, in ``posterior`` and ``latents``; one
+    """Draws with component `permutation[..., k]` at label k, in `posterior` and `latents`; one
     permutation (chain, draw, K) for each label dimension."""
     posterior = compat.dataset(idata, "posterior")
     latents = _permute_latents(latents_of(idata), permutations, posterior)
@@ -305,7 +305,7 @@ def switched_pairs(permutations: np.ndarray) -> np.ndarray:
 def find_permutations(
     idata: Any, pivot: tuple[int, int] | None = None, method: Method | None = None
 ) -> dict[str, np.ndarray]:
-    """For each label dimension, the ``(chain, draw, K)`` renaming that :func:`relabel` applies."""
+    """For each label dimension, the `(chain, draw, K)` renaming that :func:`relabel` applies."""
     if not label_dims(idata):
         raise ProgramError(
             "this posterior has no component labels: name the dimensions that carry them in "
@@ -336,7 +336,7 @@ def _chosen(method: Method | None, pivot: tuple[int, int] | None, shape: tuple[i
 
 
 def _permute(array: xr.DataArray, permutations: Mapping[str, np.ndarray]) -> xr.DataArray:
-    """``array`` with ``new[k] = old[permutation[k]]`` along each of its label dimensions."""
+    """`array` with `new[k] = old[permutation[k]]` along each of its label dimensions."""
     for dim, permutation in permutations.items():
         if dim in array.dims:
             lead = array.transpose("chain", "draw", dim, ...)
@@ -346,7 +346,9 @@ def _permute(array: xr.DataArray, permutations: Mapping[str, np.ndarray]) -> xr.
     return array
 
 
-def _permute_latents(latents, permutations, posterior) -> xr.Dataset:
+def _permute_latents(
+    latents: xr.Dataset, permutations: Mapping[str, np.ndarray], posterior: xr.Dataset
+) -> xr.Dataset:
     """Probabilities and drawn labels renamed, and the permutation from the original draws."""
     import xarray as xr
 
@@ -408,8 +410,10 @@ def _pair_sentence(dim: str, counts: np.ndarray) -> str:
     return f"; {dim} pairs that switched most: {', '.join(most)}" if most else ""
 
 
-def _label_sentence(value, least, how, exchangeable, relabelled) -> str:
-    """What the labelled R-hat ``value`` means beside the invariant one, ``least``."""
+def _label_sentence(
+    value: float, least: float, how: str, exchangeable: str, relabelled: str
+) -> str:
+    """What the labelled R-hat `value` means beside the invariant one, `least`."""
     r_hat = "" if np.isnan(value) else f" (labelled R-hat {value:.2f})"
     if relabelled != "no":
         rest = ", and some draws would fit the pivot better renamed" if how else ""

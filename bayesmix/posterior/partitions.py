@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from bayesmix.posterior.label_dims import latents_of
-from bayesmix.posterior.labelled_draws import SUFFIX
-from bayesmix.program.errors import ProgramError
+from ..program.errors import ProgramError
+from .label_dims import latents_of
+from .labelled_draws import SUFFIX
 
 Array = np.ndarray
 _CHUNK = 4_000_000  # entries of an indicator or of a table of counts held at a time
@@ -51,7 +51,7 @@ variation_of_information = PartitionLoss("variation of information", _n_log_n, l
 
 
 def distance(one: Any, other: Any, loss: PartitionLoss) -> Array:
-    """The distance of every partition of ``one`` (C, N) to every one of ``other`` (S, N), as (C, S).
+    """The distance of every partition of `one` (C, N) to every one of `other` (S, N), as (C, S).
 
     A partition without draws, (N,), gives a result without that axis. Raises
     :class:`~bayesmix.program.errors.ProgramError` where they are not of the same rows.
@@ -202,7 +202,7 @@ def posterior_similarity(table: Any, rows: Array | None = None) -> Array:
     :math:`s_{ij} = \frac1S \sum_t \sum_k p_t[i, k] p_t[j, k]` off the diagonal, with drawn labels
     [z_ti = k] in place of p where these are given. Probabilities give the same expectation with less
     noise, as rows are independent given the parameters. Memory is that of the result; with many rows
-    pass positions of some of them, ``rows``: entries for these are what they are in the whole matrix,
+    pass positions of some of them, `rows`: entries for these are what they are in the whole matrix,
     and an average over pairs of m rows drawn at random has, as an estimate of that over all, a
     standard error of about 2 / sqrt(m) times the deviation over rows of their mean similarity.
 
@@ -264,7 +264,7 @@ def allocations_of(idata: Any, latent: str | None = None, seed: int = 0) -> Arra
     row by row, as rows are independent given the parameters.
 
     Raises:
-        ProgramError: without such a group, or where ``latent`` does not choose one of several.
+        ProgramError: without such a group, or where `latent` does not choose one of several.
 
     >>> from bayesmix.posterior import arviz_compat
     >>> idata = arviz_compat.make({"latents": {"z": np.zeros((2, 5, 3), int)}})

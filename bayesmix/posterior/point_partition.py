@@ -14,12 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax, random
 from tqdm.auto import tqdm
 
-from bayesmix.posterior.partitions import (
+from ..program.compiling import Compiled
+from ..program.errors import ProgramError
+from ..program.settings import whole
+from .partitions import (
     Array,
     PartitionLoss,
     allocations_of,
@@ -32,10 +36,6 @@ from bayesmix.posterior.partitions import (
     posterior_similarity,
     variation_of_information,
 )
-from bayesmix.posterior.similarity import similarity_to_clusters
-from bayesmix.program.compiling import Compiled
-from bayesmix.program.errors import ProgramError
-from bayesmix.program.settings import whole
 
 _PART_ROWS = 3000  # beyond this many rows a random part of them is partitioned first
 _CARRIED = 2  # partitions of the part that are carried to all rows
@@ -43,10 +43,10 @@ _CARRIED = 2  # partitions of the part that are carried to all rows
 
 @dataclass(frozen=True, eq=False)
 class CredibleBall:
-    """Partitions within ``radius`` of the estimate, which hold ``prob`` of the draws at least.
+    """Partitions within `radius` of the estimate, which hold `prob` of the draws at least.
 
-    ``horizontal`` is the farthest draw inside, ``upper`` the farthest of those with the fewest
-    clusters, and ``lower`` the farthest of those with the most; each (N,).
+    `horizontal` is the farthest draw inside, `upper` the farthest of those with the fewest
+    clusters, and `lower` the farthest of those with the most; each (N,).
     """
 
     prob: float
@@ -60,9 +60,9 @@ class CredibleBall:
 class PointPartition:
     """A partition (N,) with the least expected loss found.
 
-    ``labels`` are numbered by first appearance; ``expected_loss`` is the mean over draws of
-    ``distances`` (S,) to it; ``found_by`` says which candidates it is from ("draw", "average linkage"
-    or "sweeps from ..."); ``draws`` are the partitions it stands for.
+    `labels` are numbered by first appearance; `expected_loss` is the mean over draws of
+    `distances` (S,) to it; `found_by` says which candidates it is from ("draw", "average linkage"
+    or "sweeps from ..."); `draws` are the partitions it stands for.
     """
 
     labels: Array
@@ -78,9 +78,9 @@ class PointPartition:
         return int(self.labels.max()) + 1
 
     def credible_ball(self, prob: float = 0.95) -> CredibleBall:
-        """The smallest ball about the estimate with at least ``prob`` of the draws, and its bounds.
+        """The smallest ball about the estimate with at least `prob` of the draws, and its bounds.
 
-        Raises :class:`~bayesmix.program.errors.ProgramError` for ``prob`` outside (0, 1].
+        Raises :class:`~bayesmix.program.errors.ProgramError` for `prob` outside (0, 1].
 
         Source: Wade and Ghahramani (2018), Bayesian Analysis 13(2), 559-626.
         """
@@ -131,7 +131,7 @@ def point_partition(
     Args:
         draws: drawn labels (S, N), or a container of ArviZ, which
             :func:`~bayesmix.posterior.partitions.allocations_of` takes them from.
-        loss: ``variation_of_information``, or ``binder``, which tends to many small clusters.
+        loss: `variation_of_information`, or `binder`, which tends to many small clusters.
         max_clusters: at most so many clusters; by default twice the most of any draw, 10 at least.
         num_candidates: draws, evenly spaced, that are candidates.
         num_starts: the best candidates that sweeps start from.
@@ -191,7 +191,7 @@ def point_partition(
 
 
 def _candidates(draws: Array, most: int, count: int) -> tuple[Array, Array]:
-    """Distinct draws and cuts of the tree, (C, N), with at most ``most`` clusters; and whence."""
+    """Distinct draws and cuts of the tree, (C, N), with at most `most` clusters; and whence."""
     some = np.unique(np.linspace(0, len(draws) - 1, count).astype(int))
     cuts = canonical(_linkage_cuts(draws, most))
     origin = np.repeat(["average linkage", "draw"], [len(cuts), len(some)])
@@ -200,29 +200,8 @@ def _candidates(draws: Array, most: int, count: int) -> tuple[Array, Array]:
     return found[few], origin[first][few]
 
 
-def lower_bound(labels: Any, draws: Any) -> float:
-    r"""The expected variation of information of (N,) to (S, N) is at least this: a check from outside.
-
-    :math:`\frac1N \sum_i \log_2 |c_i| + E \log_2 |z_i| - 2 \log_2 \sum_{j \in c_i} s_{ij}` in bits, by
-    Jensen's inequality, where c_i and z_i are the clusters of row i and s the posterior similarity.
-
-    Source: Wade and Ghahramani (2018), Bayesian Analysis 13(2), 559-626, where the second
-    term, the same for all partitions, is left out.
-
-    >>> lower_bound([0, 0, 1], [[0, 0, 1]])
-    0.0
-    """
-    own, z = compact(labels).astype(int), np.atleast_2d(compact(draws))
-    sizes = np.bincount(own)
-    # with other rows of the own cluster, and with itself
-    inside = similarity_to_clusters(own, z)[np.arange(len(own)), own] * (sizes[own] - 1) + 1
-    f = variation_of_information.f
-    spread = f(cluster_sizes(z).astype(float)).sum(1).mean() / len(own)
-    return float((np.log2(sizes[own]) - 2 * np.log2(inside)).mean() + spread)
-
-
 def _linkage_cuts(draws: Array, most: int) -> Array:
-    """Cuts of the average-linkage tree at 1 to ``most`` clusters, (most, N)."""
+    """Cuts of the average-linkage tree at 1 to `most` clusters, (most, N)."""
     from scipy.cluster.hierarchy import cut_tree, linkage
     from scipy.spatial.distance import squareform
 
@@ -237,7 +216,7 @@ def _linkage_cuts(draws: Array, most: int) -> Array:
 def _swept(
     starts: Array, draws: Array, loss: PartitionLoss, size: int, limit: int, seed: int
 ) -> Array:
-    """Greedy sweeps from several partitions (R, N) at once; a row labelled ``size`` has no cluster."""
+    """Greedy sweeps from several partitions (R, N) at once; a row labelled `size` has no cluster."""
     counts = np.arange(draws.shape[1] + 1, dtype=float)
     gain = np.diff(loss.f(counts))  # what one more row adds to f
     keys = random.split(random.key(seed), len(starts))
@@ -254,16 +233,23 @@ def _swept(
 
 
 @Compiled
-def _sweep(starts, cells, rows, gain, keys, limit):
+def _sweep(
+    starts: jax.Array,
+    cells: jax.Array,
+    rows: jax.Array,
+    gain: jax.Array,
+    keys: jax.Array,
+    limit: int,
+) -> jax.Array:
     """Each start (R, N), with its counts (R, S, K, size + 1) by the labels of each row in each draw,
-    ``rows`` (N, S), swept until no row moves or ``limit`` sweeps were made."""
+    `rows` (N, S), swept until no row moves or `limit` sweeps were made."""
     (num_rows, count), (wide, size) = rows.shape, cells.shape[2:]
     first = wide * jnp.arange(count)  # where each draw's counts begin
     cells = cells.reshape(len(starts), count * wide, size).astype(jnp.int32)
     outside = jnp.where(jnp.arange(size) == size - 1, 1e30, 0.0)  # the last label is no cluster
 
     def shifted(tables, at, label, by):
-        """One row more or less with ``label``: sizes, counts, and what the next row would add there."""
+        """One row more or less with `label`: sizes, counts, and what the next row would add there."""
         sizes, cells, gains = tables
         renewed = cells[at, label] + by
         gains = gains.at[at, label].set(gain[renewed])

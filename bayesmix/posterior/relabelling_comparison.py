@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import labels
-from bayesmix.posterior.labelled_draws import LabelledDraws, draws_by_dim
-from bayesmix.posterior.relabelling_confidence import ambiguity, confidence
-from bayesmix.posterior.relabelling_iterative import (
+from ..program.errors import ProgramError
+from . import arviz_compat as compat
+from . import labels
+from .labelled_draws import LabelledDraws, draws_by_dim
+from .relabelling_confidence import ambiguity, confidence
+from .relabelling_iterative import (
     DataBased,
     IterativeECR,
     OnlineStephens,
     Stephens,
     stephens_loss,
 )
-from bayesmix.posterior.relabelling_methods import (
+from .relabelling_methods import (
     ECR,
     PRA,
     Array,
@@ -29,7 +30,6 @@ from bayesmix.posterior.relabelling_methods import (
     apply_method,
     label_probabilities,
 )
-from bayesmix.program.errors import ProgramError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,13 +68,13 @@ def applicable_methods(draws: LabelledDraws) -> dict[str, Method]:
 class RelabellingComparison:
     """Several relabellings of the same draws; printing it shows a verdict and two tables.
 
-    ``agreement`` is a data frame of the share of draws on which two methods agree. ``table`` has one
-    row for each method: ``confidence`` (see
-    :func:`~bayesmix.posterior.relabelling_confidence.confidence`), the ``Stephens loss``, the worst
-    ``r_hat`` and least ``ess_bulk`` and ``ess_tail`` of labelled values after relabelling. ``best`` is
-    the method with the highest confidence, the one listed first among equals; ``reason`` says why
-    components cannot be told apart where even its confidence is below ``least_confidence``, and is
-    empty otherwise. ``pairs`` (K, K) is the confidence in each pair by the best method.
+    `agreement` is a data frame of the share of draws on which two methods agree. `table` has one
+    row for each method: `confidence` (see
+    :func:`~bayesmix.posterior.relabelling_confidence.confidence`), the `Stephens loss`, the worst
+    `r_hat` and least `ess_bulk` and `ess_tail` of labelled values after relabelling. `best` is
+    the method with the highest confidence, the one listed first among equals; `reason` says why
+    components cannot be told apart where even its confidence is below `least_confidence`, and is
+    empty otherwise. `pairs` (K, K) is the confidence in each pair by the best method.
     """
 
     agreement: pd.DataFrame

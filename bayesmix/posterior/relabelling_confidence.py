@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayesmix.posterior.labelled_draws import LabelledDraws
-from bayesmix.posterior.partitions import posterior_similarity
-from bayesmix.posterior.relabelling_methods import Array, average_table, inner_products
-from bayesmix.program.errors import ProgramError
+from ..program.errors import ProgramError
+from .labelled_draws import LabelledDraws
+from .partitions import posterior_similarity
+from .relabelling_methods import Array, average_table, inner_products
 
 _FLAT = 0.05  # deviation of posterior similarities between rows below which they say nothing
 
@@ -28,7 +28,7 @@ _FLAT = 0.05  # deviation of posterior similarities between rows below which the
 class Confidence:
     """Confidence in a relabelling: by draw (S,), and of each pair of components (K, K).
 
-    ``pairs[k, j]`` is the mean over draws of the confidence that k and j are not to be exchanged (1
+    `pairs[k, j]` is the mean over draws of the confidence that k and j are not to be exchanged (1
     on the diagonal).
     """
 
@@ -42,7 +42,7 @@ class Confidence:
 
 
 def confidence(draws: LabelledDraws, permutations: Array) -> Confidence:
-    """How sure the renaming by ``permutations`` (S, K) is; the formula is at the top of this file.
+    """How sure the renaming by `permutations` (S, K) is; the formula is at the top of this file.
 
     Probabilities are used where they are there, else drawn labels. Raises
     :class:`~bayesmix.program.errors.ProgramError` without either.
@@ -80,7 +80,7 @@ def _cheapest_cycle(weight: Array) -> Array:
 
 
 def refuse_below(draws: LabelledDraws, permutations: Array, least: float) -> None:
-    """Raise with the reason where the confidence in a relabelling is below ``least``.
+    """Raise with the reason where the confidence in a relabelling is below `least`.
 
     >>> flat = LabelledDraws(probabilities=np.full((50, 20, 2), 0.5))
     >>> refuse_below(flat, np.tile([0, 1], (50, 1)), 0.9)

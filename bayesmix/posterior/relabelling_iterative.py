@@ -1,6 +1,6 @@
 r"""Relabelling in turns with an estimate of what the components are: ECR, Stephens, the data.
 
-Each method starts from the permutations of another, ``start``, and renews what it compares the draws
+Each method starts from the permutations of another, `start`, and renews what it compares the draws
 with and the permutations alternately. Arrays and conventions are those of
 :mod:`bayesmix.posterior.relabelling_methods`.
 """
@@ -13,8 +13,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from bayesmix.posterior.labelled_draws import LabelledDraws
-from bayesmix.posterior.relabelling_methods import (
+from ..program.errors import ProgramError
+from .labelled_draws import LabelledDraws
+from .relabelling_methods import (
     Array,
     Method,
     Pivot,
@@ -23,7 +24,6 @@ from bayesmix.posterior.relabelling_methods import (
     drawn_labels,
     inner_products,
 )
-from bayesmix.program.errors import ProgramError
 
 
 def as_drawn(draws: LabelledDraws) -> Array:
@@ -53,9 +53,9 @@ class IterativeECR:
     r"""ECR whose pivot is estimated: the most frequent labels of the renamed draws, in turns.
 
     :math:`z^*_i = argmax_k \sum_t table_t[i, perm_t(k)]` and ECR with that pivot alternate until the
-    number of rows that differ from the pivot no longer falls. ``average`` says what is averaged for
-    the pivot (``drawn_labels``: iterative version 1; ``label_probabilities``: version 2) and ``match``
-    what is matched with it; ``start`` is a method, ``as_drawn`` in the publication.
+    number of rows that differ from the pivot no longer falls. `average` says what is averaged for
+    the pivot (`drawn_labels`: iterative version 1; `label_probabilities`: version 2) and `match`
+    what is matched with it; `start` is a method, `as_drawn` in the publication.
 
     Source: Papastamoulis (2014), Computational Statistics and Data Analysis 72, 203-213.
 
@@ -87,8 +87,8 @@ class Stephens:
 
     Minimises :math:`\sum_t \sum_{ik} p_t[i, perm_t(k)] \log (p_t[i, perm_t(k)] / q_{ik})` over q and
     all permutations, by turns: q is the mean of the renamed probabilities, and
-    :math:`cost_t[k, j] = -\sum_i p_t[i, j] \log q_{ik}`. Probabilities below ``floor`` count as that
-    much. The sum falls in every round and ends in a minimum that depends on ``start``, a method.
+    :math:`cost_t[k, j] = -\sum_i p_t[i, j] \log q_{ik}`. Probabilities below `floor` count as that
+    much. The sum falls in every round and ends in a minimum that depends on `start`, a method.
 
     Source: Stephens (2000), J. R. Statist. Soc. B 62, 795-809, algorithm 2.
 
@@ -131,7 +131,7 @@ def _floored(p: Array, floor: float) -> Array:
 
 
 class RunningAverage(NamedTuple):
-    """The mean (N, K) of ``num_draws`` renamed tables of probabilities."""
+    """The mean (N, K) of `num_draws` renamed tables of probabilities."""
 
     mean: Array
     num_draws: int

@@ -1,7 +1,7 @@
 r"""Ways to bring the components of all draws into one order, on plain arrays.
 
 A method takes :class:`~bayesmix.posterior.labelled_draws.LabelledDraws` and returns permutations
-(S, K) with ``new[k] = old[permutation[k]]``. Any function of that kind can be passed to
+(S, K) with `new[k] = old[permutation[k]]`. Any function of that kind can be passed to
 :func:`bayesmix.relabel`. All of these minimise, draw by draw, :math:`\sum_k cost_t[k, perm_t(k)]` over
 permutations, a linear assignment; they differ in what the cost compares a draw with.
 
@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from bayesmix.posterior.labelled_draws import LabelledDraws, centrality, method_name
-from bayesmix.posterior.partitions import binder, expected_loss
-from bayesmix.program.errors import ProgramError
+from ..program.errors import ProgramError
+from .labelled_draws import LabelledDraws, centrality, method_name
+from .partitions import binder, expected_loss
 
 Array = np.ndarray
 Method = Callable[[LabelledDraws], Array]
@@ -110,9 +110,9 @@ def label_probabilities(draws: LabelledDraws) -> Array:
 
 
 def best_draw(draws: LabelledDraws) -> int:
-    """The draw with the highest ``fit``.
+    """The draw with the highest `fit`.
 
-    Without ``fit``, the one closest to the median of all draws in sorted parameters; without
+    Without `fit`, the one closest to the median of all draws in sorted parameters; without
     parameters, the medoid.
     """
     fit = draws.fit
@@ -166,9 +166,9 @@ def raw_units(parameters: Array) -> Array:
 
 @dataclass(frozen=True)
 class OrderBy:
-    """Components in rising order of entry ``column`` of the site ``site``, draw by draw.
+    """Components in rising order of entry `column` of the site `site`, draw by draw.
 
-    Without a site, ``column`` counts the entries of ``parameters``. Simple, but where components
+    Without a site, `column` counts the entries of `parameters`. Simple, but where components
     overlap in this entry it cuts through modes (Celeux, Hurn and Robert 2000, JASA 95).
 
     >>> mean = np.array([[[3.0], [1.0], [2.0]]])
@@ -200,8 +200,8 @@ class PRA:
     r"""Pivotal reordering: parameters as close as can be to those of the pivot (squared distance).
 
     :math:`cost_t[k, j] = -\sum_d a_{kd} b_{jd}`, where a and b are the parameters of component k of
-    the pivot and j of draw t in units of ``scale``. ``scale`` takes parameters (S, K, J) and returns
-    the units (J,); ``raw_units`` is the algorithm as it was published.
+    the pivot and j of draw t in units of `scale`. `scale` takes parameters (S, K, J) and returns
+    the units (J,); `raw_units` is the algorithm as it was published.
 
     Source: Marin, Mengersen and Robert (2005), Handbook of Statistics 25, 459-507.
 
@@ -227,7 +227,7 @@ class ECR:
     r"""Equivalence classes representatives: rows keep the labels that they have in the pivot.
 
     :math:`cost_t[k, j] = -\sum_i [z^*_i = k] [z_{ti} = j]`: the fewest rows change their label. With
-    ``match=label_probabilities`` the expectation of that cost is taken, and :math:`z^*` is the most
+    `match=label_probabilities` the expectation of that cost is taken, and :math:`z^*` is the most
     probable label. The pivot may also be given as the labels :math:`z^*` of the rows, (N,): those of a
     MAP fit, or of a point partition.
 
@@ -258,7 +258,7 @@ class ECR:
 
 @dataclass(frozen=True)
 class Pivot:
-    """What ``relabel`` does by itself: ECR on probabilities, else on drawn labels, else PRA.
+    """What `relabel` does by itself: ECR on probabilities, else on drawn labels, else PRA.
 
     >>> p = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.1, 0.9], [0.9, 0.1]]])
     >>> Pivot(pivot=0)(LabelledDraws(probabilities=p)).tolist()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from bayesmix.posterior.partitions import (
+from ..program.errors import ProgramError
+from .partitions import (
     Array,
     chunks,
     cluster_sizes,
@@ -22,7 +23,6 @@ from bayesmix.posterior.partitions import (
     contingency,
     posterior_similarity,
 )
-from bayesmix.program.errors import ProgramError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -32,11 +32,11 @@ _ENTRIES = 20_000_000  # entries of a block of rows before small ones are droppe
 
 @dataclass(frozen=True, eq=False)
 class SparseSimilarity:
-    """Entries of the posterior similarity matrix that are at least ``threshold``.
+    """Entries of the posterior similarity matrix that are at least `threshold`.
 
-    ``matrix`` (N, N) holds them; ``dropped`` (N,) is the exact sum of what was left out of each row. An
-    entry that is not there is below ``threshold``; and no weighted mean of a row's entries, no
-    matrix-vector product in the maximum norm and no eigenvalue is off by more than ``largest_dropped``
+    `matrix` (N, N) holds them; `dropped` (N,) is the exact sum of what was left out of each row. An
+    entry that is not there is below `threshold`; and no weighted mean of a row's entries, no
+    matrix-vector product in the maximum norm and no eigenvalue is off by more than `largest_dropped`
     for weights and vectors with entries of at most 1 (Gershgorin's bound).
     """
 
@@ -46,7 +46,7 @@ class SparseSimilarity:
 
     @property
     def largest_dropped(self) -> float:
-        """The largest of ``dropped``: a bound on the spectral norm of the error."""
+        """The largest of `dropped`: a bound on the spectral norm of the error."""
         return float(self.dropped.max())
 
     def __str__(self) -> str:
@@ -70,10 +70,10 @@ def sparse_similarity(
     r"""The posterior similarity matrix without its small entries, made in blocks of rows.
 
     :math:`s_{ij} = \frac1S \sum_t [z_{ti} = z_{tj}]`, the share of draws in which two rows are together,
-    where it is at least ``threshold``. Time is that of all pairs that are together, draw by draw, and
+    where it is at least `threshold`. Time is that of all pairs that are together, draw by draw, and
     memory that of the result: this is for many rows in many clusters. Of clusters with thousands of rows
     each, look at :func:`similarity_to_clusters`, or at some rows
-    (:func:`~bayesmix.posterior.partitions.posterior_similarity` with ``rows``).
+    (:func:`~bayesmix.posterior.partitions.posterior_similarity` with `rows`).
 
     Args:
         draws: drawn labels (S, N).
@@ -83,7 +83,7 @@ def sparse_similarity(
 
     Raises:
         ProgramError: for labels that are not integers (S, N), a threshold outside (0, 1], or where the
-            result has more than ``max_entries``.
+            result has more than `max_entries`.
 
     >>> found = sparse_similarity([[0, 0, 1, 2], [0, 0, 1, 1], [0, 1, 2, 2]], threshold=0.5)
     >>> found.matrix.toarray().round(2).tolist()[0]

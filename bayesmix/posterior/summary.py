@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import labels
+from . import arviz_compat as compat
+from . import labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def summary(idata: Any, prob: float = 0.94) -> pd.DataFrame:
     """Mean, spread, interval and diagnostics of every scalar parameter.
 
-    One row per scalar of ``posterior``, named from coords (``mean[0, eruptions]``). Columns:
-    ``mean``; ``sd`` (divisor S - 1); ``hdi_low`` and ``hdi_high``, the shortest interval that holds
-    ``prob`` of the draws; ``ess_bulk`` and ``ess_tail``; ``r_hat``. Units are those of the
-    parameter. ``attrs["prob"]`` of the table keeps ``prob``.
+    One row per scalar of `posterior`, named from coords (`mean[0, eruptions]`). Columns:
+    `mean`; `sd` (divisor S - 1); `hdi_low` and `hdi_high`, the shortest interval that holds
+    `prob` of the draws; `ess_bulk` and `ess_tail`; `r_hat`. Units are those of the
+    parameter. `attrs["prob"]` of the table keeps `prob`.
 
     Warns with :class:`~bayesmix.posterior.labels.LabelSwitchingWarning` when parameters that carry
     component labels are summarised before :func:`~bayesmix.posterior.labels.relabel`, unless the
-    prior tells the components apart. Raises ``ValueError`` if ``prob`` is not between 0 and 1.
+    prior tells the components apart. Raises `ValueError` if `prob` is not between 0 and 1.
 
     >>> import numpy as np
     >>> draws = np.random.default_rng(0).normal(3.0, 0.1, size=(4, 250))

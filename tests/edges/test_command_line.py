@@ -3,6 +3,7 @@
 import json
 import os
 
+import arviz
 import numpy as np
 import pytest
 
@@ -111,7 +112,7 @@ def test_compare_writes_table_report_draws_and_summary(folder, capsys):
     ]
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["engines"]) == {"MAP-EM", "Gibbs"} and summary["num_components"] == 2
-    draws = arviz_compat.dataset(arviz_compat.from_netcdf(out / "posterior.nc"), "posterior")
+    draws = arviz_compat.dataset(arviz.from_netcdf(str(out / "posterior.nc")), "posterior")
     assert draws["mean"].shape == (2, 40, 2, 2) and draws.attrs["relabelled"] == "pivot"
     page = (out / "report.html").read_text()
     assert main(["report", "out", "--out", "again.html"]) == 0

@@ -21,7 +21,6 @@ from bayesmix.posterior.partitions import (
     posterior_similarity,
     variation_of_information,
 )
-from bayesmix.posterior.point_partition import lower_bound
 from tests.references import reference
 
 LOSSES = pytest.mark.parametrize(
@@ -138,15 +137,6 @@ def test_the_point_partition_is_the_best_of_all_partitions(loss, seed):
     every = expected_loss(every_partition(6), z, loss)
     assert found.expected_loss == pytest.approx(every.min(), abs=1e-12)
     assert found.distances.mean() == pytest.approx(found.expected_loss)
-
-
-def test_the_bound_from_below_holds_for_every_partition():
-    for seed in range(4):
-        z = noisy_draws(seed=seed)
-        every = expected_loss(every_partition(6), z, variation_of_information)
-        bounds = [lower_bound(part, z) for part in every_partition(6)]
-        assert (np.array(bounds) <= every + 1e-12).all()
-        assert (every - bounds).min() < 0.2  # and says something
 
 
 def test_sweeps_improve_on_every_draw_and_every_cut(monkeypatch):

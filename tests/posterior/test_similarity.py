@@ -8,7 +8,6 @@ from bayesmix.posterior import point_partition, similarity
 from bayesmix.posterior.partitions import (
     adjusted_rand_index,
     binder,
-    cluster_sizes,
     expected_loss,
     posterior_similarity,
     variation_of_information,
@@ -84,16 +83,6 @@ def test_similarity_to_clusters_is_the_mean_over_their_other_rows():
         np.testing.assert_allclose(found[:, c], wanted, atol=1e-12)
     with pytest.raises(ProgramError, match="are not of the same rows"):
         similarity_to_clusters(own[:-1], z)
-
-
-def test_the_bound_from_below_is_that_of_the_whole_matrix():
-    z, own = many_clusters(), np.random.default_rng(1).integers(0, 4, 90)
-    together = own[:, None] == own
-    inside = (posterior_similarity(z) * together).sum(1)
-    wanted = (np.log2(together.sum(1)) - 2 * np.log2(inside)).mean()
-    sizes = cluster_sizes(z // 7).astype(float)
-    wanted += (sizes * np.log2(np.maximum(sizes, 1))).sum(1).mean() / 90
-    assert point_partition.lower_bound(own, z) == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("stays", [0.0, 0.8])
