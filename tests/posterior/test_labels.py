@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import labels, relabelling
+from bayesmix.posterior import labels, relabelling_methods
 from bayesmix.posterior.labels import LabelSwitchingWarning, label_switching, relabel
 from bayesmix.posterior.relabelling_methods import assign
 from bayesmix.posterior.summary import summary
@@ -182,7 +182,7 @@ def test_many_components_need_no_enumeration():
 def test_chunks_do_not_change_the_answer(kind, monkeypatch):
     idata = container(scrambled(7), kind)
     whole = labels.find_permutations(idata)["component"]
-    monkeypatch.setattr(relabelling, "_CHUNK", 700)
+    monkeypatch.setattr(relabelling_methods, "_CHUNK", 700)
     np.testing.assert_array_equal(labels.find_permutations(idata)["component"], whole)
 
 
