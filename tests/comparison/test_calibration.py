@@ -166,9 +166,8 @@ def test_latents_of_a_chain_are_summed_out():
     x = random.normal(size=(12, 2))
     draw = {"start": [0.3, 0.7], "move": [[0.9, 0.1], [0.2, 0.8]], "mean": [-1.0, 2.0]}
     values = {name: np.asarray(value) for name, value in draw.items()}
-    found = predictive_cdf(
-        bayesmix.plan(chain, x), split((x,), {}), {n: v[None] for n, v in values.items()}
-    )
+    problem = Problem(bayesmix.plan(chain, x), split((x,), {}))
+    found = predictive_cdf(problem, {n: v[None] for n, v in values.items()})
     first = stats.norm.cdf(x[:, :1], values["mean"]) @ values["start"]
     np.testing.assert_allclose(found.in_turn[1][:, 0], first, atol=1e-12)
     share = values["start"] * stats.norm.pdf(x[:, :1], values["mean"])
@@ -184,7 +183,7 @@ def test_missing_cells_have_no_transform_and_tell_nothing():
     gaps = x.copy()
     gaps[0, 0] = gaps[1] = np.nan
     with_gaps = bayesmix.plan(two_sites, gaps, y)
-    found = predictive_cdf(with_gaps, split((gaps, y), {}), draws)
+    found = predictive_cdf(Problem(with_gaps, split((gaps, y), {})), draws)
     whole = predictive_cdf(Problem(plan, split((x, y), {})), draws)
     assert np.isnan(found.in_turn[0, 0, :2]).all() and np.isnan(found.marginal[0, 0, 0])
     np.testing.assert_allclose(found.marginal[:, 0, 1:], whole.marginal[:, 0, 1:], atol=1e-12)
