@@ -16,6 +16,7 @@ from jax import Array, random
 from ..families.forms import PowerForm, WishartForm
 from ..program import graph as eliminate
 from ..program import rows as row_pass
+from ..program.arguments import Arguments
 from ..program.evaluate import Values
 from ..program.graph import Tables
 from ..program.plan import Plan
@@ -80,6 +81,11 @@ class VariationalResult:
     def plan(self) -> Plan:
         """The plan that was used."""
         return self.problem.plan
+
+    @property
+    def arguments(self) -> Arguments:
+        """The arguments of the fit."""
+        return self.problem.arguments
 
     @property
     def log_evidence_bound(self) -> float:
