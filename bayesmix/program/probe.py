@@ -116,7 +116,8 @@ def few_rows(
     if size != reading.rows.size:
         told = resized(program, reading, arguments)
         reading = told._replace(collapsed=reading.collapsed)
-    return arguments, reading, observed
+    wide = jax.tree.map(_wide, observed._replace(mesh=None))
+    return arguments, reading, wide._replace(mesh=observed.mesh)
 
 
 def _in_double(arguments: Arguments) -> Arguments:
@@ -137,7 +138,10 @@ def _with_rows(
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+    if np.issubdtype(array.dtype, np.floating):
+        return array.astype(np.float64)
+    # JAX takes the log of a factorial of 32 bits in single precision, wherever it is
+    return array.astype(np.int64) if np.issubdtype(array.dtype, np.signedinteger) else array
 
 
 def probe(

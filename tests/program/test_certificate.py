@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro.infer.util import log_density
 
 import bayesmix
-from bayesmix import ProgramError
+from bayesmix import ProgramError, zoo
 from bayesmix.families.likelihoods import lookup, register
 from bayesmix.families.peel import Peeled
 
@@ -338,3 +338,10 @@ def test_a_gap_in_a_covariate_may_be_a_latent():
             numpyro.sample("x", dist.Normal(mean[known], 1.0), obs=x)
 
     check_density(program, (X, np.array([0, -1, 1, -1, 0])), {"mean": [-1.0, 1.5]})
+
+
+def test_counts_of_32_bits_are_read_in_single_precision():
+    """Log factorials of such counts have single precision; the certificate looks at wider ones."""
+    with jax.enable_x64(False):
+        plan = bayesmix.plan(zoo.poisson_mixture, np.array([[1], [2], [30], [33]]), K=2)
+    assert plan.certificate.departure < 1e-9
