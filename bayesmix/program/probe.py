@@ -138,10 +138,7 @@ def _with_rows(
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float64)
-    # JAX takes the log of a factorial of 32 bits in single precision, wherever it is
-    return array.astype(np.int64) if np.issubdtype(array.dtype, np.signedinteger) else array
+    return array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
 
 
 def probe(

@@ -340,8 +340,8 @@ def test_a_gap_in_a_covariate_may_be_a_latent():
     check_density(program, (X, np.array([0, -1, 1, -1, 0])), {"mean": [-1.0, 1.5]})
 
 
-def test_counts_of_32_bits_are_read_in_single_precision():
-    """Log factorials of such counts have single precision; the certificate looks at wider ones."""
+def test_few_rows_are_looked_at_in_double_precision():
+    """As some of many rows are; in single precision this program was refused for its rounding."""
     with jax.enable_x64(False):
         plan = bayesmix.plan(zoo.poisson_mixture, np.array([[1], [2], [30], [33]]), K=2)
     assert plan.certificate.departure < 1e-9
