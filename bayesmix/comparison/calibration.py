@@ -24,7 +24,7 @@ import numpy as np
 from ..posterior import arviz_compat
 from ..posterior.draws import flatten
 from ..posterior.predictive_cdf import MOST_DRAWS, Ends, largest_value, predictive_cdf
-from ..program.arguments import Arguments, has_rows, take_rows
+from ..program.arguments import has_rows
 from ..program.plan import Plan
 from ..program.problem import Problem
 from .engines import EngineResult, thinned
@@ -100,9 +100,7 @@ def record(found: Calibration, columns: tuple[str, ...]) -> dict[str, Any]:
 def held_out(problem: Problem, part: EngineResult, test: np.ndarray) -> Calibration:
     """Transforms of the rows `test` (their numbers), by an engine's fit without them."""
     rows = _some_rows(problem, test)
-    ends = predictive_cdf(
-        Problem(problem.plan, rows.arguments), _draws(problem.plan, part), largest=rows.largest
-    )
+    ends = predictive_cdf(rows.problem, _draws(problem.plan, part), largest=rows.largest)
     return _randomised(part.name, HELD_OUT, rows, ends)
 
 
@@ -116,7 +114,7 @@ def left_out(problem: Problem, result: EngineResult) -> Calibration | None:
     log_ratios = -_few({"rows": found.values[..., rows.numbers]})["rows"]
     log_weights, pareto_k = arviz_compat.smoothed_log_weights(log_ratios)
     ends = predictive_cdf(
-        Problem(problem.plan, rows.arguments),
+        rows.problem,
         _draws(problem.plan, result),
         log_weights[:, rows.places],
         rows.largest,
@@ -141,7 +139,7 @@ class _Rows(NamedTuple):
     """A call with some rows of another: in its place i the row `numbers[places[i]]`; and a bound for
     whole numbers in all rows of that other."""
 
-    arguments: Arguments
+    problem: Problem
     numbers: np.ndarray
     places: np.ndarray
     largest: int
@@ -154,10 +152,10 @@ def _some_rows(problem: Problem, index: np.ndarray) -> _Rows:
     largest = largest_value(problem.observe())
     most = min(size, MOST_ROWS)
     if len(index) == size and (size == most or not has_rows(problem.arguments, size)):
-        return _Rows(problem.arguments, index, index, largest)
+        return _Rows(problem, index, index, largest)
     chosen = index[np.unique(np.linspace(0, len(index) - 1, most).astype(int))]
     places = np.resize(np.arange(len(chosen)), most)
-    return _Rows(take_rows(problem.arguments, size, chosen[places]), chosen, places, largest)
+    return _Rows(problem.take(chosen[places]), chosen, places, largest)
 
 
 def _randomised(

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 from ..families.forms import base_support
 from ..posterior.predictive_cdf import NoDistributionFunction, cell_names
-from ..program.arguments import Arguments, has_rows, take_rows
+from ..program.arguments import Arguments, has_rows
 from ..program.errors import ProgramError
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
@@ -203,7 +203,7 @@ def _split_rows(problem: Problem, held_out: float, seed: int) -> Split | None:
     if count < 1 or not has_rows(problem.arguments, size) or size - count < least:
         return None
     order = np.random.default_rng(seed).permutation(size)
-    return Split(take_rows(problem.arguments, size, np.sort(order[count:])), np.sort(order[:count]))
+    return Split(problem.take(np.sort(order[count:])), np.sort(order[:count]))
 
 
 def _calibrated(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..program.arguments import Arguments, take_rows
 from ..program.errors import ProgramError
 from ..program.problem import Problem
 from .compile_clock import clock
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Split(NamedTuple):
     """A call with the training rows, and the numbers of the held-out rows."""
 
-    train: Arguments
+    train: Problem
     test: np.ndarray
 
 
@@ -111,8 +110,6 @@ def _run_one(
     answer(found.engines, name, f"{name}: {size} rows", problem)
     if rows is not None:
         again = f"{name}: again without the held-out rows"
-        answer(found.parts, f"{name} in part", again, Problem(problem.plan, rows.train))
-        held_out = found.parts[name].log_density(
-            Problem(problem.plan, take_rows(problem.arguments, size, rows.test))
-        )
+        answer(found.parts, f"{name} in part", again, rows.train)
+        held_out = found.parts[name].log_density(problem.take(rows.test))
         found.engines[name] = replace(found.engines[name], held_out=held_out)

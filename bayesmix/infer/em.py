@@ -15,7 +15,6 @@ from jax import Array, random
 
 from ..program.arguments import split
 from ..program.evaluate import Values
-from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
@@ -34,13 +33,11 @@ from .starts import (
     ALIKE_STEPS,
     Seeding,
     SeedingRows,
-    given_values,
-    has_own_starts,
     kmeans_plus_plus,
-    own_starts,
     rough_values,
     seeding_rows,
     starting_statistics,
+    told_values,
 )
 
 _PARTS_STREAM = 0x70617274
@@ -177,18 +174,16 @@ class EM:
                 plan.arrange(observed, num_lanes(plan, observed.num_rows, restarts))
             )
         lanes = num_lanes(plan, problem.blocks.num_rows, restarts)
-        given = given_values(plan, array_values(plan.program, init or {}), restarts)
-        if has_own_starts(plan):
-            keys = random.split(rng_key, restarts)
-            given = {**own_starts(problem, keys), **given}
+        keys = random.split(rng_key, restarts)
+        given = told_values(problem, init, keys)
         if set(given) == set(plan.reading.parameter_names):
             problem = problem.specialised()
             state, partitioned = problem.run(_given, given, static=(self.max_steps,))
         else:
             rows = seeding_rows(problem, observed or problem.observe(fitting=True))
             problem = problem.specialised()
-            static = (self.seeding, self.max_steps, restarts)
-            state, partitioned = problem.run(_start, rows, rng_key, static=static)
+            static = (self.seeding, self.max_steps)
+            state, partitioned = problem.run(_start, rows, keys, static=static)
         parts = Parts(self.e_step, resolve(plan, self.m_step), self.accelerator)
         state = _carrying(problem, parts, self.keep_path, state, rng_key)
         fixed = Fixed(partitioned, given)
@@ -229,12 +224,11 @@ def _start(
     problem: Problem,
     seeding: Seeding,
     max_steps: int,
-    restarts: int,
     rows: SeedingRows,
-    rng_key: Array,
+    keys: Array,
 ) -> tuple[EMState, Any]:
     """Fits that will start from data, and the statistics that tell their components apart."""
-    keys, rough = random.split(rng_key, restarts), rough_values(problem.plan)
+    rough = rough_values(problem.plan)
     made = starting_statistics(problem, rows, rough, keys, seeding)
     state = new_state(problem.plan, made.values, made.alike, max_steps, ALIKE_STEPS)
     return state, made.partitioned

@@ -167,8 +167,8 @@ class MonteCarloEM:
         def make() -> Callable[..., Any]:
             return compile_fully(chains.advance, static_argnums=(4,))
 
-        key = ("chains", problem.arguments.layout, self.num_moves, chains.parts)
-        advance = plan.remember(key, make)
+        called = ("chains", problem.arguments.layout, self.num_moves, chains.parts)
+        advance = plan.remember(called, make)
 
         def advanced(far: _SoFar, until: int) -> _SoFar:
             done = int(far.step[0])

@@ -14,14 +14,13 @@ from ..program.batches import Batches
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Problem
 from .convergence import judge
 from .ending import Ended
 from .last_look import Look, last_look
 from .orders import Fitted, Incremental, Stepwise
-from .starts import Seeding, given_values, own_starts, seeding_rows, starting_values
+from .starts import Seeding, seeding_rows, starting_values, told_values
 from .status import Status
 
 
@@ -129,9 +128,7 @@ def first_values(
     problem: Problem, observed: Observed, keys: Array, init: dict[str, Any] | None, seeding: Seeding
 ) -> Values:
     """Values to start from, leading with starts: those of :class:`bayesmix.EM` with these keys."""
-    plan = problem.plan
-    given = given_values(plan, array_values(plan.program, init or {}), len(keys))
-    given = {**own_starts(problem, keys), **given}
+    plan, given = problem.plan, told_values(problem, init, keys)
     if set(given) == set(plan.reading.parameter_names):
         return given
     rows = seeding_rows(problem.at(plan.arrange(observed)), observed)

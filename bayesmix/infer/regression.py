@@ -24,7 +24,7 @@ from ..families.peel import peel
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, joint_first
 from ..program.plan import Plan
-from ..program.problem import Problem
+from ..program.problem import OfProblem, Problem
 from ..program.reading import Reading, Site
 from . import predict
 from .cells import distribution_function
@@ -139,7 +139,7 @@ def _root(
     return jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1]
 
 
-class Prediction:
+class Prediction(OfProblem):
     """What a fit says of an observed site given the rest of each row; see the module's text.
 
     Methods take the program's arguments, for rows other than those of the fit; the values of the site
@@ -162,10 +162,6 @@ class Prediction:
     """
 
     if TYPE_CHECKING:
-
-        @property
-        def plan(self) -> Plan: ...
-
         parameters: dict[str, np.ndarray]
 
         def _rows(self, args: Any, kwargs: Any) -> tuple[Problem, Any]: ...

@@ -13,11 +13,9 @@ import numpy as np
 from jax import Array
 from scipy.special import softmax
 
-from ..program.arguments import Arguments
 from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.modules import site_values
-from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.settings import key_of
 from . import predict
@@ -109,16 +107,6 @@ class EMResult(Prediction):
     status_sites: tuple[str, ...] = ()
     restart_parameters: dict[str, np.ndarray] = field(default_factory=dict)
     path: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def plan(self) -> Plan:
-        """The plan that was used."""
-        return self.problem.plan
-
-    @property
-    def arguments(self) -> Arguments:
-        """The arguments of the fit."""
-        return self.problem.arguments
 
     @property
     def site_values(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..program.blocks import Blocks, Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.graph import independent
-from ..program.modules import array_names, initial_values
+from ..program.modules import array_names, array_values, initial_values
 from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.statistics import expected_factors
@@ -183,23 +183,13 @@ def rough_values(plan: Plan) -> Values:
     return {name: jnp.asarray(value[0], float) for name, value in plan.points.items()}
 
 
-def leaving_values(problem: Problem, rough: Values, rng_keys: Array) -> Values:
+def _leaving(problem: Problem, rng_keys: Array) -> Values:
     """Where the first M step leaves from, leading with starts: rough values, but `numpyro.param` sites
     at the program's own initial values, drawn anew for each start."""
+    plan, rough = problem.plan, rough_values(problem.plan)
     wide = {name: jnp.broadcast_to(v, (len(rng_keys), *v.shape)) for name, v in rough.items()}
-    own = partial(
-        initial_values, problem.plan.program, problem.plan.reading, problem.arguments, rough
-    )
+    own = partial(initial_values, plan.program, plan.reading, problem.arguments, rough)
     return {**wide, **jax.vmap(own)(rng_keys)}
-
-
-def _leaving(problem: Problem, rng_keys: Array) -> Values:
-    return leaving_values(problem, rough_values(problem.plan), rng_keys)
-
-
-def has_own_starts(plan: Plan) -> bool:
-    """Does the program give initial values of its own, to `numpyro.param` sites?"""
-    return any(site.family == "param" for site in plan.reading.parameters)
 
 
 def own_starts(problem: Problem, rng_keys: Array) -> Values:
@@ -356,7 +346,18 @@ def check_names(found: Plan, names: Iterable[str], argument: str) -> None:
             )
 
 
-def given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
+def told_values(problem: Problem, init: dict[str, Any] | None, rng_keys: Array) -> Values:
+    """Values to start from, as far as they are told, leading with starts: by the user, or else by the
+    program to `numpyro.param` sites.
+
+    Raises :class:`ProgramError` where they do not fit their sites.
+    """
+    plan = problem.plan
+    given = _given_values(plan, array_values(plan.program, init or {}), len(rng_keys))
+    return {**own_starts(problem, rng_keys), **given}
+
+
+def _given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
     """Initial values told by the user, checked and with an axis of starts."""
     known = {site.name: site for site in found.reading.parameters}
     values: Values = {}

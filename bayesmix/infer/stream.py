@@ -19,8 +19,7 @@ from ..program.batches import arrange_batches, padded
 from ..program.blocks import Blocks
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values
-from ..program.plan import Plan
-from ..program.problem import Plans, Problem
+from ..program.problem import OfProblem, Plans, Problem
 from ..program.settings import number, whole
 from .em import EM
 from .fingerprint import Run, arguments_in_words, in_words
@@ -35,7 +34,7 @@ _FIRST_STEPS = 200  # of EM on the first batch: more would fit what is its own
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class Stream(OfProblem):
     """A fit to the batches of a stream so far; :meth:`partial_fit` gives the next one.
 
     Priors that a program computes from its data are those of the first batch, in which the stream's
@@ -94,16 +93,6 @@ class Stream:
         )
         count = self.num_batches + 1
         return replace(self, _fitted=fitted, log_density=density, num_batches=count)
-
-    @property
-    def plan(self) -> Plan:
-        """The plan of the program on the first batch."""
-        return self.problem.plan
-
-    @property
-    def arguments(self) -> Arguments:
-        """The first batch."""
-        return self.problem.arguments
 
     def result(self) -> EMResult:
         """The fit so far. Its methods answer for the first batch, unless given other rows.

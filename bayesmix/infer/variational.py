@@ -16,7 +16,6 @@ from ..program import rows as row_pass
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.labels import LabelGroup
-from ..program.modules import array_values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
@@ -38,12 +37,11 @@ from .run import Progress, run_in_chunks
 from .starts import (
     Seeding,
     SeedingRows,
-    given_values,
     kmeans_plus_plus,
-    own_starts,
     rough_values,
     seeding_rows,
     starting_statistics,
+    told_values,
 )
 from .status import Status
 from .variational_checks import check_complete, check_program, check_proper
@@ -156,8 +154,7 @@ class VariationalBayes:
         problem = problem.at(plan.arrange(observed))
         check_complete(problem.blocks)
         keys = random.split(key, restarts)
-        given = given_values(plan, array_values(plan.program, init or {}), restarts)
-        given = {**own_starts(problem, keys), **given}
+        given = told_values(problem, init, keys)
         rows = seeding_rows(problem, observed)
         at_data = problem.specialised()
         state = at_data.run(_start, rows, keys, static=(scopes, self.seeding, self.max_steps))

@@ -16,11 +16,9 @@ from jax import Array, random
 from ..families.forms import PowerForm, WishartForm
 from ..program import graph as eliminate
 from ..program import rows as row_pass
-from ..program.arguments import Arguments
 from ..program.evaluate import Values
 from ..program.graph import Tables
-from ..program.plan import Plan
-from ..program.problem import Problem
+from ..program.problem import OfProblem, Problem
 from ..program.settings import key_of, whole
 from .mean_field import (
     Factorised,
@@ -37,7 +35,7 @@ _BATCH = 64  # draws made at a time
 
 
 @dataclass(frozen=True, eq=False)
-class VariationalResult:
+class VariationalResult(OfProblem):
     """The best of the starts, what became of the others, and what follows from it.
 
     Attributes:
@@ -76,16 +74,6 @@ class VariationalResult:
     q: Factorised
     statistics: row_pass.Statistics
     scopes: tuple[Scope, ...]
-
-    @property
-    def plan(self) -> Plan:
-        """The plan that was used."""
-        return self.problem.plan
-
-    @property
-    def arguments(self) -> Arguments:
-        """The arguments of the fit."""
-        return self.problem.arguments
 
     @property
     def log_evidence_bound(self) -> float:

@@ -10,7 +10,7 @@ import jax
 from jax import Array
 
 from . import rows as row_pass
-from .arguments import Arguments, split
+from .arguments import Arguments, split, take_rows
 from .blocks import Blocks, Observed
 from .compiling import compile_fully, compile_lightly
 from .evaluate import Evaluation, Values
@@ -51,6 +51,11 @@ class Problem:
         """The same program and priors with other rows."""
         return replace(self, arranged=blocks)
 
+    def take(self, index: Any) -> Problem:
+        """The program called with some of its rows; see :func:`bayesmix.program.arguments.take_rows`."""
+        size = self.plan.reading.rows.size
+        return Problem(self.plan, take_rows(self.arguments, size, index))
+
     def observe(self, fitting: bool = False) -> Observed:
         """What the call says of its rows; see :meth:`Plan.observe`."""
         return self.plan.observe(self.arguments, fitting)
@@ -69,14 +74,18 @@ class Problem:
         return replace(self, arguments=self.plan.specialise(self.arguments))
 
     def run(
-        self, function: Callable[..., Any], *rest: Any, static: tuple[Any, ...] = (), **options: Any
+        self,
+        function: Callable[..., Any],
+        *rest: Any,
+        static: tuple[Any, ...] = (),
+        fully: bool = False,
     ) -> Any:
         """`function(problem, *static, *rest)`, compiled once for a plan and shapes of data; with
         `fully=True` as what runs long is."""
-        return self.compiled(function, *static, **options)(self.arguments, self.arranged, *rest)
+        return self.compiled(function, *static, fully=fully)(self.arguments, self.arranged, *rest)
 
     def compiled(
-        self, function: Callable[..., Any], *static: Any, fully: bool = False, **settings: Any
+        self, function: Callable[..., Any], *static: Any, fully: bool = False
     ) -> Callable[..., Any]:
         """`function(problem, *static, *rest)` as a compiled function of (arguments, blocks, *rest), the
         same one for all problems of a plan."""
@@ -86,7 +95,7 @@ class Problem:
             def run(arguments: Arguments, blocks: Blocks | None, *rest: Any) -> Any:
                 return function(Problem(plan, arguments, blocks), *static, *rest)
 
-            return (compile_fully if fully else compile_lightly)(run, **settings)
+            return (compile_fully if fully else compile_lightly)(run)
 
         return plan.remember((function, static, fully), make)
 
@@ -154,6 +163,22 @@ class Problem:
         """The exact E step: log p(x | theta) + log p(theta), and the expected statistics."""
         objective, found = self.weigh(values)
         return objective, found.statistics
+
+
+class OfProblem:
+    """What was made of a problem: it has the problem's plan and arguments."""
+
+    problem: Problem
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was used."""
+        return self.problem.plan
+
+    @property
+    def arguments(self) -> Arguments:
+        """The program's arguments."""
+        return self.problem.arguments
 
 
 class Plans:
