@@ -18,13 +18,11 @@ from ..program.parts import Weighed
 from ..program.problem import Problem
 from .collapsed_blocks import (
     Addends,
-    Base,
     Unit,
     anchors_of,
-    base_of,
     log_conditional,
-    moving,
     of_row,
+    read,
 )
 
 
@@ -74,8 +72,8 @@ def candidate(
     log_prior = jax.jit(problem.log_prior)
     conditionals = []
     for unit in units:
-        base = base_of(unit, log_joint, log_prior, anchors)
-        conditionals.append(jnp.sum(log_conditional(unit, base, moving(unit, base.coefficients))))
+        base = read(unit, log_joint, anchors, log_prior)
+        conditionals.append(jnp.sum(log_conditional(unit, base, unit.form.added(base))))
     # rows of no weight may hold anything
     rows = jnp.sum(jnp.where(weight > 0, weight * own, 0.0))
     return rows + log_prior(anchors), jnp.stack(conditionals)
@@ -85,7 +83,7 @@ class _Begun(NamedTuple):
     """Units at their anchors, the coefficients of all factors at the current labels, a function of one
     row's data giving its additions and its table (K,), and log p(x | theta)."""
 
-    bases: tuple[Base, ...]
+    bases: tuple[Any, ...]
     totals: tuple[Addends, ...]
     look: Callable[[dict[str, Any]], tuple[tuple[Addends, ...], Array]]
     log_likelihood: Array
@@ -97,8 +95,8 @@ def _begin(problem: Problem, units: tuple[Unit, ...], values: Values, labels: Ar
     found = statistics_given(problem, values, labels)
     log_joint = problem.expected_log_joint(found.statistics)
     log_prior = jax.jit(problem.log_prior)
-    bases = tuple(base_of(unit, log_joint, log_prior, anchors) for unit in units)
-    totals = tuple(moving(u, b.coefficients) for u, b in zip(units, bases, strict=True))
+    bases = tuple(read(unit, log_joint, anchors, log_prior) for unit in units)
+    totals = tuple(u.form.added(b) for u, b in zip(units, bases, strict=True))
     (latent,) = plan.reading.latents
 
     def look(rows: dict[str, Any]) -> tuple[tuple[Addends, ...], Array]:
@@ -182,7 +180,7 @@ def _single(blocks: Blocks, rows: dict[str, Any]) -> Blocks:
 
 
 def _taken_out(
-    units: tuple[Unit, ...], bases: tuple[Base, ...], totals: tuple[Addends, ...], row: _Rows
+    units: tuple[Unit, ...], bases: tuple[Any, ...], totals: tuple[Addends, ...], row: _Rows
 ) -> tuple[tuple[Addends, ...], Array]:
     """The coefficients without a row, and log p(z_i = k | z_-i, x, rest) (K,) up to a constant."""
     without = _put(units, totals, row, row.label, -row.weight)
@@ -193,7 +191,7 @@ def _taken_out(
     return without, jnp.where(other, -jnp.inf, height)
 
 
-def _gain(unit: Unit, base: Base, total: Addends, added: Addends) -> Array:
+def _gain(unit: Unit, base: Any, total: Addends, added: Addends) -> Array:
     """-log q at the anchor with the row in each component, (K,), less that without it where that differs
     between components."""
     together = jax.tree.map(jnp.add, total, added)

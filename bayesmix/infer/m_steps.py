@@ -199,8 +199,8 @@ def _conditionals(plan: Plan, names: tuple[str, ...]) -> list[Conditional]:
     for name in names:
         block = next(block for block in plan.blocks if name in block.sites)
         if not set(block.sites) <= set(names):
-            form = block.form if name == block.site else block.integrated_form
-            block = Conditional(name, form)
+            assert block.form is not None
+            block = Conditional((name,), block.form.parts[block.sites.index(name)])
         if block not in found:
             found.append(block)
     return found

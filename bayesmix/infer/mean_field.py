@@ -44,15 +44,16 @@ class Scope(NamedTuple):
 class Factorised(NamedTuple):
     """A density of all parameters, independent between blocks.
 
-    coefficients: by block, those of its form; normals: by block, those of the normal given each point
-    of the other site where the block is joint, else None; points: by site, values (J, *shape) of equal
-    weight, the same J for sites of one block; centre: by site, a value in the middle.
+    coefficients: by block, those of its form; points: by site, values (J, *shape) of equal weight, the
+    same J for sites of one block; centre: by site, a value in the middle; entropy: of each block, and
+    is it a density that integrates, both (blocks,).
     """
 
     coefficients: tuple[Any, ...]
-    normals: tuple[Any, ...]
     points: Values
     centre: Values
+    entropy: Array
+    proper: Array
 
 
 # ---------------------------------------------------------------------------- which factors go together
@@ -194,7 +195,7 @@ def bound_and_statistics(
     plan = problem.plan
     evaluation = averaged_evaluation(problem, scopes, q)
     found = row_pass.passes(plan.graph, averaged_families(plan), evaluation, problem.blocks, expect)
-    return found.log_likelihood + evaluation.log_prior + entropy(plan, q), found.statistics
+    return found.log_likelihood + evaluation.log_prior + jnp.sum(q.entropy), found.statistics
 
 
 def log_joint_of(
@@ -229,47 +230,25 @@ def log_joint_of(
 def update(
     block: Conditional, number: int, log_joint: Callable[[Values], Array], q: Factorised
 ) -> Factorised:
-    """q with one block at its best given all else: the density proportional to exp E[log joint].
-
-    A joint block is q(other) q(normal | other), the first with the normal integrated out.
-    """
-    form, name = block.form, block.site
+    """q with one block at its best given all else: the density proportional to exp E[log joint]."""
+    form, centre = block.form, {name: q.centre[name] for name in block.sites}
     assert form is not None
-    normals = None
-    if block.integrated is None:
-        found = form.read(lambda value: log_joint({name: value}), q.centre[name])
-        points = {name: form.points(found)}
-        centre = {name: form.centre(found)}
-    else:
-        inner, normal = block.integrated_form, block.integrated
-        assert inner is not None
-        given = partial(normal_given, block, log_joint, q.centre[normal])
-        middle = inner.mode(given(q.centre[name]), q.centre[normal])[0]
-        found = form.read(lambda value: log_joint({normal: middle, name: value}), q.centre[name])
-        found = form.shift(found, block.powers)
-        others = form.points(found)
-        normals = jax.vmap(given)(others)
-        values = jax.vmap(inner.points)(normals)  # (J, 2d, ...)
-        points = {
-            normal: values.reshape(-1, *values.shape[2:]),
-            name: jnp.repeat(others, values.shape[1], axis=0),
-        }
-        centre = {normal: middle, name: form.centre(found)}
+    found = form.read(density(block, log_joint, centre), block.of(centre))
+    spread = form.spread(found)
+    coefficients = list(q.coefficients)
+    coefficients[number] = form.looking_at(found, None)
     return Factorised(
-        (*q.coefficients[:number], found, *q.coefficients[number + 1 :]),
-        (*q.normals[:number], normals, *q.normals[number + 1 :]),
-        {**q.points, **points},
-        {**q.centre, **centre},
+        tuple(coefficients),
+        {**q.points, **block.named(spread.points)},
+        {**q.centre, **block.named(spread.centre)},
+        q.entropy.at[number].set(spread.entropy),
+        q.proper.at[number].set(spread.proper),
     )
 
 
-def normal_given(
-    block: Conditional, log_joint: Callable[[Values], Array], anchor: Array, other: Array
-) -> Any:
-    """Coefficients of a joint block's normal given a value of its other site."""
-    form, normal = block.integrated_form, block.integrated
-    assert form is not None and normal is not None
-    return form.read(lambda value: log_joint({normal: value, block.site: other}), anchor)
+def density(block: Conditional, log_joint: Callable[[Values], Array], values: Values) -> Any:
+    """What the form of a block reads, of a function of its sites."""
+    return block.density(lambda at, name: lambda value: log_joint({**at, name: value}), values)
 
 
 def update_all(
@@ -289,18 +268,13 @@ def point_masses(
     problem: Problem, scopes: tuple[Scope, ...], statistics: Any, values: Values
 ) -> Factorised:
     """All points at `values`, in the shape that updates keep; its coefficients say nothing yet."""
-    nothing = (None,) * len(problem.plan.blocks)
+    count = len(problem.plan.blocks)
     single = {name: value[None] for name, value in values.items()}
-    like = jax.eval_shape(
-        partial(update_all, problem, scopes),
-        statistics,
-        Factorised(nothing, nothing, single, values),
-    )
-    coefficients, normals = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), (like.coefficients, like.normals)
-    )
+    none = Factorised((None,) * count, single, values, jnp.zeros(count), jnp.ones(count, bool))
+    like = jax.eval_shape(partial(update_all, problem, scopes), statistics, none)
+    coefficients = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.coefficients)
     points = {name: jnp.broadcast_to(values[name], x.shape) for name, x in like.points.items()}
-    return Factorised(coefficients, normals, points, values)
+    return none._replace(coefficients=coefficients, points=points)
 
 
 def with_points_at(q: Factorised, values: Values, there: Array) -> Factorised:
@@ -311,28 +285,3 @@ def with_points_at(q: Factorised, values: Values, there: Array) -> Factorised:
     }
     centre = {name: jnp.where(there, value, q.centre[name]) for name, value in values.items()}
     return q._replace(points={**q.points, **points}, centre={**q.centre, **centre})
-
-
-def entropy(plan: Plan, q: Factorised) -> Array:
-    """H(q(theta)): of a joint block, that of the other plus the mean of the normal's given it."""
-    total = jnp.zeros(())
-    for block, found, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
-        assert block.form is not None
-        total += block.form.entropy(found)
-        if block.integrated_form is not None:
-            inner = block.integrated_form
-            total += jnp.mean(jax.vmap(inner.entropy)(normals))
-    return total
-
-
-def proper(plan: Plan, q: Factorised) -> Array:
-    """Is each block's density one that integrates, (blocks,)."""
-    found = []
-    for block, coefficients, normals in zip(plan.blocks, q.coefficients, q.normals, strict=True):
-        assert block.form is not None
-        good = block.form.proper(coefficients)
-        if block.integrated_form is not None:
-            inner = block.integrated_form
-            good &= jnp.all(jax.vmap(inner.proper)(normals))
-        found.append(good)
-    return jnp.stack(found)

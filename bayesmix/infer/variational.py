@@ -28,7 +28,6 @@ from .mean_field import (
     check_points,
     find_scopes,
     point_masses,
-    proper,
     update_all,
     with_points_at,
 )
@@ -256,7 +255,7 @@ def _ascend(
             statistics=kept,
             bound=bound,
             trace=state.trace.at[state.step + 1].set(bound),
-            proper=proper(problem.plan, q),
+            proper=q.proper,
         )
         # before step 0 there is no bound
         judged = _judge(state, moved, tolerance, problem.blocks.num_rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..families.forms import PowerForm, WishartForm
+from ..families.forms import Form
 from ..program import graph as eliminate
 from ..program import rows as row_pass
+from ..program.conjugacy import Conditional
 from ..program.evaluate import Values
 from ..program.graph import Tables
 from ..program.problem import OfProblem, Problem
@@ -25,8 +26,8 @@ from .mean_field import (
     Scope,
     averaged_evaluation,
     averaged_families,
+    density,
     log_joint_of,
-    normal_given,
 )
 from .modes import Mode
 from .status import Status
@@ -102,11 +103,11 @@ class VariationalResult(OfProblem):
     def distributions(self) -> dict[str, Any]:
         """The posterior of each site as a NumPyro distribution, where it has one: not for the normal of
         a joint block (its density given the other site is normal), nor for normal matrices."""
-        found = {}
+        found: dict[str, Any] = {}
         for block, coefficients in zip(self.plan.blocks, self.q.coefficients, strict=True):
             assert block.form is not None
             coefficients = jax.tree.map(jnp.asarray, coefficients)
-            found[block.site] = block.form.distribution(coefficients)
+            found |= block.named(block.form.distribution(coefficients))
         return {name: each for name, each in found.items() if each is not None}
 
     def sample(self, rng_key: Array, num_draws: int = 1000) -> dict[str, np.ndarray]:
@@ -197,20 +198,13 @@ def _draws(
     statistics: row_pass.Statistics,
     rng_keys: Array,
 ) -> Values:
-    """Draws of every site; of a joint block, the other site and then the normal given it."""
+    """Draws of every site."""
 
     def one(rng_key: Array) -> Values:
         drawn: Values = {}
-        for number, block in enumerate(problem.plan.blocks):
-            own, other = random.split(random.fold_in(rng_key, number))
-            assert block.form is not None
-            drawn[block.site] = block.form.sample(own, q.coefficients[number])
-            if block.integrated is not None:
-                assert block.integrated_form is not None
-                log_joint = log_joint_of(problem, scopes, statistics, q, number)
-                anchor = q.centre[block.integrated]
-                given = normal_given(block, log_joint, anchor, drawn[block.site])
-                drawn[block.integrated] = block.integrated_form.sample(other, given)
+        for number, (block, form, found) in enumerate(_densities(problem, scopes, q, statistics)):
+            keys = block.keys(random.fold_in(rng_key, number))
+            drawn |= block.named(form.sample(keys, found))
         return drawn
 
     return jax.lax.map(one, rng_keys, batch_size=_BATCH)
@@ -222,25 +216,20 @@ def _moments(
     q: Factorised,
     statistics: row_pass.Statistics,
 ) -> dict[str, tuple[Array, Array]]:
-    """Mean and variance of every site.
-
-    A joint block's normal has a precision that is linear in a power of the other site and whose
-    determinant is a power of it: its covariance is linear in the inverse, and its expectation is the
-    covariance where the inverse is at its own.
-    """
-    found = {}
-    for number, (block, own) in enumerate(zip(problem.plan.blocks, q.coefficients, strict=True)):
-        assert block.form is not None
-        found[block.site] = block.form.moments(own)
-        if block.integrated is not None:
-            inner = block.integrated_form
-            assert inner is not None and isinstance(block.form, PowerForm | WishartForm)
-            log_joint = log_joint_of(problem, scopes, statistics, q, number)
-            anchor = q.centre[block.integrated]
-            given = normal_given(block, log_joint, anchor, block.form.inverse_centre(own))
-            variance = inner.moments(given)[1]
-            found[block.integrated] = (
-                anchor,
-                jnp.where(jnp.isfinite(variance), variance, jnp.inf),
-            )
+    """Mean and variance of every site."""
+    found: dict[str, tuple[Array, Array]] = {}
+    for block, form, own in _densities(problem, scopes, q, statistics):
+        means, variances = (block.named(each) for each in form.moments(own))
+        found |= {name: (means[name], variances[name]) for name in block.sites}
     return found
+
+
+def _densities(
+    problem: Problem, scopes: tuple[Scope, ...], q: Factorised, statistics: row_pass.Statistics
+) -> Iterator[tuple[Conditional, Form, Any]]:
+    """Every block, its form, and its coefficients in q with the density that they were read from."""
+    for number, (block, found) in enumerate(zip(problem.plan.blocks, q.coefficients, strict=True)):
+        assert block.form is not None
+        log_joint = log_joint_of(problem, scopes, statistics, q, number)
+        centre = {name: q.centre[name] for name in block.sites}
+        yield block, block.form, block.form.looking_at(found, density(block, log_joint, centre))

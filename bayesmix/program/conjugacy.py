@@ -12,7 +12,8 @@ move with the other site, and that its log determinant is a power of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,16 @@ import numpy as np
 from jax import Array, random
 from numpyro.distributions import biject_to
 
-from ..families.forms import Design, Form, NormalForm, PowerForm, WishartForm, candidates
+from ..families.forms import (
+    Design,
+    Form,
+    JointForm,
+    LogDensity,
+    NormalForm,
+    ScaleForm,
+    SiteForm,
+    candidates,
+)
 from .compiling import compile_lightly
 from .reading import Site
 from .slices import along
@@ -36,30 +46,41 @@ _BATCH = 32
 
 
 class Conditional(NamedTuple):
-    """How the engines treat one block of sites.
+    """How the engines treat one block of sites: by its closed form, or None where there is none (EM then
+    climbs). Two sites are one block where the form is a joint one."""
 
-    `form` is the closed form of `site`, or None where there is none (EM then climbs). Where
-    `integrated` names a normal site, the block is that pair: `site` is read with the normal at its mode,
-    and for a draw with the normal integrated out, which multiplies the density by |site|^`powers`.
-    """
-
-    site: str
+    sites: tuple[str, ...]
     form: Form | None
-    integrated: str | None = None
-    integrated_form: NormalForm | None = None
-    powers: Any = 0.0
 
     @property
-    def sites(self) -> tuple[str, ...]:
-        """Names of the sites in this block."""
-        return (self.site,) if self.integrated is None else (self.integrated, self.site)
+    def site(self) -> str:
+        """The site, or the last of them."""
+        return self.sites[-1]
 
     @property
     def name(self) -> str:
         """The conditional's name, such as 'normal-inverse Wishart'."""
-        if self.form is None:
-            return "no closed form"
-        return self.form.name if self.integrated is None else f"normal-{self.form.name}"
+        return self.form.name if self.form else "no closed form"
+
+    def of(self, values: Mapping[str, Any]) -> Any:
+        """What the form has of things by site: one, or a tuple in the order of the sites."""
+        found = tuple(values[name] for name in self.sites)
+        return found if len(found) > 1 else found[0]
+
+    def named(self, found: Any) -> dict[str, Any]:
+        """What the form has, by site; the inverse of :meth:`of`."""
+        return dict(zip(self.sites, found if len(self.sites) > 1 else (found,), strict=True))
+
+    def keys(self, rng_key: Array) -> Any:
+        """Keys of a draw, one for each site, as the form takes them."""
+        return self.of(dict(zip(self.sites[::-1], random.split(rng_key), strict=False)))
+
+    def density(self, along: Callable[[Values, str], LogDensity], values: Values) -> Any:
+        """What the form reads: `along(values, name)`, a log density along one site, where it has one
+        site; of two, a function of both values and a place that gives the density along that one."""
+        if len(self.sites) == 1:
+            return along(values, self.site)
+        return lambda pair, place: along({**values, **self.named(pair)}, self.sites[place])
 
 
 class Recognition(NamedTuple):
@@ -93,7 +114,7 @@ def recognise(
     if not any(np.isfinite(found).all() for found in seen):
         return None
     rng = np.random.default_rng(0)
-    chosen: dict[str, Form] = {}
+    chosen: dict[str, SiteForm] = {}
     certificates: dict[str, tuple[float, str]] = {}
     for site in sites:
         certificates[site.name] = (np.inf, "its support has no conjugate form")
@@ -164,7 +185,7 @@ def _departure(
 
 def _blocks(
     sites: tuple[Site, ...],
-    chosen: dict[str, Form],
+    chosen: dict[str, SiteForm],
     factors: Factors,
     points: Values,
     statistics: Any,
@@ -175,11 +196,11 @@ def _blocks(
         if not isinstance(inner, NormalForm):
             continue
         for scale, form in chosen.items():
-            if not isinstance(form, PowerForm | WishartForm) or scale in taken:
+            if not isinstance(form, ScaleForm) or scale in taken:
                 continue
-            powers = _pair(normal, inner, scale, form, factors, points, statistics)
-            if powers is not None:
-                joined[scale] = Conditional(scale, form, normal, inner, powers)
+            power = _pair(normal, inner, scale, form, factors, points, statistics)
+            if power is not None:
+                joined[scale] = Conditional((normal, scale), JointForm(inner, form, power))
                 taken |= {normal, scale}
                 break
     blocks = []
@@ -187,7 +208,7 @@ def _blocks(
         if site.name in joined:
             blocks.append(joined[site.name])
         elif site.name not in taken:
-            blocks.append(Conditional(site.name, chosen.get(site.name)))
+            blocks.append(Conditional((site.name,), chosen.get(site.name)))
     return tuple(blocks)
 
 
@@ -195,23 +216,20 @@ def _pair(
     normal: str,
     inner: NormalForm,
     scale: str,
-    form: PowerForm | WishartForm,
+    form: ScaleForm,
     factors: Factors,
     points: Values,
     statistics: Any,
 ) -> float | None:
     """The power p with |precision of the normal|^(-1/2) = |scale|^p, where the two may be one block."""
 
-    def look(start: Values, stats: Any, value: Array) -> tuple[Array, Array]:
+    def look(start: Values, stats: Any, value: Array) -> tuple[Array, Array, Array]:
         def total(values: Values) -> Array:
             return sum(factors(values, stats).values(), jnp.zeros(()))
 
         found = inner.read(along(total, {**start, scale: value}, normal), start[normal])
-        return inner.mode(found, start[normal])[0], inner.half_log_precision(found)
-
-    def log_size(value: np.ndarray) -> float:
-        sizes = np.linalg.slogdet(value)[1] if isinstance(form, WishartForm) else np.log(value)
-        return float(np.sum(sizes))
+        mode, _ = inner.mode(found, start[normal])
+        return mode, inner.half_log_precision(found), form.log_size(value)
 
     told = [np.asarray(points[scale][i]) for i in range(_NUM_PROBES)]
     told.append(2.0 * told[0])
@@ -220,9 +238,8 @@ def _pair(
         jax.tree.map(lambda x: x[:2], statistics),
         np.stack(told),
     )
-    modes, left = (np.asarray(x) for x in looked)
+    modes, left, (sizes, _) = (np.asarray(x) for x in looked)
     moves = np.max(np.abs(modes - modes[:, :1])) / (1 + np.max(np.abs(modes)))
-    sizes = np.array([log_size(value) for value in told])
     power = float((left[0, -1] - left[0, 0]) / (sizes[-1] - sizes[0]))
     rest = left - power * sizes
     departure = np.max(np.abs(rest - rest[:, :1])) / (1 + np.max(np.abs(left)))
@@ -236,37 +253,20 @@ LogJoint = Callable[[Values], Array]
 
 def maximise(block: Conditional, log_joint: LogJoint, values: Values) -> tuple[Values, Array]:
     """The block's mode given all else, in closed form; False where the block has no proper mode."""
-    assert block.form is not None
-    proper = jnp.asarray(True)
-    if block.integrated is not None:
-        assert block.integrated_form is not None
-        inner = block.integrated_form
-        found = inner.read(along(log_joint, values, block.integrated), values[block.integrated])
-        mode, proper = inner.mode(found, values[block.integrated])
-        values = {**values, block.integrated: mode}
-    coefficients = block.form.read(along(log_joint, values, block.site), values[block.site])
-    mode, also = block.form.mode(coefficients, values[block.site])
-    return {**values, block.site: mode}, proper & also
+    form, value = block.form, block.of(values)
+    assert form is not None
+    mode, proper = form.mode(
+        form.read(block.density(partial(along, log_joint), values), value), value
+    )
+    return {**values, **block.named(mode)}, proper
 
 
 def sample(block: Conditional, log_joint: LogJoint, values: Values, rng_key: Array) -> Values:
     """A draw of the block given all else."""
-    assert block.form is not None
-    first, second = random.split(rng_key)
-    if block.integrated is None:
-        coefficients = block.form.read(along(log_joint, values, block.site), values[block.site])
-        return {**values, block.site: block.form.sample(first, coefficients)}
-    inner, name = block.integrated_form, block.integrated
-    assert inner is not None
-    at_mode = {
-        **values,
-        name: inner.mode(inner.read(along(log_joint, values, name), values[name]), values[name])[0],
-    }
-    coefficients = block.form.read(along(log_joint, at_mode, block.site), values[block.site])
-    coefficients = block.form.shift(coefficients, block.powers)
-    drawn = {**at_mode, block.site: block.form.sample(first, coefficients)}
-    conditional = inner.read(along(log_joint, drawn, name), drawn[name])
-    return {**drawn, name: inner.sample(second, conditional)}
+    form = block.form
+    assert form is not None
+    coefficients = form.read(block.density(partial(along, log_joint), values), block.of(values))
+    return {**values, **block.named(form.sample(block.keys(rng_key), coefficients))}
 
 
 def random_noise(sites: tuple[Site, ...], rng: np.random.Generator) -> Values:

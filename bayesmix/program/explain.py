@@ -140,7 +140,7 @@ def _links(plan: Plan, name: str) -> list[str]:
 def _treatment(block: Conditional) -> tuple[str, str, str, str]:
     if block.form is None:
         return "no closed form", _CLIMBED, "refused: use MixedGibbs", "gradient"
-    exact = "joint mode, closed form" if block.integrated else "mode, closed form"
+    exact = "joint mode, closed form" if len(block.sites) > 1 else "mode, closed form"
     return block.name, exact, "exact draw", "gradient"
 
 

@@ -95,7 +95,8 @@ def looking(name: str):
         density = make_case(name, scale)[1]
         found = form.read(density, value)
         mode, proper = form.mode(found, value)
-        claimed = form.kernel(found, other) - form.kernel(found, value)
+        named = form.distribution(found)
+        claimed = jnp.sum(named.log_prob(other)) - jnp.sum(named.log_prob(value))
         return Looked(
             mode, proper, claimed, density(other) - density(value), jax.grad(density)(mode)
         )
@@ -104,7 +105,7 @@ def looking(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_density_minus_kernel_is_constant(name):
+def test_the_density_is_of_the_form(name):
     here, there = make_case(name)[2]
     looked = looking(name)(here, there, 1.0)
     np.testing.assert_allclose(looked.claimed, looked.actual, rtol=1e-11)
@@ -218,18 +219,14 @@ def test_wishart_draws(name):
         assert stats.ks_2samp(draws[:, block, 0, 1], drawn[:, 0, 1]).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", ["power1", "power-2", "wishart", "inverse", "beta"])
+@pytest.mark.parametrize("name", ["power1", "power-2", "wishart", "inverse"])
 def test_shift_multiplies_the_density_by_a_power(name):
     form, density, (here, there) = make_case(name)
-
-    def size(v):
-        matrices = isinstance(form, WishartForm)
-        return jnp.linalg.slogdet(v)[1].sum() if matrices else jnp.log(v).sum()
 
     @jax.jit
     def gap(v):
         found = form.shift(form.read(density, jnp.asarray(here)), 0.75)
-        return density(v) + 0.75 * size(v) - form.kernel(found, v)
+        return density(v) + 0.75 * form.log_size(v) - jnp.sum(form.distribution(found).log_prob(v))
 
     np.testing.assert_allclose(gap(here), gap(there), rtol=1e-10, atol=1e-10)
 

@@ -169,11 +169,11 @@ def test_the_bound_has_no_slope_at_the_fixed_point(faithful):
     )
 
     def bound(coefficients):
-        points, centre = {}, {}
-        for block, own in zip(plan.blocks, coefficients):
-            points[block.site] = block.form.points(own)
-            centre[block.site] = block.form.centre(own)
-        q = Factorised(coefficients, (None,) * 3, points, centre)
+        sites = [block.site for block in plan.blocks]
+        spreads = [block.form.spread(own) for block, own in zip(plan.blocks, coefficients)]
+        points, centre, entropy, proper = zip(*spreads)
+        points, centre = dict(zip(sites, points)), dict(zip(sites, centre))
+        q = Factorised(coefficients, points, centre, jnp.stack(entropy), jnp.stack(proper))
         return bound_and_statistics(Problem(plan, arguments, blocks), fit.scopes, q)[0]
 
     look = jax.jit(jax.value_and_grad(bound))

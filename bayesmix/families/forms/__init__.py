@@ -12,16 +12,19 @@ rounding. Whether the density really is linear in ``t(v)`` is certified when the
 Links (a scale whose square is the variance, a mean tied over components, a regression) need no case of
 their own: they are differentiated through.
 
-Every form offers the same verbs, of coefficients c::
+A form is one class in one file, and owns all its verbs, of coefficients c::
 
     read(log_density, value)    -> c
-    kernel(c, value)            -> <c, t(value)>, a scalar
     mode(c, value)              -> (value, proper)    `proper` is False where no mode exists
     sample(rng_key, c)          -> a draw
-    shift(c, powers)            -> coefficients after v's density is multiplied by |v|^powers
-    points(c), centre(c), entropy(c), proper(c), moments(c), distribution(c)
-    anchor(value), at_anchor(c) -> where coefficients that are added are read, and log q there
+    spread(c)                   -> points, a value in the middle, entropy, is it a density
+    moments(c), distribution(c)
+    terms(log_density, anchor, groups), added(c), with_added(c, arrays), at_anchor(c)
+                                -> coefficients that add up, and log q where they were read
     designs(value, rng)         -> points at which a log density shows whether it has the form
+
+A normal and what scales it are one block with a form of its own (:mod:`.joint`), which is made of
+theirs: its values, keys and moments are pairs.
 
 **Expectations** are plain means over a few points. A log density that is linear in t(v) has, whatever
 its coefficients, the expectation
@@ -62,7 +65,8 @@ from typing import Any
 
 from numpyro.distributions import constraints
 
-from .common import Design, Form, LogDensity, added, with_added
+from .common import Design, Form, LogDensity, ScaleForm, SiteForm, Spread
+from .joint import JointForm
 from .normal import NormalCoefficients, NormalForm
 from .power import PowerCoefficients, PowerForm
 from .shares import BetaForm, DirichletForm
@@ -73,17 +77,19 @@ __all__ = [
     "Design",
     "DirichletForm",
     "Form",
+    "JointForm",
     "LogDensity",
     "NormalCoefficients",
     "NormalForm",
     "PowerCoefficients",
     "PowerForm",
+    "ScaleForm",
+    "SiteForm",
+    "Spread",
     "WishartCoefficients",
     "WishartForm",
-    "added",
     "base_support",
     "candidates",
-    "with_added",
 ]
 
 
@@ -94,7 +100,7 @@ def base_support(support: Any) -> Any:
     return support
 
 
-def candidates(support: Any, ndim: int) -> tuple[Form, ...]:
+def candidates(support: Any, ndim: int) -> tuple[SiteForm, ...]:
     """Forms a value of this support could have, simplest first.
 
     `support` is a NumPyro constraint and `ndim` the number of axes of the value. Empty where no closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,53 +13,105 @@ from jax.scipy.special import digamma
 LogDensity = Callable[[Array], Array]
 
 
-class Form(Protocol):
-    """The density of a value v, log q(v) = <c, t(v)> + constant, with coefficients c; see the text of
-    :mod:`bayesmix.families.forms`.
+class Spread(NamedTuple):
+    """A density as expectations need it: values of equal weight with its mean of t(v), leading with an
+    axis of them; a value in the middle; its entropy, (); is it a density, ()."""
 
-    name: shown in a plan; event_axes: how many trailing axes of a value are one element, independent of
-    the others; addends: names of the coefficients that add up, none where they are one array.
-    """
+    points: Any
+    centre: Any
+    entropy: Array
+    proper: Array
+
+
+class Form(Protocol):
+    """What every form offers, of one site or of several; see :mod:`bayesmix.families.forms`. A form of
+    several sites has a tuple of values, in their order, where others have one."""
 
     @property
     def name(self) -> str: ...
     @property
-    def event_axes(self) -> int: ...
+    def parts(self) -> tuple[SiteForm, ...]: ...
+    def read(self, log_density: Any, value: Any) -> Any: ...
+    def mode(self, c: Any, value: Any) -> tuple[Any, Array]: ...
+    def sample(self, rng_key: Any, c: Any) -> Any: ...
+    def spread(self, c: Any) -> Spread: ...
+    def moments(self, c: Any) -> tuple[Any, Any]: ...
+    def distribution(self, c: Any) -> Any: ...
+    def looking_at(self, c: Any, log_density: Any) -> Any: ...
+    def terms(self, log_density: Any, anchor: Any, groups: int, log_prior: Any = None) -> Any: ...
+    def added(self, c: Any) -> tuple[Any, ...]: ...
+    def with_added(self, c: Any, arrays: tuple[Any, ...]) -> Any: ...
+    def at_anchor(self, c: Any) -> Array: ...
+
+
+class SiteForm(Form, Protocol):
+    """A form of one site, and what most of them do alike.
+
+    event_axes: how many trailing axes of a value are one element, independent of the others; addends:
+    names of the coefficients that add up.
+    """
+
     @property
-    def addends(self) -> tuple[str, ...]: ...
-    # reading, modes and draws
-    def read(self, log_density: LogDensity, value: Array) -> Any: ...
-    def kernel(self, c: Any, value: Array) -> Array: ...
-    def mode(self, c: Any, value: Array) -> tuple[Array, Array]: ...
-    def sample(self, rng_key: Array, c: Any) -> Array: ...
-    def shift(self, c: Any, powers: Any) -> Any: ...
-    # expectations
+    def event_axes(self) -> int:
+        """No axes, where every number is an element."""
+        return 0
+
+    @property
+    def addends(self) -> tuple[str, ...]:
+        """No names, where the coefficients are one array."""
+        return ()
+
     def points(self, c: Any) -> Array: ...
     def centre(self, c: Any) -> Array: ...
     def entropy(self, c: Any) -> Array: ...
     def proper(self, c: Any) -> Array: ...
-    def moments(self, c: Any) -> tuple[Array, Array]: ...
-    def distribution(self, c: Any) -> Any: ...
-    # the normalised density at an anchor
-    def anchor(self, value: Array) -> Array: ...
-    def at_anchor(self, c: Any) -> Array: ...
-    def lead(self, c: Any, groups: int) -> Any: ...
-    # where a log density shows whether it has the form
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
     ) -> list[Design]: ...
 
+    @property
+    def parts(self) -> tuple[SiteForm, ...]:
+        """The form of each site given the others."""
+        return (self,)
 
-def added(form: Form, c: Any) -> tuple[Array, ...]:
-    """The arrays of coefficients that add up."""
-    return tuple(getattr(c, name) for name in form.addends) or (c,)
+    def spread(self, c: Any) -> Spread:
+        """What expectations need of the density."""
+        return Spread(self.points(c), self.centre(c), self.entropy(c), self.proper(c))
+
+    def looking_at(self, c: Any, log_density: Any) -> Any:
+        """The coefficients, which say all of the density that they were read from."""
+        return c
+
+    def anchor(self, value: Array) -> Array:
+        """Where to read coefficients that are to be added: anywhere, but at one place."""
+        return value
+
+    def lead(self, c: Any, groups: int) -> Any:
+        """Coefficients whose arrays all lead with the first axis of the value, of so many entries."""
+        return c
+
+    def terms(self, log_density: Any, anchor: Any, groups: int, log_prior: Any = None) -> Any:
+        """Coefficients that add up, leading with groups."""
+        return self.lead(self.read(log_density, anchor), groups)
+
+    def added(self, c: Any) -> tuple[Any, ...]:
+        """The arrays of coefficients that add up."""
+        return tuple(getattr(c, name) for name in self.addends) or (c,)
+
+    def with_added(self, c: Any, arrays: tuple[Any, ...]) -> Any:
+        """The same coefficients with other addends."""
+        if not self.addends:
+            return arrays[0]
+        return c._replace(**dict(zip(self.addends, arrays, strict=True)))
 
 
-def with_added(form: Form, c: Any, arrays: tuple[Array, ...]) -> Any:
-    """The same coefficients with other addends."""
-    if not form.addends:
-        return arrays[0]
-    return c._replace(**dict(zip(form.addends, arrays, strict=True)))
+@runtime_checkable
+class ScaleForm(SiteForm, Protocol):
+    """A form of what may scale a normal, with which it is then one block (:class:`.JointForm`)."""
+
+    def log_size(self, value: Array) -> Array: ...
+    def shift(self, c: Any, powers: Any) -> Any: ...
+    def inverse_centre(self, c: Any) -> Array: ...
 
 
 def symmetric(matrix: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,11 @@ from .common import (
     STEPS,
     Design,
     LogDensity,
+    SiteForm,
     annihilator,
     half_log_determinant,
     halves,
     symmetric,
-    with_added,
 )
 
 _LOG_TWO_PI = math.log(2 * math.pi)
@@ -34,25 +35,18 @@ class NormalCoefficients(NamedTuple):
     precision: Array
 
 
-class NormalForm(NamedTuple):
+@dataclass(frozen=True)
+class NormalForm(SiteForm):
     """t(v) = (v, v v'): independent normals over blocks of the trailing ``joint_axes`` axes."""
 
+    addends = ("gradient", "precision")
+    name = "normal"
     joint_axes: int = 1
 
     @property
     def event_axes(self) -> int:
         """Trailing axes that depend on each other."""
         return self.joint_axes
-
-    @property
-    def addends(self) -> tuple[str, ...]:
-        """Coefficients that add up."""
-        return ("gradient", "precision")
-
-    @property
-    def name(self) -> str:
-        """Name shown in a plan."""
-        return "normal"
 
     def _blocks(self, value: Array) -> Array:
         split = jnp.ndim(value) - self.joint_axes
@@ -73,12 +67,6 @@ class NormalForm(NamedTuple):
         columns = jax.vmap(column)(jnp.eye(size, dtype=value.dtype))  # (d, B, d)
         precision = -jnp.moveaxis(columns, 0, -1)
         return NormalCoefficients(value, self._blocks(gradient), symmetric(precision))
-
-    def kernel(self, c: NormalCoefficients, value: Array) -> Array:
-        """g'(v - anchor) - (v - anchor)' P (v - anchor) / 2, summed over blocks."""
-        step = self._blocks(value - c.anchor)
-        square = jnp.einsum("bi,bij,bj->", step, c.precision, step)
-        return jnp.sum(c.gradient * step) - square / 2
 
     def factor(self, c: NormalCoefficients) -> Array:
         """Cholesky factor of each block's precision, (B, d, d); NaN where it is not proper."""
@@ -106,10 +94,6 @@ class NormalForm(NamedTuple):
     def half_log_precision(self, c: NormalCoefficients) -> Array:
         """-log|P| / 2 summed over blocks: what integrating the normal out leaves behind."""
         return -jnp.sum(half_log_determinant(self.factor(c)))
-
-    def shift(self, c: NormalCoefficients, powers: Any) -> NormalCoefficients:
-        """A power of |v| has no place in a normal density."""
-        raise TypeError("a normal form cannot be shifted by a power of its value")
 
     def _lower(self, c: NormalCoefficients) -> Array:
         """L (B, d, d) with L L' each block's covariance: the transposed inverse of the factor of P."""
@@ -149,10 +133,6 @@ class NormalForm(NamedTuple):
         precision = c.precision.reshape(*mean.shape, mean.shape[-1])
         return dist.MultivariateNormal(mean, precision_matrix=precision)
 
-    def anchor(self, value: Array) -> Array:
-        """Where to read coefficients that are to be added: anywhere, but at one place."""
-        return value
-
     def at_anchor(self, c: NormalCoefficients) -> Array:
         """log q at the anchor, by independent element."""
         lower = self.factor(c)
@@ -164,7 +144,7 @@ class NormalForm(NamedTuple):
     def lead(self, c: NormalCoefficients, groups: int) -> NormalCoefficients:
         """Coefficients that lead with the first axis of the value, not with all blocks."""
         parts = (c.gradient, c.precision)
-        return with_added(self, c, tuple(jnp.reshape(x, (groups, -1, *x.shape[1:])) for x in parts))
+        return self.with_added(c, tuple(jnp.reshape(x, (groups, -1, *x.shape[1:])) for x in parts))
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0

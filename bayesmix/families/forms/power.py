@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from .common import (
     STEPS,
     Design,
     LogDensity,
+    ScaleForm,
     annihilator,
     either_side,
     halves,
@@ -32,20 +34,12 @@ class PowerCoefficients(NamedTuple):
     rate: Array
 
 
-class PowerForm(NamedTuple):
+@dataclass(frozen=True)
+class PowerForm(ScaleForm):
     """t(v) = (log v, v^p), elementwise: p = 1 gamma, p = -1 inverse gamma, p = +-2 their roots."""
 
+    addends = ("log_power", "rate")
     power: int
-
-    @property
-    def event_axes(self) -> int:
-        """Every number is an element."""
-        return 0
-
-    @property
-    def addends(self) -> tuple[str, ...]:
-        """Coefficients that add up."""
-        return ("log_power", "rate")
 
     @property
     def name(self) -> str:
@@ -75,11 +69,6 @@ class PowerForm(NamedTuple):
         rate = (heights[0] - heights[1]) / (self.power * (ratios[1] - 1))
         return PowerCoefficients(value, heights[1] + self.power * rate * ratios[1], rate)
 
-    def kernel(self, c: PowerCoefficients, value: Array) -> Array:
-        """<c, t(v)>, summed."""
-        ratio = value / c.anchor
-        return jnp.sum(c.log_power * jnp.log(ratio) - c.rate * ratio**self.power)
-
     def mode(self, c: PowerCoefficients, value: Array) -> tuple[Array, Array]:
         """(log_power / (p rate))^(1/p): the mode in v itself, no Jacobian; any value where nothing
         depends on it."""
@@ -94,6 +83,10 @@ class PowerForm(NamedTuple):
         shape = (c.log_power + 1) / self.power
         gamma = random.gamma(rng_key, shape, jnp.shape(shape), c.rate.dtype)
         return c.anchor * (gamma / c.rate) ** (1.0 / self.power)
+
+    def log_size(self, value: Array) -> Array:
+        """log|v|, summed."""
+        return jnp.sum(jnp.log(value))
 
     def shift(self, c: PowerCoefficients, powers: Any) -> PowerCoefficients:
         """Multiply the density by v^powers."""
@@ -158,19 +151,11 @@ class PowerForm(NamedTuple):
         root = dist.transforms.PowerTransform(1 / self.power)
         return dist.TransformedDistribution(dist.Gamma(shape, rate), root)
 
-    def anchor(self, value: Array) -> Array:
-        """Where to read coefficients that are to be added: anywhere, but at one place."""
-        return value
-
     def at_anchor(self, c: PowerCoefficients) -> Array:
         """log q at the anchor, by independent element."""
         shape = (c.log_power + 1) / self.power
         integral = gammaln(shape) - shape * jnp.log(c.rate)
         return -c.rate - integral - jnp.log(c.anchor / abs(self.power))
-
-    def lead(self, c: PowerCoefficients, groups: int) -> PowerCoefficients:
-        """Coefficients that lead with the first axis of the value, as they do."""
-        return c
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0

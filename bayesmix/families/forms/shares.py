@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +12,55 @@ import numpyro.distributions as dist
 from jax import Array, random
 from jax.scipy.special import gammaln
 
-from .common import Design, LogDensity, annihilator, halves, log_less_digamma, replaced, some
+from .common import (
+    Design,
+    LogDensity,
+    SiteForm,
+    annihilator,
+    halves,
+    log_less_digamma,
+    replaced,
+    some,
+)
 
 
-class DirichletForm(NamedTuple):
+class _SharesForm(SiteForm, Protocol):
+    """What shares of two, or of many, do alike."""
+
+    def _shares(self, c: Any) -> Array: ...
+
+    def centre(self, c: Array) -> Array:
+        """The mean."""
+        return self.distribution(c).mean
+
+    def entropy(self, c: Array) -> Array:
+        """Of the density in the value's own space, a scalar."""
+        # of a share, not NumPyro's own: it takes JAX's betaln, which errs in the seventh digit
+        return jnp.sum(dist.Dirichlet(self._shares(c) + 1, validate_args=False).entropy())
+
+    def proper(self, c: Array) -> Array:
+        """Do the coefficients give a density?"""
+        return jnp.all(c > -1)
+
+    def moments(self, c: Array) -> tuple[Array, Array]:
+        """Mean and variance of each entry."""
+        own = self.distribution(c)
+        return own.mean, own.variance
+
+    def at_anchor(self, c: Array) -> Array:
+        """log q at the anchor, by independent element."""
+        shares = self._shares(c)
+        total, size = jnp.sum(shares, axis=-1), shares.shape[-1]
+        constant = gammaln(total + size) - jnp.sum(gammaln(shares + 1), axis=-1)
+        return constant - total * jnp.log(size)
+
+
+@dataclass(frozen=True)
+class DirichletForm(_SharesForm):
     """t(v) = log v on the simplex; the coefficients are the concentrations minus one."""
 
-    @property
-    def event_axes(self) -> int:
-        """A simplex is an element."""
-        return 1
-
-    @property
-    def addends(self) -> tuple[str, ...]:
-        """All coefficients are one array."""
-        return ()
-
-    @property
-    def name(self) -> str:
-        """Name shown in a plan."""
-        return "Dirichlet"
+    event_axes = 1
+    name = "Dirichlet"
 
     def read(self, log_density: LogDensity, value: Array) -> Array:
         """From the slopes in the softmax coordinate, c_j - v_j sum_i c_i, at the centre and where one
@@ -46,10 +76,6 @@ class DirichletForm(NamedTuple):
         slopes = moments - points * jnp.sum(moments, axis=-1, keepdims=True)
         total = (slopes[0] - slopes[1])[..., :1] / (shares[1, 0] - shares[0, 0])
         return slopes[0] + total / size
-
-    def kernel(self, c: Array, value: Array) -> Array:
-        """sum_j c_j log v_j."""
-        return jnp.sum(c * jnp.log(value))
 
     def mode(self, c: Array, value: Array) -> tuple[Array, Array]:
         """v proportional to c. A negative c has no interior mode: its weight is put at the boundary."""
@@ -70,48 +96,21 @@ class DirichletForm(NamedTuple):
         logs = random.loggamma(rng_key, c + 1, c.shape, c.dtype)
         return jax.nn.softmax(logs, axis=-1)
 
-    def shift(self, c: Array, powers: Any) -> Array:
-        """Multiply the density by prod_j v_j^powers."""
-        return c + powers
-
-    def _own(self, c: Array) -> Any:
-        return dist.Dirichlet(c + 1, validate_args=False)
+    def _shares(self, c: Array) -> Array:
+        """Coefficients along the last axis."""
+        return c
 
     def points(self, c: Array) -> Array:
         """Two values of equal weight with the density's mean of t(v)."""
         return _simplex_points(c + 1)
 
-    def centre(self, c: Array) -> Array:
-        """The mean."""
-        return self._own(c).mean
-
-    def entropy(self, c: Array) -> Array:
-        """Of the density in the value's own space, a scalar."""
-        return jnp.sum(self._own(c).entropy())
-
-    def proper(self, c: Array) -> Array:
-        """Do the coefficients give a density?"""
-        return jnp.all(c > -1)
-
-    def moments(self, c: Array) -> tuple[Array, Array]:
-        """Mean and variance of each entry."""
-        return self._own(c).mean, self._own(c).variance
-
     def distribution(self, c: Array) -> Any:
         """NumPyro's distribution."""
-        return self._own(c)
+        return dist.Dirichlet(c + 1, validate_args=False)
 
     def anchor(self, value: Array) -> Array:
         """The centre, on which no coefficient depends."""
         return jnp.full_like(value, 1 / value.shape[-1])
-
-    def at_anchor(self, c: Array) -> Array:
-        """log q at the anchor, by independent element."""
-        return _at_centre(c)
-
-    def lead(self, c: Array, groups: int) -> Array:
-        """Coefficients that lead with the first axis of the value."""
-        return c
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
@@ -129,23 +128,11 @@ class DirichletForm(NamedTuple):
         return found + halves(value, moved.reshape(value.shape), batch, rng)
 
 
-class BetaForm(NamedTuple):
+@dataclass(frozen=True)
+class BetaForm(_SharesForm):
     """t(v) = (log v, log(1 - v)), elementwise; coefficients (2, ...) are the shapes minus one."""
 
-    @property
-    def event_axes(self) -> int:
-        """Every number is an element."""
-        return 0
-
-    @property
-    def addends(self) -> tuple[str, ...]:
-        """All coefficients are one array."""
-        return ()
-
-    @property
-    def name(self) -> str:
-        """Name shown in a plan."""
-        return "beta"
+    name = "beta"
 
     def read(self, log_density: LogDensity, value: Array) -> Array:
         """Slope and curvature at one half, in the logit coordinate."""
@@ -155,10 +142,6 @@ class BetaForm(NamedTuple):
         )
         total = -4 * curvature
         return jnp.stack([total / 2 + slope, total / 2 - slope])
-
-    def kernel(self, c: Array, value: Array) -> Array:
-        """<c, t(v)>, summed."""
-        return jnp.sum(c[0] * jnp.log(value) + c[1] * jnp.log1p(-value))
 
     def mode(self, c: Array, value: Array) -> tuple[Array, Array]:
         """c_1 / (c_1 + c_2), kept off the ends by rounding alone. Where one is negative there is no
@@ -174,45 +157,21 @@ class BetaForm(NamedTuple):
         """A draw of each element."""
         return random.beta(rng_key, c[0] + 1, c[1] + 1)
 
-    def shift(self, c: Array, powers: Any) -> Array:
-        """Multiply the density by v^powers."""
-        return c.at[0].add(powers)
-
-    def _own(self, c: Array) -> Any:
-        return dist.Beta(c[0] + 1, c[1] + 1, validate_args=False)
+    def _shares(self, c: Array) -> Array:
+        """Coefficients along the last axis."""
+        return jnp.moveaxis(c, 0, -1)
 
     def points(self, c: Array) -> Array:
         """Two values of equal weight with the density's mean of t(v)."""
-        return _simplex_points(jnp.moveaxis(c + 1, 0, -1))[..., 0]
-
-    def centre(self, c: Array) -> Array:
-        """The mean."""
-        return self._own(c).mean
-
-    def entropy(self, c: Array) -> Array:
-        """Of the density in the value's own space, a scalar."""
-        # not NumPyro's own, by JAX's betaln, which errs in the seventh digit
-        return DirichletForm().entropy(jnp.moveaxis(c, 0, -1))
-
-    def proper(self, c: Array) -> Array:
-        """Do the coefficients give a density?"""
-        return jnp.all(c > -1)
-
-    def moments(self, c: Array) -> tuple[Array, Array]:
-        """Mean and variance of each entry."""
-        return self._own(c).mean, self._own(c).variance
+        return _simplex_points(self._shares(c) + 1)[..., 0]
 
     def distribution(self, c: Array) -> Any:
         """NumPyro's distribution."""
-        return self._own(c)
+        return dist.Beta(c[0] + 1, c[1] + 1, validate_args=False)
 
     def anchor(self, value: Array) -> Array:
         """The centre, on which no coefficient depends."""
         return jnp.full_like(value, 0.5)
-
-    def at_anchor(self, c: Array) -> Array:
-        """log q at the anchor, by independent element."""
-        return _at_centre(jnp.moveaxis(c, 0, -1))
 
     def lead(self, c: Array, groups: int) -> Array:
         """Coefficients that lead with the first axis of the value."""
@@ -250,10 +209,3 @@ def _simplex_points(concentration: Array) -> Array:
     x = 2 * right / (slope + jnp.sqrt(slope**2 + 4 * product * right))
     step = 2 * jnp.arcsinh(jnp.sqrt(x) / 2)[..., None] * (one - other)
     return jax.nn.softmax(jnp.stack([log_mean + step, log_mean - step]), axis=-1)
-
-
-def _at_centre(c: Array) -> Array:
-    """log density of a simplex at its centre."""
-    total = jnp.sum(c, axis=-1)
-    size = c.shape[-1]
-    return gammaln(total + size) - jnp.sum(gammaln(c + 1), axis=-1) - total * jnp.log(size)

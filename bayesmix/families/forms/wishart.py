@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from .common import (
     STEPS,
     Design,
     LogDensity,
+    ScaleForm,
     annihilator,
     either_side,
     half_log_determinant,
@@ -36,24 +38,17 @@ class WishartCoefficients(NamedTuple):
     scatter: Array
 
 
-class WishartForm(NamedTuple):
+@dataclass(frozen=True)
+class WishartForm(ScaleForm):
     """t(V) = (log|V|, V^{+-1}) for positive definite V: Wishart, or inverse Wishart.
 
     With V = L L' the anchor, the whitened argument is M = L^{-1} V L^{-T} (Wishart) or
     M = L' V^{-1} L (inverse), so that M = I at the anchor whatever the units of the data.
     """
 
+    addends = ("log_power", "scatter")
+    event_axes = 2
     inverse: bool
-
-    @property
-    def event_axes(self) -> int:
-        """A matrix is an element."""
-        return 2
-
-    @property
-    def addends(self) -> tuple[str, ...]:
-        """Coefficients that add up."""
-        return ("log_power", "scatter")
 
     @property
     def name(self) -> str:
@@ -89,20 +84,6 @@ class WishartForm(NamedTuple):
         scatter = 2 * (log_power[..., None, None] * identity - found[0])
         return WishartCoefficients(lower, log_power, scatter)
 
-    def _whiten(self, c: WishartCoefficients, value: Array) -> Array:
-        if self.inverse:
-            half = solve_lower(jnp.linalg.cholesky(value), c.lower)
-            return transpose(half) @ half
-        half = solve_lower(c.lower, jnp.linalg.cholesky(value))
-        return half @ transpose(half)
-
-    def kernel(self, c: WishartCoefficients, value: Array) -> Array:
-        """<c, t(V)>, summed over the leading axes."""
-        whitened = self._whiten(c, value)
-        log_determinant = jnp.linalg.slogdet(whitened)[1]
-        trace = jnp.sum(whitened * c.scatter, axis=(-2, -1))
-        return jnp.sum(c.log_power * log_determinant - trace / 2)
-
     def mode(self, c: WishartCoefficients, value: Array) -> tuple[Array, Array]:
         """M = 2 a S^{-1}: V = L S L' / (2 a) for the inverse, 2 a L S^{-1} L' otherwise."""
         root = jnp.linalg.cholesky(c.scatter)
@@ -130,6 +111,10 @@ class WishartForm(NamedTuple):
             return transpose(half) @ half
         half = c.lower @ solve_lower(root, bartlett, transpose=True)
         return half @ transpose(half)
+
+    def log_size(self, value: Array) -> Array:
+        """log|V|, summed."""
+        return jnp.sum(jnp.linalg.slogdet(value)[1])
 
     def shift(self, c: WishartCoefficients, powers: Any) -> WishartCoefficients:
         """Multiply the density by |V|^powers."""
@@ -215,10 +200,6 @@ class WishartForm(NamedTuple):
         named = dist.InverseWishart if self.inverse else dist.Wishart
         return named(self._freedom(c), scale_matrix=matrix)
 
-    def anchor(self, value: Array) -> Array:
-        """Where to read coefficients that are to be added: anywhere, but at one place."""
-        return value
-
     def at_anchor(self, c: WishartCoefficients) -> Array:
         """M is Wishart(nu, S^-1); its Jacobian by V is |L|^-(D+1) at the anchor, for the inverse too."""
         size = c.scatter.shape[-1]
@@ -230,10 +211,6 @@ class WishartForm(NamedTuple):
         trace = jnp.trace(c.scatter, axis1=-2, axis2=-1)
         own = freedom * (log_scatter - size * jnp.log(2.0) / 2) - log_gamma - trace / 2
         return own - (size + 1) * log_anchor
-
-    def lead(self, c: WishartCoefficients, groups: int) -> WishartCoefficients:
-        """Coefficients that lead with the first axis of the value, as they do."""
-        return c
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
