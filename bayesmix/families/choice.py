@@ -177,7 +177,6 @@ def _delegating(families: list[Family]) -> Family:
 
     return Family(
         name="one of " + ", ".join(family.name for family in families),
-        parameter_names=tuple(family.name for family in families),
         parameters=lambda peeled, lead: None,
         arrange=lambda value, present: None,
         prepare=prepare,

@@ -212,7 +212,6 @@ def _columns_parameters(peeled: Peeled, lead: Lead) -> Columns:
 
 COLUMNS = Family(
     name="independent normal columns",
-    parameter_names=("mean", "scale"),
     parameters=_columns_parameters,
     arrange=columns_arrange,
     prepare=_columns_prepare,

@@ -124,7 +124,6 @@ def exponential_family(
 
     return Family(
         name=name,
-        parameter_names=parameter_names,
         parameters=parameters,
         arrange=functools.partial(_arrange, features, base, value_axes, constants),
         prepare=prepare,

@@ -384,7 +384,6 @@ def _moments(parameters: Gaussian) -> tuple[Array, Array]:
 
 FULL = Family(
     name="multivariate normal",
-    parameter_names=("mean", "scale_tril"),
     parameters=_parameters,
     arrange=lambda value, present: np.swapaxes(value, 0, 1),
     prepare=prepare,

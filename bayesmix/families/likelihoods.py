@@ -101,7 +101,6 @@ class Family(NamedTuple):
     """A likelihood with statistics whose size does not grow with the rows; see the module's text."""
 
     name: str
-    parameter_names: tuple[str, ...]
     parameters: Callable[..., Any]
     arrange: Callable[[Any, Any], Any]
     prepare: Callable[[Any, Any], Any]

@@ -78,7 +78,6 @@ def _log_normal_moments(parameters: Any) -> tuple[Array, Array]:
 # Not by sums of log x and its square, which cancel for tight clusters: those of normal columns do not.
 LOG_NORMAL = COLUMNS._replace(
     name="log-normal columns",
-    parameter_names=("loc", "scale"),
     arrange=_log_normal_arrange,
     log_prob=lambda prepared, rows: COLUMNS.log_prob(prepared, rows[0]) + rows[1],
     accumulate=lambda prepared, rows, *rest: COLUMNS.accumulate(prepared, rows[0], *rest),

@@ -217,7 +217,6 @@ def _moments(parameters: Student) -> tuple[Array, Array]:
 
 FULL = Family(
     name="multivariate Student-t",
-    parameter_names=("mean", "scale_tril", "freedom"),
     parameters=_parameters,
     arrange=lambda value, present: np.swapaxes(value, 0, 1),
     prepare=_prepare,
@@ -325,7 +324,6 @@ def _columns_moments(parameters: StudentColumns) -> tuple[Array, Array]:
 
 COLUMNS = Family(
     name="independent Student-t columns",
-    parameter_names=("mean", "scale", "freedom"),
     parameters=_columns_parameters,
     arrange=columns_arrange,
     prepare=lambda parameters, pattern: parameters,

@@ -28,20 +28,46 @@ class Form(Protocol):
     several sites has a tuple of values, in their order, where others have one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name shown in a plan."""
+
     @property
-    def parts(self) -> tuple[SiteForm, ...]: ...
-    def read(self, log_density: Any, value: Any) -> Any: ...
-    def mode(self, c: Any, value: Any) -> tuple[Any, Array]: ...
-    def sample(self, rng_key: Any, c: Any) -> Any: ...
-    def spread(self, c: Any) -> Spread: ...
-    def moments(self, c: Any) -> tuple[Any, Any]: ...
-    def distribution(self, c: Any) -> Any: ...
-    def looking_at(self, c: Any, log_density: Any) -> Any: ...
-    def terms(self, log_density: Any, anchor: Any, groups: int, log_prior: Any = None) -> Any: ...
-    def added(self, c: Any) -> tuple[Any, ...]: ...
-    def with_added(self, c: Any, arrays: tuple[Any, ...]) -> Any: ...
-    def at_anchor(self, c: Any) -> Array: ...
+    def parts(self) -> tuple[SiteForm, ...]:
+        """The form of each site given the others."""
+
+    def read(self, log_density: Any, value: Any) -> Any:
+        """Coefficients, from a few derivatives of a log density about a value."""
+
+    def mode(self, c: Any, value: Any) -> tuple[Any, Array]:
+        """The mode, and is it one; where it is not, the value or what is next to a mode."""
+
+    def sample(self, rng_key: Any, c: Any) -> Any:
+        """A draw."""
+
+    def spread(self, c: Any) -> Spread:
+        """What expectations need of the density."""
+
+    def moments(self, c: Any) -> tuple[Any, Any]:
+        """Mean and variance of each entry; infinite or NaN where they do not exist."""
+
+    def distribution(self, c: Any) -> Any:
+        """NumPyro's distribution, or None where it has none."""
+
+    def looking_at(self, c: Any, log_density: Any) -> Any:
+        """The coefficients with the log density that they were read from, for forms that look at it
+        again to draw and for moments; with None, arrays alone."""
+
+    def terms(self, log_density: Any, anchor: Any, groups: int, log_prior: Any = None) -> Any:
+        """Coefficients that add up, leading with groups; with `log_prior`, those of all factors."""
+
+    def added(self, c: Any) -> tuple[Any, ...]:
+        """The arrays of coefficients that add up."""
+
+    def with_added(self, c: Any, arrays: tuple[Any, ...]) -> Any:
+        """The same coefficients with other addends."""
+
+    def at_anchor(self, c: Any) -> Array:
+        """log q where the coefficients were read, by independent element."""
 
 
 class SiteForm(Form, Protocol):
@@ -61,25 +87,36 @@ class SiteForm(Form, Protocol):
         """No names, where the coefficients are one array."""
         return ()
 
-    def points(self, c: Any) -> Array: ...
-    def centre(self, c: Any) -> Array: ...
-    def entropy(self, c: Any) -> Array: ...
-    def proper(self, c: Any) -> Array: ...
+    def points(self, c: Any) -> Array:
+        """Values (J, *shape) of equal weight with the density's mean of t(v)."""
+
+    def centre(self, c: Any) -> Array:
+        """A value in the middle."""
+
+    def entropy(self, c: Any) -> Array:
+        """Of the density in the value's own space, a scalar."""
+
+    def proper(self, c: Any) -> Array:
+        """Do the coefficients give a density?"""
+
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
-    ) -> list[Design]: ...
+    ) -> list[Design]:
+        """Designs about a value; real values are moved by about `step`, others in proportion, and both
+        as far as `reach` as well, where a link may bend.
+
+        Each block (an element, a vector, a matrix) is moved by itself, all are moved together, and
+        random halves together and apart, which shows whether blocks are independent.
+        """
 
     @property
     def parts(self) -> tuple[SiteForm, ...]:
-        """The form of each site given the others."""
         return (self,)
 
     def spread(self, c: Any) -> Spread:
-        """What expectations need of the density."""
         return Spread(self.points(c), self.centre(c), self.entropy(c), self.proper(c))
 
     def looking_at(self, c: Any, log_density: Any) -> Any:
-        """The coefficients, which say all of the density that they were read from."""
         return c
 
     def anchor(self, value: Array) -> Array:
@@ -91,15 +128,12 @@ class SiteForm(Form, Protocol):
         return c
 
     def terms(self, log_density: Any, anchor: Any, groups: int, log_prior: Any = None) -> Any:
-        """Coefficients that add up, leading with groups."""
         return self.lead(self.read(log_density, anchor), groups)
 
     def added(self, c: Any) -> tuple[Any, ...]:
-        """The arrays of coefficients that add up."""
         return tuple(getattr(c, name) for name in self.addends) or (c,)
 
     def with_added(self, c: Any, arrays: tuple[Any, ...]) -> Any:
-        """The same coefficients with other addends."""
         if not self.addends:
             return arrays[0]
         return c._replace(**dict(zip(self.addends, arrays, strict=True)))
@@ -109,9 +143,14 @@ class SiteForm(Form, Protocol):
 class ScaleForm(SiteForm, Protocol):
     """A form of what may scale a normal, with which it is then one block (:class:`.JointForm`)."""
 
-    def log_size(self, value: Array) -> Array: ...
-    def shift(self, c: Any, powers: Any) -> Any: ...
-    def inverse_centre(self, c: Any) -> Array: ...
+    def log_size(self, value: Array) -> Array:
+        """log|v|, summed."""
+
+    def shift(self, c: Any, powers: Any) -> Any:
+        """Multiply the density by |v|^powers."""
+
+    def inverse_centre(self, c: Any) -> Array:
+        """The value whose inverse (of v^p, or of the matrix) is the inverse's expectation."""
 
 
 def symmetric(matrix: Array) -> Array:

@@ -64,12 +64,10 @@ class JointForm:
 
     @property
     def name(self) -> str:
-        """Name shown in a plan."""
         return f"normal-{self.scale.name}"
 
     @property
     def parts(self) -> tuple[SiteForm, ...]:
-        """The form of each site given the other."""
         return (self.normal, self.scale)
 
     def read(self, log_density: Along, value: Pair) -> JointCoefficients:
@@ -80,7 +78,6 @@ class JointForm:
         return JointCoefficients(own, mode, has_mode, log_density)
 
     def looking_at(self, c: JointCoefficients, log_density: Along | None) -> JointCoefficients:
-        """The coefficients with the density that they were read from; with None, arrays alone."""
         return c._replace(along=log_density)
 
     def mode(self, c: JointCoefficients, value: Pair) -> tuple[Pair, Array]:
@@ -136,7 +133,6 @@ class JointForm:
     def terms(
         self, log_density: Along, anchor: Pair, groups: int, log_prior: Along | None = None
     ) -> JointTerms:
-        """Coefficients that add up, leading with groups; with `log_prior`, those of the whole."""
         own = self.scale.terms(log_density(anchor, 1), anchor[1], groups)
         normal = self.normal.terms(log_density(anchor, 0), anchor[0], groups)
         turned = () if log_prior is None else self._turned(log_prior, anchor, groups)
@@ -163,11 +159,9 @@ class JointForm:
         return tuple(jnp.moveaxis(array, 0, 1) for array in jax.vmap(at)(entries))
 
     def added(self, c: JointTerms) -> tuple[Any, ...]:
-        """The arrays of coefficients that add up."""
         return self.scale.added(c.own), self.normal.added(c.normal)
 
     def with_added(self, c: JointTerms, arrays: tuple[Any, ...]) -> JointTerms:
-        """The same coefficients with other addends."""
         own = self.scale.with_added(c.own, arrays[0])
         return JointTerms(self.normal.with_added(c.normal, arrays[1]), own, c.turned)
 

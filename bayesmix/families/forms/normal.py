@@ -45,7 +45,6 @@ class NormalForm(SiteForm):
 
     @property
     def event_axes(self) -> int:
-        """Trailing axes that depend on each other."""
         return self.joint_axes
 
     def _blocks(self, value: Array) -> Array:
@@ -84,7 +83,6 @@ class NormalForm(SiteForm):
         return jnp.reshape(found, jnp.shape(value)), jnp.all(proper) | flat
 
     def sample(self, rng_key: Array, c: NormalCoefficients) -> Array:
-        """One draw of every block."""
         lower = self.factor(c)
         noise = random.normal(rng_key, c.gradient.shape, c.gradient.dtype)
         mean_part = solve_lower(lower, c.gradient[..., None])[..., 0]
@@ -100,31 +98,25 @@ class NormalForm(SiteForm):
         return inverse_lower(self.factor(c), transpose=True)
 
     def centre(self, c: NormalCoefficients) -> Array:
-        """A value in the middle."""
         return self.mode(c, c.anchor)[0]
 
     def points(self, c: NormalCoefficients) -> Array:
-        """Values (J, *shape) of equal weight with the density's mean of t(v)."""
         lower = self._lower(c)
         steps = jnp.sqrt(lower.shape[-1]) * jnp.moveaxis(lower, -1, 0)  # (d, B, d)
         steps = steps.reshape(-1, *c.anchor.shape)
         return self.centre(c) + jnp.concatenate([steps, -steps])
 
     def entropy(self, c: NormalCoefficients) -> Array:
-        """Of the density in the value's own space, a scalar."""
         return c.gradient.size * (1 + jnp.log(2 * jnp.pi)) / 2 + self.half_log_precision(c)
 
     def proper(self, c: NormalCoefficients) -> Array:
-        """Do the coefficients give a density?"""
         return jnp.all(jnp.isfinite(self.factor(c)))
 
     def moments(self, c: NormalCoefficients) -> tuple[Array, Array]:
-        """Mean and variance of each entry; infinite or NaN where they do not exist."""
         variance = jnp.sum(self._lower(c) ** 2, axis=-1)
         return self.centre(c), variance.reshape(c.anchor.shape)
 
     def distribution(self, c: NormalCoefficients) -> Any:
-        """NumPyro's distribution, or None where it has none."""
         mean, variance = self.moments(c)
         if self.joint_axes == 0:
             return dist.Normal(mean, jnp.sqrt(variance))
@@ -134,7 +126,6 @@ class NormalForm(SiteForm):
         return dist.MultivariateNormal(mean, precision_matrix=precision)
 
     def at_anchor(self, c: NormalCoefficients) -> Array:
-        """log q at the anchor, by independent element."""
         lower = self.factor(c)
         half = solve_lower(lower, c.gradient[..., None])[..., 0]
         log_determinant = half_log_determinant(lower)
@@ -149,7 +140,6 @@ class NormalForm(SiteForm):
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
     ) -> list[Design]:
-        """Designs about a value, each block moved by itself, all together, and random halves."""
         columns = np.stack([STEPS, STEPS**2], axis=1)
         found = []
         for size in (step, step, reach) if reach > step else (step, step):

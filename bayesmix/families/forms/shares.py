@@ -30,25 +30,20 @@ class _SharesForm(SiteForm, Protocol):
     def _shares(self, c: Any) -> Array: ...
 
     def centre(self, c: Array) -> Array:
-        """The mean."""
         return self.distribution(c).mean
 
     def entropy(self, c: Array) -> Array:
-        """Of the density in the value's own space, a scalar."""
         # of a share, not NumPyro's own: it takes JAX's betaln, which errs in the seventh digit
         return jnp.sum(dist.Dirichlet(self._shares(c) + 1, validate_args=False).entropy())
 
     def proper(self, c: Array) -> Array:
-        """Do the coefficients give a density?"""
         return jnp.all(c > -1)
 
     def moments(self, c: Array) -> tuple[Array, Array]:
-        """Mean and variance of each entry."""
         own = self.distribution(c)
         return own.mean, own.variance
 
     def at_anchor(self, c: Array) -> Array:
-        """log q at the anchor, by independent element."""
         shares = self._shares(c)
         total, size = jnp.sum(shares, axis=-1), shares.shape[-1]
         constant = gammaln(total + size) - jnp.sum(gammaln(shares + 1), axis=-1)
@@ -101,11 +96,9 @@ class DirichletForm(_SharesForm):
         return c
 
     def points(self, c: Array) -> Array:
-        """Two values of equal weight with the density's mean of t(v)."""
         return _simplex_points(c + 1)
 
     def distribution(self, c: Array) -> Any:
-        """NumPyro's distribution."""
         return dist.Dirichlet(c + 1, validate_args=False)
 
     def anchor(self, value: Array) -> Array:
@@ -115,7 +108,6 @@ class DirichletForm(_SharesForm):
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
     ) -> list[Design]:
-        """Designs about a value, each block moved by itself, all together, and random halves."""
         batch, size = value.shape[:-1], value.shape[-1]
         found = []
         for index in some(batch, rng):
@@ -154,7 +146,6 @@ class BetaForm(_SharesForm):
         return jnp.where(total > 0, found, value), jnp.all(proper)
 
     def sample(self, rng_key: Array, c: Array) -> Array:
-        """A draw of each element."""
         return random.beta(rng_key, c[0] + 1, c[1] + 1)
 
     def _shares(self, c: Array) -> Array:
@@ -162,11 +153,9 @@ class BetaForm(_SharesForm):
         return jnp.moveaxis(c, 0, -1)
 
     def points(self, c: Array) -> Array:
-        """Two values of equal weight with the density's mean of t(v)."""
         return _simplex_points(self._shares(c) + 1)[..., 0]
 
     def distribution(self, c: Array) -> Any:
-        """NumPyro's distribution."""
         return dist.Beta(c[0] + 1, c[1] + 1, validate_args=False)
 
     def anchor(self, value: Array) -> Array:
@@ -174,13 +163,11 @@ class BetaForm(_SharesForm):
         return jnp.full_like(value, 0.5)
 
     def lead(self, c: Array, groups: int) -> Array:
-        """Coefficients that lead with the first axis of the value."""
         return jnp.moveaxis(c, 0, 1)
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
     ) -> list[Design]:
-        """Designs about a value, each block moved by itself, all together, and random halves."""
         found = []
         for index in some(value.shape, rng):
             points = rng.uniform(0.1, 0.9, size=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,6 @@ class WishartForm(ScaleForm):
 
     @property
     def name(self) -> str:
-        """Name shown in a plan."""
         return "inverse Wishart" if self.inverse else "Wishart"
 
     def read(self, log_density: LogDensity, value: Array) -> WishartCoefficients:
@@ -87,14 +87,7 @@ class WishartForm(ScaleForm):
     def mode(self, c: WishartCoefficients, value: Array) -> tuple[Array, Array]:
         """M = 2 a S^{-1}: V = L S L' / (2 a) for the inverse, 2 a L S^{-1} L' otherwise."""
         root = jnp.linalg.cholesky(c.scatter)
-        twice = (2 * c.log_power)[..., None, None]
-        lower = c.lower
-        if self.inverse:
-            half = lower @ root
-            found = half @ transpose(half) / twice
-        else:
-            half = solve_lower(root, transpose(lower))
-            found = transpose(half) @ half * twice
+        found = self._value(c, root, 2 * c.log_power)
         proper = jnp.all(jnp.isfinite(root), axis=(-2, -1)) & (c.log_power > 0)
         return jnp.where(proper[..., None, None], found, value), jnp.all(proper)
 
@@ -113,11 +106,9 @@ class WishartForm(ScaleForm):
         return half @ transpose(half)
 
     def log_size(self, value: Array) -> Array:
-        """log|V|, summed."""
         return jnp.sum(jnp.linalg.slogdet(value)[1])
 
     def shift(self, c: WishartCoefficients, powers: Any) -> WishartCoefficients:
-        """Multiply the density by |V|^powers."""
         change = -powers if self.inverse else powers
         return c._replace(log_power=c.log_power + change)
 
@@ -125,54 +116,49 @@ class WishartForm(ScaleForm):
         """Of the whitened M, which is Wishart(freedom, S^{-1}) for both signs."""
         return 2 * c.log_power + (-1 if self.inverse else 1) * (c.scatter.shape[-1] + 1)
 
-    def _value(self, c: WishartCoefficients, multiple: Array) -> Array:
-        """The value where M is a multiple of S^{-1}."""
-        root = jnp.linalg.cholesky(c.scatter)
+    def _value(self, c: WishartCoefficients, root: Array, multiple: Array) -> Array:
+        """The value where M is a multiple of S^{-1}, with `root` the Cholesky factor of S."""
         if self.inverse:
             half = c.lower @ root
-            found = half @ transpose(half)
-            return found / multiple[..., None, None]
+            return half @ transpose(half) / multiple[..., None, None]
         half = solve_lower(root, transpose(c.lower))
         return transpose(half) @ half * multiple[..., None, None]
 
     def points(self, c: WishartCoefficients) -> Array:
-        """Values (J, *shape) of equal weight with the density's mean of t(v)."""
         freedom, size = self._freedom(c), c.scatter.shape[-1]
         order = jnp.arange(size, dtype=freedom.dtype)
         each = freedom[..., None]
         gaps = log_less_digamma((each - order) / 2) - jnp.log1p(-order / each)
         multiples = freedom * either_side(jnp.mean(gaps, axis=-1))
-        return jax.vmap(lambda multiple: self._value(c, multiple))(multiples)
+        root = jnp.linalg.cholesky(c.scatter)
+        return jax.vmap(partial(self._value, c, root))(multiples)
 
     def centre(self, c: WishartCoefficients) -> Array:
-        """A value in the middle."""
-        return self._value(c, self._freedom(c))
+        return self._value(c, jnp.linalg.cholesky(c.scatter), self._freedom(c))
 
     def inverse_centre(self, c: WishartCoefficients) -> Array:
-        """The value whose inverse is the inverse's expectation."""
-        return self._value(c, self._freedom(c) - c.scatter.shape[-1] - 1)
+        return self._value(
+            c, jnp.linalg.cholesky(c.scatter), self._freedom(c) - c.scatter.shape[-1] - 1
+        )
+
+    def _log_constant(self, c: WishartCoefficients, log_scatter: Array) -> Array:
+        """log q less <c, t(V)>, given log|S|: M is Wishart(nu, S^-1); its Jacobian by V is |L|^-(D+1),
+        for the inverse times |M|^(D+1), which `log_power` has."""
+        size, freedom = c.scatter.shape[-1], self._freedom(c)
+        halves = (freedom[..., None] - jnp.arange(size)) / 2
+        log_gamma = jnp.sum(gammaln(halves), axis=-1) + size * (size - 1) / 4 * jnp.log(jnp.pi)
+        own = freedom / 2 * (log_scatter - size * jnp.log(2.0)) - log_gamma
+        return own - (size + 1) * half_log_determinant(c.lower)
 
     def entropy(self, c: WishartCoefficients) -> Array:
-        """Of the density in the value's own space, a scalar."""
-        freedom, size = self._freedom(c), c.scatter.shape[-1]
-        root = jnp.linalg.cholesky(c.scatter)
-        halves = (freedom[..., None] - jnp.arange(size)) / 2
-        log_scatter = 2 * half_log_determinant(root)
-        log_determinant = jnp.sum(digamma(halves), axis=-1) + size * jnp.log(2.0) - log_scatter
-        log_gamma = jnp.sum(gammaln(halves), axis=-1) + size * (size - 1) / 4 * jnp.log(jnp.pi)
-        own = (
-            freedom / 2 * (size * jnp.log(2.0) - log_scatter)
-            + log_gamma
-            - (freedom - size - 1) / 2 * log_determinant
-            + freedom * size / 2
-        )
-        jacobian = (size + 1) * half_log_determinant(c.lower)
-        if self.inverse:
-            jacobian -= (size + 1) * log_determinant
-        return jnp.sum(own + jacobian)
+        size, freedom = c.scatter.shape[-1], self._freedom(c)
+        digammas = jnp.sum(digamma((freedom[..., None] - jnp.arange(size)) / 2), axis=-1)
+        log_scatter = 2 * half_log_determinant(jnp.linalg.cholesky(c.scatter))
+        log_determinant = digammas + size * jnp.log(2.0) - log_scatter  # E[log|M|]
+        height = self._log_constant(c, log_scatter) + c.log_power * log_determinant
+        return jnp.sum(freedom * size / 2 - height)
 
     def proper(self, c: WishartCoefficients) -> Array:
-        """Do the coefficients give a density?"""
         root = jnp.linalg.cholesky(c.scatter)
         return jnp.all(jnp.isfinite(root)) & jnp.all(self._freedom(c) > c.scatter.shape[-1] - 1)
 
@@ -183,7 +169,7 @@ class WishartForm(ScaleForm):
         """
         size = c.scatter.shape[-1]
         freedom = self._freedom(c)[..., None, None]
-        matrix = self._value(c, jnp.ones_like(c.log_power))
+        matrix = self._value(c, jnp.linalg.cholesky(c.scatter), jnp.ones_like(c.log_power))
         diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
         products = diagonal[..., :, None] * diagonal[..., None, :]
         if not self.inverse:
@@ -195,27 +181,17 @@ class WishartForm(ScaleForm):
         return mean, jnp.where(left > 2, variance, jnp.inf)
 
     def distribution(self, c: WishartCoefficients) -> Any:
-        """NumPyro's distribution, or None where it has none."""
-        matrix = self._value(c, jnp.ones_like(c.log_power))
+        matrix = self._value(c, jnp.linalg.cholesky(c.scatter), jnp.ones_like(c.log_power))
         named = dist.InverseWishart if self.inverse else dist.Wishart
         return named(self._freedom(c), scale_matrix=matrix)
 
     def at_anchor(self, c: WishartCoefficients) -> Array:
-        """M is Wishart(nu, S^-1); its Jacobian by V is |L|^-(D+1) at the anchor, for the inverse too."""
-        size = c.scatter.shape[-1]
-        freedom = self._freedom(c)
-        root = jnp.linalg.cholesky(c.scatter)
-        halves = (freedom[..., None] - jnp.arange(size)) / 2
-        log_gamma = jnp.sum(gammaln(halves), axis=-1) + size * (size - 1) / 4 * jnp.log(jnp.pi)
-        log_scatter, log_anchor = half_log_determinant(root), half_log_determinant(c.lower)
-        trace = jnp.trace(c.scatter, axis1=-2, axis2=-1)
-        own = freedom * (log_scatter - size * jnp.log(2.0) / 2) - log_gamma - trace / 2
-        return own - (size + 1) * log_anchor
+        log_scatter = 2 * half_log_determinant(jnp.linalg.cholesky(c.scatter))
+        return self._log_constant(c, log_scatter) - jnp.trace(c.scatter, axis1=-2, axis2=-1) / 2
 
     def designs(
         self, value: np.ndarray, rng: np.random.Generator, step: float = 1.0, reach: float = 1.0
     ) -> list[Design]:
-        """Designs about a value, each block moved by itself, all together, and random halves."""
         batch, dimension = value.shape[:-2], value.shape[-1]
         sign = -1 if self.inverse else 1
         radial = np.stack([STEPS, np.exp(sign * STEPS)], axis=1)
