@@ -55,7 +55,7 @@ def test_the_bound_never_falls_and_expectations_are_those_of_draws(name):
 
 def log_joints(fit, draws) -> tuple[float, np.ndarray]:
     """E[log p(x, z, theta)] under q(z) and q(theta), and under q(z) at each draw of theta."""
-    plan, layout = fit.plan, fit.arguments
+    plan, layout = fit.plan, fit.problem.arguments
 
     def look(arrays, blocks, draws, q):
         arguments = layout.with_arrays(arrays)
@@ -74,6 +74,6 @@ def log_joints(fit, draws) -> tuple[float, np.ndarray]:
 
         return expected, jax.lax.map(at, draws, batch_size=50)
 
-    blocks = Problem(plan, fit.arguments).with_rows().blocks
-    expected, heights = compile_lightly(look)(fit.arguments.arrays, blocks, draws, fit.q)
+    blocks = Problem(plan, fit.problem.arguments).with_rows().blocks
+    expected, heights = compile_lightly(look)(fit.problem.arguments.arrays, blocks, draws, fit.q)
     return float(expected), np.asarray(heights)
