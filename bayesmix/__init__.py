@@ -4,7 +4,7 @@ from . import threads as _threads
 
 _threads.widen_pool()  # before anything computes
 
-from .comparison.compare import compare  # noqa: E402
+from .comparison import compare  # noqa: E402
 from .comparison.result import Comparison, load_comparison  # noqa: E402
 from .families import choice as _choice  # noqa: E402
 from .families import gaussian as _gaussian  # noqa: E402

@@ -301,7 +301,7 @@ def _compare_into(
     program: Callable[..., Any],
     engines: Sequence[str],
 ) -> int:
-    from .comparison.compare import compare
+    from .comparison import compare
     from .comparison.report import earlier_files
 
     if earlier_files(folder):

@@ -18,7 +18,7 @@ from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.conjugacy import maximise
 from bayesmix.program.problem import Problem
-from bayesmix.program.rows import weighted_statistics
+from bayesmix.program.row_pass import weighted_statistics
 from tests.checks import assert_never_falls, random_values
 from tests.programs import CASES, ENUMERATED, OPEN, components_of, make_data, plan_of
 

@@ -12,10 +12,10 @@ from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 from numpyro.handlers import condition, seed
 
-from ..program import graph as eliminate
-from ..program.blocks import Observed
+from ..program import elimination
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
+from ..program.observed import Observed
 from ..program.problem import Problem
 from ..program.reading import Site
 from ..program.statistics import Statistics
@@ -145,7 +145,7 @@ class Chains:
 
         def each(hidden: Array) -> Array:
             told = self._told(problem, observed, hidden)
-            found = eliminate.sum_out(told.plan.graph, told.log_factors(values))
+            found = elimination.sum_out(told.plan.graph, told.log_factors(values))
 
             def jacobian(row: Array) -> Array:
                 free = self._unravel(row)

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax import Array, random
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.conjugacy import sample
 from ..program.evaluate import Values
 from ..program.plan import Plan

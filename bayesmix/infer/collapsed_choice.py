@@ -21,11 +21,12 @@ from jax import Array
 
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from ..program.blocks import Blocks, Observed
+from ..program.blocks import Blocks
 from ..program.compiling import compile_lightly
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.probe import few_rows
 from ..program.problem import Problem

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from ..program import graph as eliminate
-from ..program import rows as row_pass
+from ..program import elimination, row_pass
 from ..program.blocks import Blocks
+from ..program.elimination import Graph, Tables
 from ..program.evaluate import Values
-from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.problem import Problem
 from .collapsed_blocks import (
@@ -41,8 +40,8 @@ class _Rows(NamedTuple):
 
 def told_labels(graph: Graph, tables: Tables, labels: Array) -> Weighed:
     """A part that takes each row's label as it is told."""
-    found = eliminate.sum_out(graph, tables)
-    return Weighed(found, eliminate.indicators(graph, labels[None], found.dtype), None, None)
+    found = elimination.sum_out(graph, tables)
+    return Weighed(found, elimination.indicators(graph, labels[None], found.dtype), None, None)
 
 
 def statistics_given(problem: Problem, values: Values, labels: Array) -> row_pass.Pass:

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from ..program import parts
-from ..program import rows as row_pass
+from ..program import parts, row_pass
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.problem import Problem

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.arguments import Arguments
 from ..program.evaluate import Values
 from ..program.plan import Plan

@@ -14,7 +14,7 @@ from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.conjugacy import sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
@@ -164,16 +164,16 @@ class ConjugateGibbs(MCMCKernel):
         labels = _named(problem.plan, drawn.rows) if self.keep_latents else ()
         return GibbsState(values, labels, drawn.log_likelihood, next_key), drawn.statistics
 
-    def _end(self, found: Plan, state: Any) -> Any:
+    def _end(self, plan: Plan, state: Any) -> Any:
         """What comes after all sites have been drawn: labels permuted, where asked for."""
         if not self.permute_labels:
             return state
         key = random.fold_in(state.rng_key, _PERMUTATION_STREAM)
-        values, labels = _permuted(found, state.z, state.latents, key)
+        values, labels = _permuted(plan, state.z, state.latents, key)
         return state._replace(z=values, latents=labels)
 
-    def _check(self, found: Plan) -> None:
-        _check_closed(found)
+    def _check(self, plan: Plan) -> None:
+        _check_closed(plan)
 
     # ------------------------------------------------------------------ a block of numpyro.infer.Gibbs
     @property
@@ -262,16 +262,16 @@ def _draw_labels(problem: Problem, values: Values, rng_key: Array) -> row_pass.P
     )
 
 
-def _named(found: Plan, labels: Array) -> Any:
+def _named(plan: Plan, labels: Array) -> Any:
     """Labels (latents, N) as (N,) where there is one latent, else by latent."""
-    if len(found.graph.names) == 1:
+    if len(plan.graph.names) == 1:
         return labels[0]
-    return dict(zip(found.graph.names, labels, strict=True))
+    return dict(zip(plan.graph.names, labels, strict=True))
 
 
-def _permuted(found: Plan, values: Values, labels: Any, rng_key: Array) -> tuple[Values, Any]:
+def _permuted(plan: Plan, values: Values, labels: Any, rng_key: Array) -> tuple[Values, Any]:
     """Parameters, and labels where they are kept, with those of exchangeable groups in random order."""
-    for i, group in enumerate(found.labels.hidden):
+    for i, group in enumerate(plan.labels.hidden):
         if not group.exchangeable:
             continue
         order = random.permutation(random.fold_in(rng_key, i), group.size)
@@ -305,8 +305,8 @@ def draw_blocks(
     return values
 
 
-def _check_closed(found: Plan) -> None:
-    open_sites = [block.site for block in found.blocks if block.form is None]
+def _check_closed(plan: Plan) -> None:
+    open_sites = [block.site for block in plan.blocks if block.form is None]
     if open_sites:
         names = ", ".join(f"'{name}'" for name in open_sites)
         raise ProgramError(

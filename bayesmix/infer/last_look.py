@@ -12,8 +12,7 @@ from numpyro.distributions import constraints
 
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from ..program import graph as eliminate
-from ..program import rows as row_pass
+from ..program import elimination, row_pass
 from ..program.evaluate import Evaluation, Values
 from ..program.plan import Plan
 from ..program.problem import Problem
@@ -205,6 +204,6 @@ def _change(problem: Problem, values: Values) -> Array:
     """By how much the density of a row changes at most where parameters move by roundings."""
 
     def density(at: Values) -> Array:
-        return eliminate.sum_out(problem.plan.graph, problem.log_factors(at))
+        return elimination.sum_out(problem.plan.graph, problem.log_factors(at))
 
     return jnp.max(jnp.abs(density(_moved(problem.plan, values)) - density(values)))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
@@ -86,12 +86,12 @@ class Settings(NamedTuple):
 
 
 def new_state(
-    found: Plan, values: Values, statistics: row_pass.Statistics, max_steps: int, alike: int
+    plan: Plan, values: Values, statistics: row_pass.Statistics, max_steps: int, alike: int
 ) -> EMState:
     """Fits before their first step; `alike` M steps will be made from `statistics` of all rows alike."""
     restarts = jax.tree.leaves(values)[0].shape[0]
     dtype = jnp.result_type(float)
-    closed = max(1, sum(block.form is not None for block in found.blocks))
+    closed = max(1, sum(block.form is not None for block in plan.blocks))
     nothing = jnp.full(restarts, -jnp.inf, dtype)
     return EMState(
         alike=jnp.full(restarts, alike),
@@ -104,7 +104,7 @@ def new_state(
         status=jnp.full(restarts, Status.RUNNING),
         proper=jnp.ones((restarts, closed), bool),
         promised=-nothing,
-        curvature=jnp.full((restarts, len(found.reading.parameters)), jnp.inf, dtype),
+        curvature=jnp.full((restarts, len(plan.reading.parameters)), jnp.inf, dtype),
         calm=jnp.zeros(restarts, int),
         memory=(),
         pace=(),

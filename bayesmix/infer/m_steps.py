@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.conjugacy import Conditional, maximise
 from ..program.errors import ProgramError
 from ..program.evaluate import Values

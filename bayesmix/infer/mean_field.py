@@ -22,7 +22,7 @@ from jax import Array
 from numpyro.ops.provenance import eval_provenance
 
 from ..families.likelihoods import Family
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.conjugacy import Conditional
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, Values

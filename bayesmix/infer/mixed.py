@@ -17,7 +17,7 @@ from numpyro.infer.hmc import HMCState, hmc
 from numpyro.infer.util import ParamInfo
 from numpyro.util import is_prng_key
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
@@ -119,7 +119,7 @@ class MixedGibbs(ConjugateGibbs):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_trajectory": None}  # made again by `init`
 
-    def _check(self, found: Plan) -> None:
+    def _check(self, plan: Plan) -> None:
         """Every program will do."""
 
     def init(
@@ -161,11 +161,11 @@ class MixedGibbs(ConjugateGibbs):
         values, moved = move(sites, density, swept.z, state.nuts, self._trajectory)
         return _with_nuts(swept._replace(z=values), moved), statistics
 
-    def _end(self, found: Plan, state: Any) -> Any:
-        ended = super()._end(found, state)
+    def _end(self, plan: Plan, state: Any) -> Any:
+        ended = super()._end(plan, state)
         if not (self.permute_labels and isinstance(state.nuts, HMCState)):
             return ended
-        return ended._replace(nuts=state.nuts._replace(z=unconstrained(open_sites(found), ended.z)))
+        return ended._replace(nuts=state.nuts._replace(z=unconstrained(open_sites(plan), ended.z)))
 
     def get_diagnostics_str(self, state: Any) -> str:
         """What the progress bar shows: the log likelihood, and how the NUTS part fares."""
@@ -187,10 +187,10 @@ def _unmoved(state: GibbsState) -> MixedState:
 
 
 # ------------------------------------------------------------------------------------- the open sites
-def open_sites(found: Plan) -> tuple[Site, ...]:
+def open_sites(plan: Plan) -> tuple[Site, ...]:
     """Parameters whose conditional has no closed form."""
-    names = {block.site for block in found.blocks if block.form is None}
-    return tuple(site for site in found.reading.parameters if site.name in names)
+    names = {block.site for block in plan.blocks if block.form is None}
+    return tuple(site for site in plan.reading.parameters if site.name in names)
 
 
 Trajectory = Callable[[HMCState, Potential], HMCState]

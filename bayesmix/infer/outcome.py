@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 _STILL = (Status.CONVERGED, Status.OUT_OF_STEPS, Status.CLIMB_STUCK, Status.ROUNDING)
 
 
-def outcome_of(found: Plan, state: Any, start: int, marks: Marks) -> Outcome:
+def outcome_of(plan: Plan, state: Any, start: int, marks: Marks) -> Outcome:
     """How a start ended: its status, made more telling by where it is.
 
     `state` leads with starts: values, statistics, step, status, whether each closed block's mode was
@@ -52,13 +52,13 @@ def outcome_of(found: Plan, state: Any, start: int, marks: Marks) -> Outcome:
         return Outcome(Status.GATE_WITHOUT_BOUND)
     if marks.coincide[start] and status in _STILL:
         return Outcome(Status.COMPONENTS_COINCIDE)
-    closed = [block for block in found.blocks if block.form is not None]
+    closed = [block for block in plan.blocks if block.form is not None]
     improper = [b for b, proper in zip(closed, state.proper[start], strict=False) if not proper]
     shares = [isinstance(block.form, DirichletForm | BetaForm) for block in improper]
     if shares and all(shares) and status is not Status.NOT_FINITE:
         return Outcome(Status.AT_BOUNDARY, tuple(block.site for block in improper))
     if status is Status.OBJECTIVE_FELL:
-        return Outcome(Status.ROUNDING if _ill_conditioned(found, state, start) else status)
+        return Outcome(Status.ROUNDING if _ill_conditioned(plan, state, start) else status)
     if improper:
         names = tuple(name for block in improper for name in block.sites)
         if any(counts[start].min() < EMPTY for counts in state.statistics.counts.values()):
@@ -66,18 +66,18 @@ def outcome_of(found: Plan, state: Any, start: int, marks: Marks) -> Outcome:
         return Outcome(Status.COVARIANCE_SINGULAR, names)
     if marks.narrow[start] and status in _STILL:
         return Outcome(Status.COVARIANCE_SINGULAR)
-    flat = _at_boundary(found, state, start)
+    flat = _at_boundary(plan, state, start)
     if flat and status in _STILL:
         return Outcome(Status.AT_BOUNDARY, flat)
     return Outcome(status)
 
 
-def _at_boundary(found: Plan, state: Any, start: int) -> tuple[str, ...]:
+def _at_boundary(plan: Plan, state: Any, start: int) -> tuple[str, ...]:
     """Climbed sites with a coordinate along which next to nothing changes any more, though its support
     has a boundary, or with a value at the end of an interval."""
-    climbed = {block.site for block in found.blocks if block.form is None}
+    climbed = {block.site for block in plan.blocks if block.form is None}
     ended = []
-    for site, curvature in zip(found.reading.parameters, state.curvature[start], strict=True):
+    for site, curvature in zip(plan.reading.parameters, state.curvature[start], strict=True):
         if site.name in climbed and not any(base_support(site.support) == each for each in ENDLESS):
             gap = _distance(base_support(site.support), state.values[site.name][start])
             if curvature < _FLAT or gap <= 4 * np.finfo(curvature.dtype).eps:
@@ -94,9 +94,9 @@ def _distance(support: Any, value: np.ndarray) -> float:
     return float(np.min(np.minimum(value - low, high - value) / (high - low)))
 
 
-def _ill_conditioned(found: Plan, state: Any, start: int) -> bool:
+def _ill_conditioned(plan: Plan, state: Any, start: int) -> bool:
     """Has rounding changed the smallest axis of some covariance by more than a hundred thousandth?"""
-    for site in found.reading.parameters:
+    for site in plan.reading.parameters:
         if base_support(site.support) == constraints.positive_definite:
             value = state.values[site.name][start]
             if np.max(np.linalg.cond(value)) * np.finfo(value.dtype).eps > 1e-5:

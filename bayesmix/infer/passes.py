@@ -11,9 +11,9 @@ import numpy as np
 from jax import Array, random
 
 from ..program.batches import Batches
-from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.problem import Problem
 from .convergence import judge

@@ -19,12 +19,12 @@ from numpyro.primitives import Messenger
 
 from ..families.likelihoods import Family
 from ..families.peel import peel
-from ..program import graph as eliminate
-from ..program import rows as row_pass
-from ..program.blocks import Blocks, Observed
+from ..program import elimination, row_pass
+from ..program.blocks import Blocks
+from ..program.elimination import Tables
 from ..program.errors import ProgramError
 from ..program.evaluate import Evaluation, RowFactor, Values, enumerated_trace
-from ..program.graph import Tables
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.reading import Reading, Site
@@ -61,12 +61,12 @@ def log_factors(problem: Problem, values: Values, rows: Rows) -> Tables:
 
 def log_density(problem: Problem, values: Values, rows: Rows) -> Array:
     """log p(x_i | theta) over the cells that are there, the latents summed out, (N,)."""
-    return eliminate.sum_out(problem.plan.graph, log_factors(problem, values, rows))
+    return elimination.sum_out(problem.plan.graph, log_factors(problem, values, rows))
 
 
 def posteriors(problem: Problem, values: Values, rows: Rows) -> Tables:
     """p(joint values of a clique | the cells that are there), (K, N), for each clique."""
-    return eliminate.marginals(problem.plan.graph, log_factors(problem, values, rows))[1]
+    return elimination.marginals(problem.plan.graph, log_factors(problem, values, rows))[1]
 
 
 def priors(plan: Plan, evaluation: Evaluation) -> Tables:
@@ -75,13 +75,13 @@ def priors(plan: Plan, evaluation: Evaluation) -> Tables:
     tables: list[Any] = [jnp.zeros((size, 1)) for size in graph.table_sizes]
     for name, table in evaluation.latent.items():
         tables[graph.clique_of[name]] += table.reshape(table.shape[0], -1)
-    found = eliminate.marginals(graph, tuple(tables))[1]
+    found = elimination.marginals(graph, tuple(tables))[1]
     return tuple(each if each.shape[1] > 1 else each[:, 0] for each in found)
 
 
 def explain(problem: Problem, values: Values, rows: Rows) -> tuple[Array, Array]:
     """The most probable joint values of the latents, (latents, N) from 0, and log p(x_i, z_i), (N,)."""
-    return eliminate.explain(problem.plan.graph, log_factors(problem, values, rows))
+    return elimination.explain(problem.plan.graph, log_factors(problem, values, rows))
 
 
 def _only_where(there: Array, factor: Any) -> Any:

@@ -13,9 +13,9 @@ import numpy as np
 from jax import Array
 from scipy.special import softmax
 
-from ..program.blocks import Observed
 from ..program.errors import ProgramError
 from ..program.modules import site_values
+from ..program.observed import Observed
 from ..program.problem import Problem
 from ..program.settings import key_of
 from . import predict

@@ -142,13 +142,13 @@ class Search:
 
     def landscape(self, problem: Problem) -> Landscape:
         """What strategies work with, for a program with its data."""
-        found = problem.plan
-        if not found.graph.names:
+        plan = problem.plan
+        if not plan.graph.names:
             raise ProgramError(
                 "the program has no latent, so there are no responsibilities to search over; use EM "
                 "with several restarts"
             )
-        em = EM(found, max_steps=self.max_steps, tolerance=self.tolerance, progress_bar=False)
+        em = EM(plan, max_steps=self.max_steps, tolerance=self.tolerance, progress_bar=False)
         return Landscape(problem, em, self.batch)
 
     def _step(

@@ -18,11 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program import graph as eliminate
-from ..program import rows as row_pass
+from ..program import elimination, row_pass
+from ..program.elimination import Graph, Tables, independent, indicators
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.graph import Graph, Tables, independent, indicators
 from ..program.parts import Part, Weighed
 from ..program.plan import Plan
 from ..program.problem import Problem
@@ -103,11 +102,11 @@ def walking(setting: tuple[Array, Array, Array]) -> Part:
             return jnp.where(jnp.isneginf(table), table, shaken)  # what cannot be stays so
 
         told = tuple(changed(*each) for each in zip(tables, keys[1:], strict=True))
-        evidence, exact = eliminate.marginals(graph, told)
+        evidence, exact = elimination.marginals(graph, told)
 
         def mixed() -> Tables:
-            uniform = eliminate.uniforms(graph, keys[0], evidence.size, evidence.dtype)
-            labels = eliminate.draw(graph, told, uniform)[1]
+            uniform = elimination.uniforms(graph, keys[0], evidence.size, evidence.dtype)
+            labels = elimination.draw(graph, told, uniform)[1]
             ones = indicators(graph, labels, evidence.dtype)
             return tuple((1 - drawn) * r + drawn * z for r, z in zip(exact, ones, strict=True))
 
@@ -289,7 +288,9 @@ def _shares(
     graph = problem.plan.graph
 
     def one(values: Values) -> tuple[dict[str, Array], Array]:
-        evidence, weights = eliminate.marginals(graph, problem.at(rows.blocks).log_factors(values))
+        evidence, weights = elimination.marginals(
+            graph, problem.at(rows.blocks).log_factors(values)
+        )
         return {name: weights[graph.own(name)] for name in graph.names}, evidence
 
     return jax.vmap(one)(solutions)

@@ -18,13 +18,14 @@ import numpy as np
 from jax import Array, random
 
 from ..families.peel import peel
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.arguments import on_device
-from ..program.blocks import Blocks, Observed
+from ..program.blocks import Blocks
+from ..program.elimination import independent
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.graph import independent
 from ..program.modules import array_names, array_values, initial_values
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.statistics import expected_factors
@@ -335,9 +336,9 @@ def starting_values(
     return jax.vmap(one)(starting)
 
 
-def check_names(found: Plan, names: Iterable[str], argument: str) -> None:
+def check_names(plan: Plan, names: Iterable[str], argument: str) -> None:
     """Raise :class:`ProgramError` where a name is no parameter of the program."""
-    known = found.reading.parameter_names
+    known = plan.reading.parameter_names
     for name in names:
         if name not in known:
             raise ProgramError(
@@ -357,11 +358,11 @@ def told_values(problem: Problem, init: dict[str, Any] | None, rng_keys: Array) 
     return {**own_starts(problem, rng_keys), **given}
 
 
-def _given_values(found: Plan, init: dict[str, Any], restarts: int) -> Values:
+def _given_values(plan: Plan, init: dict[str, Any], restarts: int) -> Values:
     """Initial values told by the user, checked and with an axis of starts."""
-    known = {site.name: site for site in found.reading.parameters}
+    known = {site.name: site for site in plan.reading.parameters}
     values: Values = {}
-    check_names(found, init, "init")
+    check_names(plan, init, "init")
     for name, given in init.items():
         given, shape = jnp.asarray(given, float), known[name].shape
         if given.shape not in (shape, (restarts, *shape)):

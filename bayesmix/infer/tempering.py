@@ -24,11 +24,10 @@ from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 from numpyro.handlers import seed
 
-from ..program import parts
-from ..program import rows as row_pass
+from ..program import parts, row_pass
+from ..program.elimination import Graph, Tables
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.graph import Graph, Tables
 from ..program.parts import Weighed
 from ..program.plan import Plan
 from ..program.problem import Problem

@@ -19,10 +19,10 @@ import numpy as np
 from jax import Array
 from numpyro.distributions import biject_to
 
-from ..program import graph as eliminate
+from ..program import elimination
+from ..program.elimination import Tables
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.graph import Tables
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from . import predict
@@ -193,7 +193,7 @@ def _terms(
     here, there = (predict.log_factors(problem, v, rows) for v in (values, at))
     # a temperature of zero leaves what is impossible impossible
     tempered = tuple(jnp.where(jnp.isneginf(each), each, beta * each) for each in there)
-    evidence, shares = eliminate.marginals(graph, tempered)
+    evidence, shares = elimination.marginals(graph, tempered)
 
     def expected(tables: Tables) -> Array:
         pairs = zip(shares, tables, strict=True)
@@ -209,6 +209,6 @@ def _terms(
     return Decomposition(
         total(energy),
         total(evidence - own),
-        total(eliminate.sum_out(graph, here) - bound),
+        total(elimination.sum_out(graph, here) - bound),
         log_prior,
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.labels import LabelGroup
@@ -279,11 +279,11 @@ def _judge(before: _State, moved: _State, tolerance: Array, rows: int) -> _State
 
 
 def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> VariationalResult:
-    found = problem.plan
-    statuses = [_status(found, state, start) for start in range(state.status.size)]
+    plan = problem.plan
+    statuses = [_status(plan, state, start) for start in range(state.status.size)]
     bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
     best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
-    check_proper(found, state.proper[best])
+    check_proper(plan, state.proper[best])
     if not np.isfinite(bounds[best]):
         raise ProgramError(
             "the bound is not finite at the first step of any start; look for a prior whose "
@@ -293,22 +293,22 @@ def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> Varia
     return VariationalResult(
         bound=state.trace[best][: int(state.step[best]) + 1],
         status=statuses[best],
-        modes=gather_modes(found, state.q.centre, bounds, statuses),
+        modes=gather_modes(plan, state.q.centre, bounds, statuses),
         restart_bounds=bounds,
         restart_statuses=tuple(statuses),
         restart_steps=state.step,
-        problem=Problem(found, problem.arguments),
+        problem=Problem(plan, problem.arguments),
         q=q,
         statistics=statistics,
         scopes=scopes,
     )
 
 
-def _status(found: Plan, state: _State, start: int) -> Status:
+def _status(plan: Plan, state: _State, start: int) -> Status:
     status = Status(int(state.status[start]))
     if status is Status.CONVERGED and state.step[start] <= 3:
         centre = {name: value[start] for name, value in state.q.centre.items()}
-        if any(_all_alike(group, centre) for group in found.labels.hidden):
+        if any(_all_alike(group, centre) for group in plan.labels.hidden):
             return Status.SYMMETRIC_START
     return status
 

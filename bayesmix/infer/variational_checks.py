@@ -10,12 +10,13 @@ import numpy as np
 
 from ..families.augmented import RowFamily
 from ..families.likelihoods import Family
-from ..program import rows as row_pass
+from ..program import row_pass
 from ..program.arguments import Arguments
-from ..program.blocks import Blocks, Observed, arrange
+from ..program.blocks import Blocks, arrange
 from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, evaluate
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.probe import few_rows
 from ..program.problem import Problem

@@ -14,11 +14,10 @@ import numpy as np
 from jax import Array, random
 
 from ..families.forms import Form
-from ..program import graph as eliminate
-from ..program import rows as row_pass
+from ..program import elimination, row_pass
 from ..program.conjugacy import Conditional
+from ..program.elimination import Tables
 from ..program.evaluate import Values
-from ..program.graph import Tables
 from ..program.problem import OfProblem, Problem
 from ..program.settings import key_of, whole
 from .mean_field import (
@@ -188,7 +187,7 @@ def _responsibilities(problem: Problem, scopes: tuple[Scope, ...], q: Factorised
     plan = problem.plan
     evaluation = averaged_evaluation(problem, scopes, q)
     tables = row_pass.log_factors(plan.graph, averaged_families(plan), evaluation, problem.blocks)
-    return eliminate.marginals(plan.graph, tables)[1]
+    return elimination.marginals(plan.graph, tables)[1]
 
 
 def _draws(

@@ -13,8 +13,8 @@ from jax import random
 from ..infer.gibbs import check_draws
 from ..infer.predict import check_drawable
 from ..infer.variational_result import VariationalResult
-from ..program.blocks import Observed
 from ..program.errors import ProgramError
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.problem import Problem
 from . import arviz_compat

@@ -15,10 +15,10 @@ from jax import Array, random
 from numpyro.handlers import seed, substitute, uncondition
 
 from ..families.likelihoods import Family
+from ..program.elimination import marginals
 from ..program.evaluate import Values
-from ..program.graph import marginals
 from ..program.problem import Problem
-from ..program.rows import log_factors
+from ..program.row_pass import log_factors
 from ..program.tracing import sites_of
 
 _CHUNK = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import arviz_compat as compat
+from . import arviz_compat
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def label_dims(idata: Any) -> tuple[str, ...]:
     """The dimensions of `posterior` and `latents` whose index is a component label."""
-    posterior = compat.dataset(idata, "posterior")
+    posterior = arviz_compat.dataset(idata, "posterior")
     present = set(posterior.dims) | set(latents_of(idata).dims)
     return tuple(dim for dim, *_ in named_dims(posterior) if dim in present)
 
@@ -47,4 +47,8 @@ def latents_of(idata: Any) -> xr.Dataset:
     """The group `latents`, or a data set without variables where there is none."""
     import xarray as xr
 
-    return compat.dataset(idata, "latents") if "latents" in compat.groups(idata) else xr.Dataset()
+    return (
+        arviz_compat.dataset(idata, "latents")
+        if "latents" in arviz_compat.groups(idata)
+        else xr.Dataset()
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..program.errors import ProgramError
-from . import arviz_compat as compat
+from . import arviz_compat
 from .label_dims import every_dim, label_dims, latents_of
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def draws_by_dim(idata: Any) -> dict[str, LabelledDraws]:
     draw; without it, minus the squared distance to the median of all draws in sorted parameters.
     """
     dims = label_dims(idata)
-    posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
+    posterior = arviz_compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     shape = (posterior.sizes["chain"], posterior.sizes["draw"])
     latents, fit, found = latents_of(idata), _fit(idata, posterior, dims, shape), {}
     for dim in dims:
@@ -203,9 +203,9 @@ def _parameters(
 
 def _data(idata: Any, rows: int, latents: xr.Dataset) -> Array | None:
     """Observed numbers of each row, (N, D), where there is one latent with as many rows."""
-    if not rows or "observed_data" not in compat.groups(idata):
+    if not rows or "observed_data" not in arviz_compat.groups(idata):
         return None
-    observed = compat.dataset(idata, "observed_data").data_vars
+    observed = arviz_compat.dataset(idata, "observed_data").data_vars
     known = {str(name).removesuffix(SUFFIX) for name in latents.data_vars}
     parts = [
         v.values.reshape(rows, -1).astype(float)
@@ -231,9 +231,9 @@ def sorted_along(dataset: xr.Dataset, dims: tuple[str, ...]) -> dict[str, xr.Dat
 
 def log_likelihood(idata: Any) -> Array | None:
     """Total log likelihood of each draw, (chain, draw), or None."""
-    if "log_likelihood" not in compat.groups(idata):
+    if "log_likelihood" not in arviz_compat.groups(idata):
         return None
-    found = compat.dataset(idata, "log_likelihood").transpose("chain", "draw", ...)
+    found = arviz_compat.dataset(idata, "log_likelihood").transpose("chain", "draw", ...)
     return sum(v.values.reshape(*v.shape[:2], -1).sum(-1) for v in found.data_vars.values())
 
 
@@ -283,14 +283,14 @@ def declare_labels(
         ProgramError: for a variable or a dimension that is not there.
 
     >>> mean = np.random.default_rng(0).normal([0.0, 5.0], 0.1, size=(1, 20, 2))
-    >>> idata = compat.make({"posterior": {"mu": mean}})
+    >>> idata = arviz_compat.make({"posterior": {"mu": mean}})
     >>> declared = declare_labels(idata, {"mu": "mu_dim_0"})
-    >>> compat.dataset(declared, "posterior")["mu"].dims
+    >>> arviz_compat.dataset(declared, "posterior")["mu"].dims
     ('chain', 'draw', 'component')
     """
     import xarray as xr
 
-    posterior = compat.dataset(idata, "posterior")
+    posterior = arviz_compat.dataset(idata, "posterior")
     moved = [name for name in (allocations, probabilities) if name is not None]
     for name in (*carried, *moved):
         if name not in posterior:
@@ -312,8 +312,8 @@ def declare_labels(
     attrs = {"label_dims": "component", "exchangeable": exchangeable, "relabelled": "no"}
     others = [name for name in posterior.data_vars if name not in (*renamed, *moved)]
     kept = posterior[others].assign(renamed).assign_attrs(attrs)
-    idata = compat.replace_group(idata, "posterior", kept)
-    return compat.replace_group(idata, "latents", xr.Dataset(latents)) if latents else idata
+    idata = arviz_compat.replace_group(idata, "posterior", kept)
+    return arviz_compat.replace_group(idata, "latents", xr.Dataset(latents)) if latents else idata
 
 
 def _renamed(v: xr.DataArray, dim: Any) -> xr.DataArray:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..program.errors import ProgramError
-from . import arviz_compat as compat
+from . import arviz_compat
 from .label_dims import (
     bound_to_labels,
     complements,
@@ -119,22 +119,22 @@ def label_switching(idata: Any, method: Method | None = None) -> LabelSwitching:
     >>> mean[1] = mean[1][:, [2, 0, 1]]
     >>> groups, dims = {"posterior": {"mean": mean}}, {"mean": ["component"]}
     >>> attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    >>> found = label_switching(compat.make(groups, dims=dims, attrs=attrs))
+    >>> found = label_switching(arviz_compat.make(groups, dims=dims, attrs=attrs))
     >>> found.switched, found.switches, found.chains_differ
     (True, (0, 0), True)
 
     Sources: Jasra, Holmes and Stephens (2005), Statistical Science 20(1), on switching; Vehtari et
     al. (2021), Bayesian Analysis 16(2), on R-hat and ESS.
     """
-    posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
+    posterior = arviz_compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     dims = label_dims(idata)
     nothing = (0,) * posterior.sizes["chain"], False, 1
     found = find_permutations(idata, method=method) if dims else {}
     within, chains_differ, labellings = switches(found) if dims else nothing
     every = every_dim(posterior, dims)
     carrying = carrying_labels(posterior, every)
-    invariant = compat.diagnostics(_invariant(idata, posterior, every))
-    labelled = compat.diagnostics(posterior[carrying])
+    invariant = arviz_compat.diagnostics(_invariant(idata, posterior, every))
+    labelled = arviz_compat.diagnostics(posterior[carrying])
     exchangeable = posterior.attrs.get("exchangeable", "unknown")
     relabelled = posterior.attrs.get("relabelled", "no")
     names = [f"labels switched {sum(within)} times within chains"] * any(within)
@@ -203,8 +203,8 @@ def relabel(
     >>> order = rng.permuted(np.tile(np.arange(3), (2, 50, 1)), axis=-1)
     >>> mean = np.take_along_axis(np.array([-4.0, 0.0, 9.0]) + np.zeros((2, 50, 1)), order, -1)
     >>> groups, dims = {"posterior": {"mean": mean}}, {"mean": ["component"]}
-    >>> idata = compat.make(groups, dims=dims, attrs={"posterior": {"label_dims": "component"}})
-    >>> float(compat.dataset(relabel(idata), "posterior")["mean"].std("draw").max())
+    >>> idata = arviz_compat.make(groups, dims=dims, attrs={"posterior": {"label_dims": "component"}})
+    >>> float(arviz_compat.dataset(relabel(idata), "posterior")["mean"].std("draw").max())
     0.0
 
     Sources: Papastamoulis and Iliopoulos (2010), Journal of Computational and Graphical Statistics
@@ -215,7 +215,7 @@ def relabel(
     if least_confidence is not None:
         for dim, draws in draws_by_dim(idata).items():
             refuse_below(draws, permutations[dim].reshape(draws.shape), least_confidence)
-    posterior = compat.dataset(idata, "posterior")
+    posterior = arviz_compat.dataset(idata, "posterior")
     if posterior.attrs.get("exchangeable") == "no":
         warnings.warn(
             "The prior tells the components apart, so their labels have a meaning of their own, "
@@ -233,19 +233,19 @@ def relabel(
             stacklevel=2,
         )
     idata = renamed_draws(idata, permutations)
-    done = compat.dataset(idata, "posterior").assign_attrs(
+    done = arviz_compat.dataset(idata, "posterior").assign_attrs(
         relabelled=method_name(method or Pivot())
     )
-    return compat.replace_group(idata, "posterior", done)
+    return arviz_compat.replace_group(idata, "posterior", done)
 
 
 def renamed_draws(idata: Any, permutations: Mapping[str, np.ndarray]) -> Any:
     """Draws with component `permutation[..., k]` at label k, in `posterior` and `latents`; one
     permutation (chain, draw, K) for each label dimension."""
-    posterior = compat.dataset(idata, "posterior")
+    posterior = arviz_compat.dataset(idata, "posterior")
     latents = _permute_latents(latents_of(idata), permutations, posterior)
-    idata = compat.replace_group(idata, "posterior", renamed(posterior, permutations))
-    return compat.replace_group(idata, "latents", latents)
+    idata = arviz_compat.replace_group(idata, "posterior", renamed(posterior, permutations))
+    return arviz_compat.replace_group(idata, "latents", latents)
 
 
 def renamed(posterior: xr.Dataset, permutations: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -312,7 +312,7 @@ def find_permutations(
             '`posterior.attrs["label_dims"]` (for example "component"), by `declare_labels` for draws '
             "of another program, or leave it as it is."
         )
-    sizes = compat.dataset(idata, "posterior").sizes
+    sizes = arviz_compat.dataset(idata, "posterior").sizes
     shape = (sizes["chain"], sizes["draw"])
     chosen = _chosen(method, pivot, shape)
     found = {dim: apply_method(chosen, draws) for dim, draws in draws_by_dim(idata).items()}

@@ -23,12 +23,13 @@ from ..families.peel import peel
 from ..infer import predict
 from ..infer.cells import by_cell, distribution_function
 from ..infer.regression import as_site, cells_by_component, of_call
-from ..program.blocks import Blocks, Observed
+from ..program.blocks import Blocks
+from ..program.elimination import Tables, marginals
 from ..program.evaluate import Values
-from ..program.graph import Tables, marginals
+from ..program.observed import Observed
 from ..program.plan import Plan
 from ..program.problem import Problem
-from ..program.rows import log_factors
+from ..program.row_pass import log_factors
 
 MOST_DRAWS = 400
 _LARGEST_VALUE = 10_000

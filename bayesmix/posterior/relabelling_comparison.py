@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..program.errors import ProgramError
-from . import arviz_compat as compat
-from . import labels
+from . import arviz_compat, labels
 from .labelled_draws import LabelledDraws, draws_by_dim
 from .relabelling_confidence import ambiguity, confidence
 from .relabelling_iterative import (
@@ -122,7 +121,7 @@ def compare_relabellings(
     >>> rng = np.random.default_rng(0)
     >>> mean = np.array([-4.0, 0.0, 9.0]) + rng.normal(size=(2, 50, 3))
     >>> attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    >>> idata = compat.make({"posterior": {"mean": mean}}, None, {"mean": ["component"]}, attrs)
+    >>> idata = arviz_compat.make({"posterior": {"mean": mean}}, None, {"mean": ["component"]}, attrs)
     >>> compare_relabellings(idata).agreement.round(2)
                       PRA  ordering of mean
     PRA               1.0               1.0
@@ -165,11 +164,11 @@ def compare_relabellings(
 
 def _row(idata: Any, draws: LabelledDraws, dim: str, order: Array) -> dict[str, float]:
     """What the table says of one method beside the confidence in it."""
-    posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
+    posterior = arviz_compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     shape = (posterior.sizes["chain"], posterior.sizes["draw"], -1)
     renamed = labels.renamed(posterior, {dim: order.reshape(shape)})
     carrying = [name for name, v in renamed.data_vars.items() if dim in v.dims]
-    seen = compat.diagnostics(renamed[carrying])
+    seen = arviz_compat.diagnostics(renamed[carrying])
     p = draws.probabilities
     return {
         "Stephens loss": np.nan if p is None else stephens_loss(p, order),

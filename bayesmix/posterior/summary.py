@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import arviz_compat as compat
-from . import labels
+from . import arviz_compat, labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +27,7 @@ def summary(idata: Any, prob: float = 0.94) -> pd.DataFrame:
 
     >>> import numpy as np
     >>> draws = np.random.default_rng(0).normal(3.0, 0.1, size=(4, 250))
-    >>> table = summary(compat.make({"posterior": {"rate": draws}}))
+    >>> table = summary(arviz_compat.make({"posterior": {"rate": draws}}))
     >>> table.round(1).loc["rate", ["mean", "sd", "hdi_low", "hdi_high"]].tolist()
     [3.0, 0.1, 2.8, 3.2]
 
@@ -36,7 +35,7 @@ def summary(idata: Any, prob: float = 0.94) -> pd.DataFrame:
     """
     import pandas as pd
 
-    posterior = compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
+    posterior = arviz_compat.dataset(idata, "posterior").transpose("chain", "draw", ...)
     reason = _why_not_yet(idata, posterior)
     if reason:
         warnings.warn(reason, labels.LabelSwitchingWarning, stacklevel=2)
@@ -44,10 +43,10 @@ def summary(idata: Any, prob: float = 0.94) -> pd.DataFrame:
         v.values.reshape(*v.shape[:2], -1).astype(float) for v in posterior.data_vars.values()
     ]
     draws = np.concatenate(blocks, -1)
-    low, high = compat.hdi(draws, prob)
+    low, high = arviz_compat.hdi(draws, prob)
     flat = draws.reshape(-1, draws.shape[-1])
     spread = flat.std(0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
-    found = compat.diagnostics(posterior)
+    found = arviz_compat.diagnostics(posterior)
     columns = {"mean": flat.mean(0), "sd": spread, "hdi_low": low, "hdi_high": high}
     table = pd.DataFrame(columns, index=found.index)
     table = table.join(found[["ess_bulk", "ess_tail", "r_hat"]])

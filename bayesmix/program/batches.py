@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .blocks import Blocks, Observed, block_size, by_family, lay_out, patterns_of
+from .blocks import Blocks, block_size, by_family, lay_out, patterns_of
+from .observed import Observed
 from .plan import Plan
 
 _SMALLEST, _LARGEST = 8, 128  # rows in a block of rows that have the same cells missing

@@ -21,7 +21,8 @@ from jax.sharding import Mesh
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from .devices import place
-from .graph import Graph
+from .elimination import Graph
+from .observed import Observed
 
 # bytes of one block's largest temporary: with more, a pass takes up to twice as long; where that leaves
 # too few rows to a block, it has as many as make up for visiting it
@@ -32,48 +33,6 @@ _VISIT = 128
 _UNBLOCKED_ROWS = 1024
 _VECTOR = 8
 _ALIGNMENT = 64
-
-
-class Observed(NamedTuple):
-    """What a call says of its rows, rows first.
-
-    values: each observed site's value (N, *event), with some feasible number in missing cells;
-    present: the same shape, False where missing, or None where the site is complete;
-    weight: (N,), or None where every row counts once; labels: for each latent that the program
-    observes the index of a row's value, (N,), -1 where it is not known; or None where there is none;
-    mesh: the devices that the rows are to be spread over, or None.
-    """
-
-    values: dict[str, Any]
-    present: dict[str, Any]
-    weight: Any = None
-    labels: Any = None
-    mesh: Mesh | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """N."""
-        return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """What the call gave of each site, known labels too: NaN where it is missing."""
-        found, arrays = dict(self.values), jnp if self.traced else np
-        for name, there in self.present.items():
-            if there is not None:
-                found[name] = arrays.where(there, found[name], np.nan)
-        for name, labels in (self.labels or {}).items():
-            found[name] = arrays.where(labels < 0, np.nan, labels)
-        return found
-
-    @property
-    def traced(self) -> bool:
-        """Are rows being traced by a JAX transformation?"""
-        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self))
-
-    def take(self, index: Any) -> Observed:
-        """Some of the rows, on one device."""
-        return jax.tree.map(lambda array: array[index], self._replace(mesh=None))
 
 
 @jax.tree_util.register_dataclass

@@ -27,11 +27,10 @@ from ..families.choice import OneOf
 from ..families.likelihoods import Family
 from ..families.peel import peel
 from .arguments import Arguments
-from .blocks import Observed
 from .compiling import compile_lightly
 from .errors import ProgramError
 from .evaluate import Values, log_prob_present
-from .observed import mask_layers
+from .observed import Observed, mask_layers
 from .plain import Give
 from .reading import Program, Reading, Site
 from .tracing import sites_of, unchecked

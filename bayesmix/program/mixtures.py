@@ -25,8 +25,8 @@ from numpyro.primitives import Messenger
 from ..families.choice import OneOf
 from ..families.indexing import NotIndexed, indexed, picked
 from .arguments import Arguments
-from .blocks import Observed
 from .errors import MarginalMixture
+from .observed import Observed
 from .plain import looked_at
 from .reading import Look, Program, Reading, read
 from .roles import describe

@@ -18,10 +18,10 @@ from numpyro.handlers import seed
 from numpyro.primitives import Messenger
 
 from .arguments import Arguments
-from .blocks import Observed
 from .errors import ProgramError, PytreeParameter
 from .evaluate import Values, enumerated_trace
 from .mixtures import read_opened
+from .observed import Observed
 from .reading import Look, Program, Reading, read
 from .tracing import unchecked
 

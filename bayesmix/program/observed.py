@@ -10,17 +10,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.sharding import Mesh
 
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from ..families.peel import peel
 from .arguments import Arguments
-from .blocks import Observed
 from .errors import ProgramError
 
 if TYPE_CHECKING:
     from .labels import Labels
     from .sites import Latent, Reading, Site
+
+
+class Observed(NamedTuple):
+    """What a call says of its rows, rows first.
+
+    values: each observed site's value (N, *event), with some feasible number in missing cells;
+    present: the same shape, False where missing, or None where the site is complete;
+    weight: (N,), or None where every row counts once; labels: for each latent that the program
+    observes the index of a row's value, (N,), -1 where it is not known; or None where there is none;
+    mesh: the devices that the rows are to be spread over, or None.
+    """
+
+    values: dict[str, Any]
+    present: dict[str, Any]
+    weight: Any = None
+    labels: Any = None
+    mesh: Mesh | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the call gave of each site, known labels too: NaN where it is missing."""
+        found, arrays = dict(self.values), jnp if self.traced else np
+        for name, there in self.present.items():
+            if there is not None:
+                found[name] = arrays.where(there, found[name], np.nan)
+        for name, labels in (self.labels or {}).items():
+            found[name] = arrays.where(labels < 0, np.nan, labels)
+        return found
+
+    @property
+    def traced(self) -> bool:
+        """Are rows being traced by a JAX transformation?"""
+        return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self))
+
+    def take(self, index: Any) -> Observed:
+        """Some of the rows, on one device."""
+        return jax.tree.map(lambda array: array[index], self._replace(mesh=None))
 
 
 class Row(NamedTuple):

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from . import graph as eliminate
-from .graph import Graph, Tables, uniforms
+from . import elimination
+from .elimination import Graph, Tables, uniforms
 
 
 class Weighed(NamedTuple):
@@ -36,15 +36,15 @@ Part = Callable[
 
 def expect(graph: Graph, tables: Tables, told: None = None) -> Weighed:
     """Responsibilities: posterior probabilities of each clique's joint values."""
-    evidence, weights = eliminate.marginals(graph, tables)
+    evidence, weights = elimination.marginals(graph, tables)
     return Weighed(evidence, weights, None, None)
 
 
 def harden(graph: Graph, tables: Tables, told: None = None) -> Weighed:
     """The most probable joint values of a row's latents, as weights of zeros and ones; max_z log p(x, z)
     in place of the log evidence."""
-    values, height = eliminate.explain(graph, tables)
-    return Weighed(height, eliminate.indicators(graph, values, height.dtype), None, None)
+    values, height = elimination.explain(graph, tables)
+    return Weighed(height, elimination.indicators(graph, values, height.dtype), None, None)
 
 
 def temper(inverse_temperature: Array) -> Part:
@@ -52,7 +52,7 @@ def temper(inverse_temperature: Array) -> Part:
     the log evidence. At beta = 1 it is :func:`expect`."""
 
     def tempered(graph: Graph, tables: Tables, told: None = None) -> Weighed:
-        evidence, weights = eliminate.marginals(
+        evidence, weights = elimination.marginals(
             graph, tuple(inverse_temperature * table for table in tables)
         )
         return Weighed(evidence / inverse_temperature, weights, None, None)
@@ -68,8 +68,8 @@ def mean_field(sweeps: int) -> Part:
     """
 
     def improved(graph: Graph, tables: Tables, told: Tables) -> Weighed:
-        bound, factors = eliminate.product_form(graph, tables, told, sweeps)
-        weights = eliminate.independent(graph, list(factors), factors[0].shape[-1])
+        bound, factors = elimination.product_form(graph, tables, told, sweeps)
+        weights = elimination.independent(graph, list(factors), factors[0].shape[-1])
         return Weighed(bound, weights, factors, None)
 
     return improved
@@ -79,13 +79,13 @@ def draw_often(num_draws: Array) -> Part:
     """Shares of `num_draws` joint draws of a row's latents; it is told a key. The evidence is exact."""
 
     def drawn(graph: Graph, tables: Tables, rng_key: Array) -> Weighed:
-        evidence = eliminate.sum_out(graph, tables)
-        like = jax.eval_shape(lambda: eliminate.marginals(graph, tables)[1])
+        evidence = elimination.sum_out(graph, tables)
+        like = jax.eval_shape(lambda: elimination.marginals(graph, tables)[1])
 
         def once_more(i: Array, total: Tables) -> Tables:
             uniform = uniforms(graph, random.fold_in(rng_key, i), evidence.size, evidence.dtype)
-            values = eliminate.draw(graph, tables, uniform)[1]
-            found = eliminate.indicators(graph, values, evidence.dtype)
+            values = elimination.draw(graph, tables, uniform)[1]
+            found = elimination.indicators(graph, values, evidence.dtype)
             return tuple(jnp.add(*each) for each in zip(total, found, strict=True))
 
         nothing = tuple(jnp.zeros(each.shape, each.dtype) for each in like)
@@ -112,6 +112,6 @@ def lots(graph: Graph, rng_key: Array, rows: int, dtype: Any = float) -> Lots:
 def draw(graph: Graph, tables: Tables, told: Lots) -> Weighed:
     """One draw of all latents of a row from their posterior, as weights of zeros and ones, and as values
     (latents, n), counted from 0."""
-    evidence, values = eliminate.draw(graph, tables, told.uniform)
-    weights = eliminate.indicators(graph, values, evidence.dtype)
+    evidence, values = elimination.draw(graph, tables, told.uniform)
+    weights = elimination.indicators(graph, values, evidence.dtype)
     return Weighed(evidence, weights, values, told.hidden_key)

@@ -15,20 +15,21 @@ from jax import Array
 from ..families.augmented import Statistic
 from ..families.likelihoods import Family
 from .arguments import Arguments, Layout, on_device, shapes_of, split
-from .blocks import Blocks, Observed, arrange
+from .blocks import Blocks, arrange
 from .certificate import Certificate
 from .compiling import compile_lightly
 from .conjugacy import Conditional
 from .devices import mesh_of
+from .elimination import Graph
 from .errors import ProgramError
 from .evaluate import Evaluation, Values, evaluate
-from .graph import Graph
 from .labels import Labels
 from .locals import collapse
 from .loops import Unrolled
 from .mixtures import Opened
 from .modules import read_arrays
 from .observed import (
+    Observed,
     check_alike,
     check_cells,
     check_components,

@@ -19,10 +19,9 @@ from jax import Array
 from ..families.augmented import RowFamily, Statistic
 from ..families.forms import base_support
 from ..families.likelihoods import Family
-from . import graph as eliminate
-from . import rows as row_pass
+from . import elimination, row_pass
 from .arguments import Arguments, take_rows
-from .blocks import Observed, arrange
+from .blocks import arrange
 from .certificate import IMPOSSIBLE, Certificate, Read, certify
 from .compiling import compile_lightly
 from .conjugacy import Conditional, Recognition, random_noise, random_points, recognise
@@ -30,6 +29,7 @@ from .errors import ProgramError
 from .evaluate import Evaluation, Values, enumerated_trace, evaluate, family_of, row_family_of
 from .labels import Labels, Tested, find_labels
 from .links import describe_links
+from .observed import Observed
 from .ordinary import NO_UNITS, Units, find_units, in_units
 from .reading import Program, Reading, resized
 from .specialise import Specialised, specialise
@@ -381,7 +381,7 @@ def _tables(look: _Look, observed: Observed) -> Callable[[Values], _Tables]:
                 name: jnp.reshape(value, (*(graph.sizes[i] for i in graph.scope(name)), -1))
                 for name, value in every.items()
             },
-            density=eliminate.sum_out(graph, joint),
+            density=elimination.sum_out(graph, joint),
             log_prior=sum(evaluation.prior.values(), jnp.zeros(())),
             deterministic=evaluation.deterministic,
             moments={

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 from jax import Array
 
-from . import rows as row_pass
+from . import row_pass
 from .arguments import Arguments, split, take_rows
-from .blocks import Blocks, Observed
+from .blocks import Blocks
 from .compiling import compile_fully, compile_lightly
+from .elimination import Tables
 from .evaluate import Evaluation, Values
-from .graph import Tables
+from .observed import Observed
 from .parts import Part, expect
 from .plan import Plan, Program, plan_arguments
 from .recent import Recent

@@ -14,11 +14,10 @@ import numpy as np
 from jax import Array
 
 from .arguments import Arguments
-from .blocks import Observed
 from .compiling import compile_lightly
 from .errors import ProgramError
 from .held import Held, choices, first_that_runs
-from .observed import Row, outside_where_masked, rows_of, tidy, tidy_traced
+from .observed import Observed, Row, outside_where_masked, rows_of, tidy, tidy_traced
 from .plain import looked_at, plain_trace
 from .roles import Structure, assign_roles, describe
 from .sites import Collapse, Latent, Plate, Program, Reading, Site

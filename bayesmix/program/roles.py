@@ -10,8 +10,8 @@ import numpy as np
 import numpyro.distributions as dist
 
 from ..families.peel import peel
+from .elimination import Graph, make_graph
 from .errors import ProgramError, PytreeParameter
-from .graph import Graph, make_graph
 from .observed import is_label
 from .sites import Latent, Plate, Reading, Site
 

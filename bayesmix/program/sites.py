@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..families.collapse import Rule
-from .graph import Graph
+from .elimination import Graph
 
 Program = Callable[..., Any]
 

@@ -14,9 +14,9 @@ from jax import Array
 from numpyro.primitives import Messenger
 
 from .arguments import Arguments, split
-from .blocks import Observed
 from .errors import ProgramError
 from .loops import Unrolled
+from .observed import Observed
 from .plan import Plan
 from .problem import Plans, Problem
 from .reading import ON_TRACED, Program, to_hold
@@ -143,11 +143,11 @@ class Marginal:
             numpyro.sample(name, rows, obs=value)
 
 
-def _data(found: Plan, observed: Observed) -> tuple[str, Any]:
+def _data(plan: Plan, observed: Observed) -> tuple[str, Any]:
     """The name and the value of the site that stands for all data of the rows: where there are several,
     their columns side by side."""
     given = observed.given
-    sites = [site.name for site in found.reading.data]
+    sites = [site.name for site in plan.reading.data]
     if len(sites) == 1:
         return sites[0], given[sites[0]]
     columns = [jnp.reshape(given[name], (observed.num_rows, -1)) for name in sites]
@@ -219,8 +219,8 @@ class _Isolated(Messenger):
 class _Parameters(Messenger):
     """Let parameters through to the handlers outside, note their values, and hide the rows' sites."""
 
-    def __init__(self, found: Plan) -> None:
-        reading = found.reading
+    def __init__(self, plan: Plan) -> None:
+        reading = plan.reading
         self.names = {site.name for site in reading.parameters}
         self.hidden = {site.name for site in reading.observed}
         self.latents = {latent.name for latent in reading.latents}

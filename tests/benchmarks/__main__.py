@@ -104,8 +104,8 @@ def gibbs_sweep(dtype: type) -> str:
     """A Gibbs sweep against an EM iteration of the same program, N=1e5, D=10, K=10."""
     x = clusters(100_000, 10, 10, dtype)
     arguments = split((x, 10), {})
-    found = bayesmix.plan(gaussian_mixture, x, 10)
-    kernel = ConjugateGibbs(found)
+    plan = bayesmix.plan(gaussian_mixture, x, 10)
+    kernel = ConjugateGibbs(plan)
     args, kwargs = arguments.call()
     state = kernel.init(random.key(0), 0, None, args, kwargs)
 
@@ -118,7 +118,7 @@ def gibbs_sweep(dtype: type) -> str:
         jax.block_until_ready(sweeps(state, arguments.arrays).log_likelihood)
 
     init = {name: np.asarray(value) for name, value in state.z.items()}
-    short, long, more = steps_of(found, init, x, 10)
+    short, long, more = steps_of(plan, init, x, 10)
     sweep, start, iterations = interleaved(ours, short, long)
     return line(
         "Gibbs sweep against our EM step, N=1e5 D=10 K=10",

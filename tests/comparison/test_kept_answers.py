@@ -11,8 +11,9 @@ import numpyro.distributions as dist
 import pytest
 
 import bayesmix
+from bayesmix import comparison
 from bayesmix.__main__ import main
-from bayesmix.comparison import compare, engines, kept_answers, report, saving
+from bayesmix.comparison import engines, kept_answers, report, saving
 
 X = np.concatenate([np.linspace(-4.0, -2.0, 10), np.linspace(2.0, 5.0, 10)])
 NAMES = ("MAP-EM", "Laplace")
@@ -126,7 +127,7 @@ def test_an_engine_that_raises_is_left_out_and_the_others_are_kept(run, caplog):
 
 
 def test_an_interruption_after_the_engines_loses_nothing(run, monkeypatch, tmp_path):
-    weighed, pressed = compare.weighed_modes, []
+    weighed, pressed = comparison.weighed_modes, []
 
     def once(*args):
         if not pressed:
@@ -134,10 +135,10 @@ def test_an_interruption_after_the_engines_loses_nothing(run, monkeypatch, tmp_p
             raise KeyboardInterrupt
         return weighed(*args)
 
-    monkeypatch.setattr(compare, "weighed_modes", once)
+    monkeypatch.setattr(comparison, "weighed_modes", once)
     found, _, said = run()
     assert found.interrupted and list(found.engines) == list(NAMES) and "interrupted" in said[-1]
-    monkeypatch.setattr(compare, "weighed_modes", lambda *_: interrupt())
+    monkeypatch.setattr(comparison, "weighed_modes", lambda *_: interrupt())
     stopped, asked, _ = run()
     assert isinstance(stopped, KeyboardInterrupt) and not asked
     assert kept_answers.kept_names(tmp_path) == sorted(NAMES)
@@ -198,7 +199,7 @@ def test_the_command_line_says_what_is_kept_and_stops_alike_on_sigterm(
     assert "keeps what has finished (MAP-EM)" in said.err and "mean[0]" in said.out
     assert "posterior.nc" in os.listdir("bayesmix-run.1")
     assert "posterior.nc" not in os.listdir("bayesmix-run.2")
-    monkeypatch.setattr(compare, "weighed_modes", lambda *_: interrupt())
+    monkeypatch.setattr(comparison, "weighed_modes", lambda *_: interrupt())
     assert main(["compare", "run.2.csv", *options[:-1]]) == 130
     assert (
         "before any engine" not in (told := capsys.readouterr().err) and "goes on from it" in told

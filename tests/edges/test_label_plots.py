@@ -5,7 +5,7 @@ import pytest
 
 from bayesmix import plots
 from bayesmix.plots import common, labels
-from bayesmix.posterior import arviz_compat as compat
+from bayesmix.posterior import arviz_compat
 from bayesmix.posterior.labels import label_switching
 from bayesmix.posterior.point_partition import point_partition
 from bayesmix.posterior.relabelling_comparison import compare_relabellings
@@ -17,7 +17,7 @@ def draws_of(size, chains=2):
     """Draws of a posterior with ``size`` components that never switch."""
     mean = np.arange(size) * 9.0 + np.random.default_rng(0).normal(size=(chains, 40, size))
     attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    return compat.make({"posterior": {"mean": mean}}, None, {"mean": ["component"]}, attrs)
+    return arviz_compat.make({"posterior": {"mean": mean}}, None, {"mean": ["component"]}, attrs)
 
 
 def texts(axes):

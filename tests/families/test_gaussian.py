@@ -11,10 +11,11 @@ from scipy.stats import multivariate_normal, norm
 
 from bayesmix.families.columns import COLUMNS, Columns
 from bayesmix.families.gaussian import FULL, Gaussian
-from bayesmix.program import rows as row_pass
-from bayesmix.program.blocks import Observed, arrange
+from bayesmix.program import row_pass
+from bayesmix.program.blocks import arrange
+from bayesmix.program.elimination import make_graph
 from bayesmix.program.evaluate import Evaluation
-from bayesmix.program.graph import make_graph
+from bayesmix.program.observed import Observed
 
 
 def problem(D: int, K: int = 3, N: int = 40, offset: float = 0.0, scale: float = 1.0, seed=0):

@@ -20,7 +20,7 @@ import bayesmix
 from bayesmix import EM, ConjugateGibbs, MixedGibbs, Plan
 from bayesmix.infer import mixed
 from bayesmix.posterior import arviz_compat
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.problem import Problem

@@ -133,12 +133,12 @@ def test_sweeps_are_refused_where_they_do_not_leave_the_densities_as_they_are():
 def test_the_evidence_of_many_rows_is_that_of_the_normal_density_at_the_mode():
     """Old Faithful: a posterior so sharp that Laplace's evidence is right to a fraction of a nat."""
     x = datasets.load("faithful").values
-    found = bayesmix.plan(zoo.PROGRAMS["full"], x, 2)
-    run = TemperedSMC(found, num_particles=500, num_runs=4, progress_bar=False).run(0, x, 2)
+    plan = bayesmix.plan(zoo.PROGRAMS["full"], x, 2)
+    run = TemperedSMC(plan, num_particles=500, num_runs=4, progress_bar=False).run(0, x, 2)
     arguments = split((x, 2), {})
-    mode = bayesmix.EM(found, progress_bar=False).run(jax.random.key(0), x, 2, restarts=5)
-    blocks = Problem(found, arguments).with_rows().blocks
-    weight = laplace_log_weight(Problem(found, arguments, blocks), mode.parameters)
+    mode = bayesmix.EM(plan, progress_bar=False).run(jax.random.key(0), x, 2, restarts=5)
+    blocks = Problem(plan, arguments).with_rows().blocks
+    weight = laplace_log_weight(Problem(plan, arguments, blocks), mode.parameters)
     assert run.standard_error < 0.5
     assert run.mean_log_evidence == pytest.approx(weight.value, abs=0.5 + 3 * run.standard_error)
 

@@ -30,7 +30,7 @@ from bayesmix.infer.tempering import (
     Tuning,
     first_tuning,
 )
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import Arguments, split
 from bayesmix.program.compiling import compile_fully, compile_lightly
 from bayesmix.program.problem import Problem

@@ -27,10 +27,10 @@ from scipy.stats import chisquare
 import bayesmix
 from bayesmix.infer import mixed
 from bayesmix.infer.gibbs import draw_blocks
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
-from bayesmix.program.blocks import Observed
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.observed import Observed
 from bayesmix.program.problem import Problem
 from tests.oracles.families import Family, all_families
 from tests.oracles.simulate import invariants, simulate

@@ -13,9 +13,9 @@ from scipy.stats import ks_2samp
 
 from bayesmix import CollapsedGibbs
 from bayesmix.infer.gibbs import GibbsState
-from bayesmix.program import rows as row_pass
-from bayesmix.program.blocks import Observed
+from bayesmix.program import row_pass
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.observed import Observed
 from bayesmix.program.problem import Problem
 from tests.infer import test_collapsed as few
 from tests.oracles.families import Family

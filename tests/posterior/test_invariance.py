@@ -9,7 +9,7 @@ import pytest
 
 import bayesmix
 from bayesmix.infer import predict
-from bayesmix.posterior import arviz_compat as compat
+from bayesmix.posterior import arviz_compat
 from bayesmix.posterior.convert import gather
 from bayesmix.posterior.draws import at_draws, average_log_density, replicate
 from bayesmix.posterior.imputation import impute_draws
@@ -157,10 +157,10 @@ def test_relabelling_leaves_what_predicts_alone():
     )
     done = bayesmix.relabel(idata)
     for group in ("log_likelihood", "posterior_predictive", "imputed_data", "observed_data"):
-        before, after = (compat.dataset(each, group) for each in (idata, done))
+        before, after = (arviz_compat.dataset(each, group) for each in (idata, done))
         assert before.identical(after), group
-    posterior = compat.dataset(done, "posterior")
+    posterior = arviz_compat.dataset(done, "posterior")
     renamed = {n: posterior[n].values.reshape(COUNT, *v.shape[2:]) for n, v in chains.items()}
     assert any(np.abs(renamed[n] - chains[n][0]).max() > 0.1 for n in renamed)  # some were renamed
     found = at_draws(Problem(fit.plan, fit.arguments), renamed).log_likelihood
-    close(found, compat.dataset(done, "log_likelihood")["x"].values[0])
+    close(found, arviz_compat.dataset(done, "log_likelihood")["x"].values[0])

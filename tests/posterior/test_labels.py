@@ -6,8 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import labels, relabelling_methods
+from bayesmix.posterior import arviz_compat, labels, relabelling_methods
 from bayesmix.posterior.labels import LabelSwitchingWarning, label_switching, relabel
 from bayesmix.posterior.relabelling_methods import assign
 from bayesmix.posterior.summary import summary
@@ -75,17 +74,17 @@ def container(groups, kind="probability", exchangeable="yes", **attrs):
         groups = {"posterior": groups["posterior"]}
     attrs = {"label_dims": "component", "exchangeable": exchangeable, "relabelled": "no"} | attrs
     coords = {"column": ["eruptions", "waiting"], "component": [0, 1, 2]}
-    return compat.make(groups, coords=coords, dims=DIMS, attrs={"posterior": attrs})
+    return arviz_compat.make(groups, coords=coords, dims=DIMS, attrs={"posterior": attrs})
 
 
 def one_scalar(values):
     """A posterior of one variable ``weights`` with one value for each component."""
     attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    return compat.make({"posterior": {"weights": values}}, dims=DIMS, attrs=attrs)
+    return arviz_compat.make({"posterior": {"weights": values}}, dims=DIMS, attrs=attrs)
 
 
 def values(idata, group="posterior"):
-    return {name: v.values for name, v in compat.dataset(idata, group).data_vars.items()}
+    return {name: v.values for name, v in arviz_compat.dataset(idata, group).data_vars.items()}
 
 
 # --- relabelling
@@ -104,15 +103,17 @@ def test_relabelling_undoes_random_switches_exactly(kind):
             np.testing.assert_array_equal(value, wanted, err_msg=name)
     again = switch(groups, order)
     np.testing.assert_array_equal(again["posterior"]["mean"], expected["posterior"]["mean"])
-    assert compat.dataset(found, "posterior").attrs["relabelled"] == "pivot"
+    assert arviz_compat.dataset(found, "posterior").attrs["relabelled"] == "pivot"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_relabelling_twice_changes_nothing_and_remembers_the_way_back(kind):
     once = relabel(container(scrambled(2), kind))
     twice = relabel(once)
-    for group in compat.groups(once):
-        assert compat.dataset(twice, group).identical(compat.dataset(once, group)), group
+    for group in arviz_compat.groups(once):
+        assert arviz_compat.dataset(twice, group).identical(arviz_compat.dataset(once, group)), (
+            group
+        )
 
 
 def test_permutations_compose_over_different_pivots():
@@ -126,10 +127,11 @@ def test_permutations_compose_over_different_pivots():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_input_is_left_as_it_was(kind):
     idata = container(scrambled(4), kind)
-    before = {group: compat.dataset(idata, group).copy(deep=True) for group in compat.groups(idata)}
+    names = arviz_compat.groups(idata)
+    before = {name: arviz_compat.dataset(idata, name).copy(deep=True) for name in names}
     relabel(idata)
-    assert compat.groups(idata) == tuple(before)
-    assert all(compat.dataset(idata, group).identical(data) for group, data in before.items())
+    assert arviz_compat.groups(idata) == tuple(before)
+    assert all(arviz_compat.dataset(idata, group).identical(data) for group, data in before.items())
 
 
 def test_the_pivot_keeps_its_own_order():
@@ -159,7 +161,7 @@ def test_among_equals_the_present_order_is_kept():
 def test_parameters_are_matched_by_squared_distance():
     """In units of the spread of sorted values, against every permutation."""
     idata = container(scrambled(14), "parameters")
-    posterior = compat.dataset(idata, "posterior")
+    posterior = arviz_compat.dataset(idata, "posterior")
     parts = [posterior[n].values.reshape(120, 3, -1) for n in ("mean", "covariance", "weights")]
     table = np.concatenate(parts, -1)
     table = table / np.sqrt(np.sort(table, 1).var(0).mean(0))
@@ -194,11 +196,11 @@ def test_each_label_dimension_has_its_own_permutation():
     mixed = np.take_along_axis(np.take_along_axis(table, rows, 2), columns, 3)
     attrs = {"posterior": {"label_dims": "component, state", "exchangeable": "yes"}}
     dims = {"table": ["component", "state"]}
-    found = relabel(compat.make({"posterior": {"table": mixed}}, None, dims, attrs))
+    found = relabel(arviz_compat.make({"posterior": {"table": mixed}}, None, dims, attrs))
     aligned = values(found)["table"]
     np.testing.assert_array_equal(np.sort(np.sort(aligned, 2), 3), table)
     assert aligned.std((0, 1)).max() < 0.2
-    latents = compat.dataset(found, "latents")
+    latents = arviz_compat.dataset(found, "latents")
     assert latents["permutation"].dims == ("chain", "draw", "component")
     assert latents["permutation_state"].dims == ("chain", "draw", "state")
 
@@ -242,7 +244,7 @@ def one_chain(parameters, latents=None, fit=None):
     groups = {"posterior": parameters, "latents": latents, "log_likelihood": fit}
     groups = {g: {n: v[None] for n, v in part.items()} for g, part in groups.items() if part}
     attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    return compat.make(groups, None, DIMS | {key: ["component"] for key in parameters}, attrs)
+    return arviz_compat.make(groups, None, DIMS | {key: ["component"] for key in parameters}, attrs)
 
 
 def permutations_of(idata, pivot=None):
@@ -430,7 +432,7 @@ def test_summary_is_quiet_when_labels_can_be_read():
         warnings.simplefilter("error")
         summary(relabel(container(draw_mixture())))
         summary(container(draw_mixture(), exchangeable="no"))
-        summary(compat.make({"posterior": {"rate": np.zeros((1, 2))}}))
+        summary(arviz_compat.make({"posterior": {"rate": np.zeros((1, 2))}}))
 
 
 def test_summary_holds_what_it_says():

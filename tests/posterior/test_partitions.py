@@ -7,8 +7,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 from bayesmix import ProgramError
-from bayesmix.posterior import arviz_compat as compat
-from bayesmix.posterior import partitions, point_partition
+from bayesmix.posterior import arviz_compat, partitions, point_partition
 from bayesmix.posterior.partitions import (
     adjusted_rand_index,
     allocations_of,
@@ -191,7 +190,7 @@ def test_occupied_components_are_counted_whatever_their_names():
 
 def container(**latents):
     dims = {name: ["rows", "component"][: v.ndim - 2] for name, v in latents.items()}
-    return compat.make({"posterior": {"a": np.zeros((2, 30))}, "latents": latents}, dims=dims)
+    return arviz_compat.make({"posterior": {"a": np.zeros((2, 30))}, "latents": latents}, dims=dims)
 
 
 def test_labels_are_those_drawn_or_drawn_from_probabilities():
@@ -201,7 +200,7 @@ def test_labels_are_those_drawn_or_drawn_from_probabilities():
     np.testing.assert_array_equal(allocations_of(both), z.reshape(60, 5))
     one, two = (point_partition.point_partition(part) for part in (both, z.reshape(60, 5)))
     np.testing.assert_array_equal(one.labels, two.labels)
-    idata = compat.make({"latents": {"z_probability": p}}, dims={"z_probability": ["r", "c"]})
+    idata = arviz_compat.make({"latents": {"z_probability": p}}, dims={"z_probability": ["r", "c"]})
     drawn = allocations_of(idata)
     shares = np.stack([(drawn == k).mean(0) for k in range(3)], -1)
     np.testing.assert_allclose(shares, p.reshape(-1, 4, 3).mean(0), atol=0.03)

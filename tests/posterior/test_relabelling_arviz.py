@@ -5,7 +5,7 @@ import pytest
 
 import bayesmix
 from bayesmix import ProgramError
-from bayesmix.posterior import arviz_compat as compat
+from bayesmix.posterior import arviz_compat
 from bayesmix.posterior.labelled_draws import declare_labels, draws_by_dim
 from bayesmix.posterior.labels import (
     LabelSwitchingWarning,
@@ -52,7 +52,7 @@ def galaxies(size=3, chains=1):
     attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes", "relabelled": "no"}}
     dims = DIMS | {name: ["component"] for name in parameters}
     permutations = {k: split(np.array(v) - 1) for k, v in data["permutations"].items()}
-    return compat.make(groups, dims=dims, attrs=attrs), permutations
+    return arviz_compat.make(groups, dims=dims, attrs=attrs), permutations
 
 
 # --- a method of relabel
@@ -64,13 +64,15 @@ def test_every_method_renames_the_whole_container_alike(name):
     method = applicable_methods(draws_by_dim(idata)["component"])[name]
     found = relabel(idata, method=method)
     order = find_permutations(idata, method=method)["component"]
-    before, after = (compat.dataset(part, "posterior") for part in (idata, found))
+    before, after = (arviz_compat.dataset(part, "posterior") for part in (idata, found))
     np.testing.assert_array_equal(
         after["mean"], np.take_along_axis(before["mean"].values, order, -1)
     )
-    rows = compat.dataset(found, "latents")
+    rows = arviz_compat.dataset(found, "latents")
     np.testing.assert_array_equal(rows["permutation"], order)
-    drawn = np.take_along_axis(np.argsort(order, -1), compat.dataset(idata, "latents")["z"], -1)
+    drawn = np.take_along_axis(
+        np.argsort(order, -1), arviz_compat.dataset(idata, "latents")["z"], -1
+    )
     np.testing.assert_array_equal(rows["z"], drawn)
     assert after.attrs["relabelled"] == method.name
     assert f"aligned by {method.name}" in label_switching(found).sentence
@@ -78,8 +80,8 @@ def test_every_method_renames_the_whole_container_alike(name):
 
 def test_a_function_of_ones_own_is_a_method():
     idata, _ = galaxies()
-    found = compat.dataset(relabel(idata, method=as_drawn), "posterior")
-    np.testing.assert_array_equal(found["mean"], compat.dataset(idata, "posterior")["mean"])
+    found = arviz_compat.dataset(relabel(idata, method=as_drawn), "posterior")
+    np.testing.assert_array_equal(found["mean"], arviz_compat.dataset(idata, "posterior")["mean"])
     assert found.attrs["relabelled"] == "as_drawn"
     with pytest.raises(ProgramError, match="must return a permutation of 3 components for each of"):
         relabel(idata, method=lambda draws: np.zeros(draws.shape, int))
@@ -92,9 +94,11 @@ def test_a_function_of_ones_own_is_a_method():
 def test_r_hat_after_relabelling_is_that_of_the_published_permutations(method, chains):
     """Below 1.01 wherever theirs is."""
     idata, published = galaxies(chains=chains)
-    posterior = compat.dataset(idata, "posterior")
-    theirs = compat.diagnostics(renamed(posterior, {"component": published["stephens"]}))
-    ours = compat.diagnostics(compat.dataset(relabel(idata, method=method), "posterior"))
+    posterior = arviz_compat.dataset(idata, "posterior")
+    theirs = arviz_compat.diagnostics(renamed(posterior, {"component": published["stephens"]}))
+    ours = arviz_compat.diagnostics(
+        arviz_compat.dataset(relabel(idata, method=method), "posterior")
+    )
     np.testing.assert_allclose(np.sort(ours["r_hat"]), np.sort(theirs["r_hat"]), atol=1e-9)
     assert (theirs["r_hat"] < 1.01).sum() >= 6  # of 9, in 300 draws
     assert (ours["r_hat"] < 1.01).sum() == (theirs["r_hat"] < 1.01).sum()
@@ -105,7 +109,7 @@ def test_components_that_cannot_be_told_apart_are_refused():
     relabel(idata, least_confidence=0.99)
     with pytest.raises(ProgramError, match=r"components cannot be told apart \(confidence 0.5"):
         relabel(idata, method=OrderBy("variance"), least_confidence=0.9)
-    bare = compat.make(
+    bare = arviz_compat.make(
         {"posterior": {"mean": np.random.default_rng(0).normal(size=(1, 50, 2))}},
         dims={"mean": ["component"]},
         attrs={"posterior": {"label_dims": "component"}},
@@ -120,12 +124,12 @@ def test_components_that_cannot_be_told_apart_are_refused():
 def foreign():
     """Draws as Stan leaves them: labels from 1, one dimension for each variable, all in one group."""
     idata, _ = galaxies()
-    posterior, latents = (compat.dataset(idata, group) for group in ("posterior", "latents"))
+    posterior, latents = (arviz_compat.dataset(idata, group) for group in ("posterior", "latents"))
     values = {name: v.values for name, v in posterior.data_vars.items()}
     values |= {"s": latents["z"].values + 1, "p": latents["z_probability"].values}
     groups = {"posterior": values | {"rate": np.ones((1, 300))}}
-    groups["log_likelihood"] = {"x": compat.dataset(idata, "log_likelihood")["x"].values}
-    return compat.make(groups), idata
+    groups["log_likelihood"] = {"x": arviz_compat.dataset(idata, "log_likelihood")["x"].values}
+    return arviz_compat.make(groups), idata
 
 
 def test_draws_of_other_programs_are_relabelled_once_they_say_where_labels_are():
@@ -139,7 +143,7 @@ def test_draws_of_other_programs_are_relabelled_once_they_say_where_labels_are()
         bayesmix.summary(told)
     fixed = relabel(told)
     assert bayesmix.summary(fixed).loc["rate", "mean"] == 1.0
-    assert "s" not in compat.dataset(fixed, "posterior")
+    assert "s" not in arviz_compat.dataset(fixed, "posterior")
     assert bayesmix.point_partition(told).num_clusters == 3
 
 
@@ -181,7 +185,7 @@ def test_the_comparison_says_why_components_cannot_be_told_apart():
         "latents": {"z": rng.integers(0, 2, (2, 500, 30))},
     }
     attrs = {"posterior": {"label_dims": "component", "exchangeable": "yes"}}
-    idata = compat.make(groups, dims=DIMS | {"mean": ["component"]}, attrs=attrs)
+    idata = arviz_compat.make(groups, dims=DIMS | {"mean": ["component"]}, attrs=attrs)
     found = compare_relabellings(idata)
     assert "the data say nothing about components" in found.reason
     assert str(found).startswith("components cannot be told apart: no two rows")
@@ -209,8 +213,8 @@ def test_both_axes_of_a_transition_matrix_are_renamed():
     }
     dims = {"transition": ["state", "state_next"], "mean": ["state"]}
     attrs = {"posterior": {"label_dims": "state=state_next", "exchangeable": "yes"}}
-    idata = compat.make({"posterior": groups}, dims=dims, attrs=attrs)
-    found = compat.dataset(relabel(idata, method=OrderBy("mean")), "posterior")["transition"]
+    idata = arviz_compat.make({"posterior": groups}, dims=dims, attrs=attrs)
+    found = arviz_compat.dataset(relabel(idata, method=OrderBy("mean")), "posterior")["transition"]
     np.testing.assert_allclose(found, table + np.zeros((2, 40, 1, 1)))
     found = compare_relabellings(idata, {"a": PRA(), "b": OrderBy("mean")})
     assert found.agreement.loc["a", "b"] == 1.0

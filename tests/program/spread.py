@@ -23,7 +23,7 @@ from numpyro.infer.util import log_density
 import bayesmix
 from bayesmix import ProgramError, zoo
 from bayesmix.infer.starts import rough_values
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.parts import expect

@@ -169,10 +169,10 @@ def test_rows_are_looked_at_where_they_are_and_blocks_are_shorter_for_several_fi
             numpyro.sample("x", dist.Normal(mean[z], 1.0), obs=x)
 
     x = jnp.asarray(np.random.default_rng(0).normal(size=900))
-    found = bayesmix.plan(means, x)
-    observed = found.observe(split((x,), {}))
+    plan = bayesmix.plan(means, x)
+    observed = plan.observe(split((x,), {}))
     assert np.shares_memory(observed.values["x"], np.asarray(x))
-    one, several = found.arrange(observed), found.arrange(observed, fits=50)
+    one, several = plan.arrange(observed), plan.arrange(observed, fits=50)
     assert one.weight.shape == (1, 900) and several.weight.shape[1] < 900
     np.testing.assert_array_equal(several.restore(several.rows["x"].values)[0], x)
 

@@ -99,20 +99,20 @@ def scaled_to_the_data(x, K):
 def test_a_plan_evaluates_a_call_taken_apart_as_it_does_the_call(double):
     with jax.enable_x64(double):
         x = np.random.default_rng(1).normal(size=(40, 2)).astype(float if double else np.float32)
-        found = bayesmix.plan(scaled_to_the_data, x, 2)
+        plan = bayesmix.plan(scaled_to_the_data, x, 2)
         arguments = split((x, 2), {})
-        at_data = found.specialise(arguments)
-        assert found.specialise(at_data) is at_data
+        at_data = plan.specialise(arguments)
+        assert plan.specialise(at_data) is at_data
         assert len(at_data.arrays) > len(arguments.arrays)
         values = {
             "weights": jnp.array([0.3, 0.7]),
             "mean": jnp.array([[0.0, 1.0], [1.0, -1.0]]),
             "tril": jnp.array([[[1.0, 0.0], [0.6, 0.8]], [[1.0, 0.0], [0.0, 1.0]]]),
         }
-        one, other = (found.evaluate(each, values) for each in (at_data, arguments))
+        one, other = (plan.evaluate(each, values) for each in (at_data, arguments))
         close = dict.fromkeys(("rtol", "atol"), 1e-12 if double else 1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), one, other)
-        left = jax.make_jaxpr(lambda v: found.evaluate(at_data, v).prior)(values)
+        left = jax.make_jaxpr(lambda v: plan.evaluate(at_data, v).prior)(values)
         assert "cholesky" not in str(left)
 
 

@@ -12,7 +12,7 @@ from scipy.stats import norm
 import bayesmix
 from bayesmix import EM, Status, datasets, zoo
 from bayesmix.infer.m_steps import maximise_blocks
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.problem import Problem
 from tests.checks import assert_never_falls, slopes

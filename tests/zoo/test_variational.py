@@ -11,9 +11,9 @@ import bayesmix
 from bayesmix import VariationalBayes
 from bayesmix.infer.mean_field import averaged_evaluation, averaged_families
 from bayesmix.program.compiling import compile_lightly
-from bayesmix.program.graph import marginals
+from bayesmix.program.elimination import marginals
 from bayesmix.program.problem import Problem
-from bayesmix.program.rows import log_factors
+from bayesmix.program.row_pass import log_factors
 from tests import programs
 from tests.checks import assert_never_falls
 from tests.zoo import test_graphs, test_programs

@@ -24,11 +24,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from ..families.augmented import RowFamily, Statistic
 from ..families.likelihoods import Family
-from . import graph as eliminate
+from . import elimination
 from .blocks import Blocks
 from .devices import over_blocks
+from .elimination import Graph, Tables
 from .evaluate import Evaluation
-from .graph import Graph, Tables
 from .parts import Lots, Part, Weighed, draw, expect, lots
 from .statistics import Statistics, expected_factors
 
@@ -146,7 +146,7 @@ def log_evidence(
 
     def visit(sums: tuple[()], block: _Block) -> tuple[tuple[()], Array]:
         found = _of_block(graph, families, _at_pattern(tables, block, blocks), tables, block)
-        return sums, jnp.broadcast_to(eliminate.sum_out(graph, found), blocks.weight.shape[1:])
+        return sums, jnp.broadcast_to(elimination.sum_out(graph, found), blocks.weight.shape[1:])
 
     _, kept = over_blocks(visit, tuple, (_every_block(tables, blocks),), blocks.mesh)
     return blocks.restore(kept)

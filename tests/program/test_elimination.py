@@ -17,15 +17,15 @@ from scipy.special import logsumexp
 
 import bayesmix
 from bayesmix import ProgramError
-from bayesmix.program import graph as eliminate
+from bayesmix.program import elimination
 from bayesmix.program.arguments import split
 from bayesmix.program.blocks import arrange
 from bayesmix.program.compiling import compile_lightly
+from bayesmix.program.elimination import Graph, make_graph
 from bayesmix.program.evaluate import evaluate, family_of
-from bayesmix.program.graph import Graph, make_graph
 from bayesmix.program.problem import Problem
 from bayesmix.program.reading import read
-from bayesmix.program.rows import expect, passes
+from bayesmix.program.row_pass import expect, passes
 
 ROWS = 5
 
@@ -78,7 +78,7 @@ def test_evidence_marginals_and_explanations_are_those_of_enumeration(seed):
     @compile_lightly
     def run(every: Any) -> Any:
         return [
-            (*eliminate.marginals(graph, tables), *eliminate.explain(graph, tables))
+            (*elimination.marginals(graph, tables), *elimination.explain(graph, tables))
             for (graph, _), tables in zip(cases, every, strict=True)
         ]
 
@@ -114,8 +114,8 @@ def test_draws_have_the_joint_distribution():
     tables = tuple(rng.normal(size=(graph.size(i), 1)) for i in range(len(graph.cliques)))
     count = 40_000
     wide = tuple(np.broadcast_to(table, (table.shape[0], count)) for table in tables)
-    uniform = eliminate.uniforms(graph, jax.random.key(0), count)
-    evidence, values = jax.jit(lambda *told: eliminate.draw(graph, *told))(wide, uniform)
+    uniform = elimination.uniforms(graph, jax.random.key(0), count)
+    evidence, values = jax.jit(lambda *told: elimination.draw(graph, *told))(wide, uniform)
     joint = sum(
         table.reshape([s if i in c else 1 for i, s in enumerate(graph.sizes)])
         for c, table in zip(graph.cliques, tables, strict=True)
@@ -132,7 +132,7 @@ def test_a_message_that_is_impossible_has_no_gradient():
     graph = make_graph({"a": 2, "b": 2}, {"a": ("a",), "b": ("a", "b")})
     stays = np.where(np.eye(2, dtype=bool), 0.0, -np.inf)
     tables = (np.array([[0.0], [-np.inf]]), np.zeros((2, 1)), stays.reshape(4, 1))
-    evidence, shares = eliminate.marginals(graph, tuple(map(jnp.asarray, tables)))
+    evidence, shares = elimination.marginals(graph, tuple(map(jnp.asarray, tables)))
     assert float(evidence[0]) == 0.0
     np.testing.assert_array_equal(shares[1][:, 0], [1.0, 0.0])
 

@@ -17,7 +17,7 @@ from scipy.stats import poisson
 
 import bayesmix
 from bayesmix import EM, ConjugateGibbs, Plan
-from bayesmix.program import rows as row_pass
+from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
 from bayesmix.program.problem import Problem
