@@ -241,4 +241,4 @@ class Chains:
 
             return jnp.mean(jax.vmap(one)(hidden, statistics))
 
-        return visit(problem.plan, self.parts, lambda objective: log_joint, values).values
+        return visit(problem.plan, self.parts, lambda objective: log_joint, values).belief

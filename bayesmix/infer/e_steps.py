@@ -2,9 +2,7 @@
 
 Passed as `EM(..., e_step=...)`.
 
-An E step is a small frozen record with two methods. `begin` makes what it carries from step to step (its
-memory), at the values that a fit starts from; calling it at parameter values gives :class:`Expected`.
-Both are traced.
+An E step is the part :class:`.Latents` of a kernel, whose belief is the values of the parameters.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,32 +22,10 @@ from ..program.evaluate import Values
 from ..program.problem import Problem
 from ..program.settings import check_fields
 from ..program.statistics import combine
+from .kernel import Expected, Latents
 
 Schedule = Callable[[Array], Array]
-
-
-class Expected(NamedTuple):
-    """What an E step found.
-
-    values: the parameters to go on from (those it was called at, unless it went back); objective: what
-    this E step and the M step raise; statistics: for the M step; memory: what it carries to its next
-    call; comparable: whether the objective measures what it measured at the step before; settled:
-    whether the E step itself finds that the fit has converged.
-    """
-
-    values: Values
-    objective: Array
-    statistics: row_pass.Statistics
-    memory: Any
-    comparable: Array | bool = True
-    settled: Array | bool = False
-
-
-class EStep(Protocol):
-    """What every E step offers; see the module's text."""
-
-    def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any: ...
-    def __call__(self, problem: Problem, values: Values, memory: Any) -> Expected: ...
+EStep = Latents
 
 
 @dataclass(frozen=True)
@@ -65,6 +41,8 @@ class Exact:
 
     Source: Dempster, Laird & Rubin (1977), *JRSS B* 39, 1-38.
     """
+
+    verb: ClassVar[str] = "expected"
 
     def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Nothing is carried."""
@@ -93,6 +71,8 @@ class Hard:
 
     Source: Celeux & Govaert (1992), *Computational Statistics & Data Analysis* 14, 315-332.
     """
+
+    verb: ClassVar[str] = "maximised"
 
     def begin(self, problem: Problem, values: Values, rng_key: Array) -> Any:
         """Nothing is carried."""
@@ -152,6 +132,8 @@ class Tempered:
     Source: Ueda & Nakano (1998), *Neural Networks* 11, 271-282, eq. 20.
     """
 
+    verb: ClassVar[str] = "tempered, expected"
+
     schedule: float | Schedule = Geometric()
 
     def __post_init__(self) -> None:
@@ -196,6 +178,8 @@ class MeanField:
     Source: Neal & Hinton (1998), in *Learning in Graphical Models*, 355-368; Jordan et al. (1999),
     *Machine Learning* 37, 183-233, section 6.
     """
+
+    verb: ClassVar[str] = "expected, each given the others"
 
     sweeps: int = 1
 
@@ -248,6 +232,8 @@ class MonteCarlo:
     Statistics Quarterly* 2, 73-82; gains: Delyon, Lavielle & Moulines (1999), *Annals of Statistics* 27,
     94-128.
     """
+
+    verb: ClassVar[str] = "drawn, averaged"
 
     num_draws: float | Schedule = 1
     gain: float | Schedule = 1.0
@@ -332,6 +318,8 @@ class AscentMonteCarlo:
 
     Source: Caffo, Jank & Jones (2005), *JRSS B* 67, 235-251, sections 2 and 3.
     """
+
+    verb: ClassVar[str] = "drawn until the gain is sure, averaged"
 
     first_draws: int = 5
     num_groups: int = 10

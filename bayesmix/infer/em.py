@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,20 @@ from jax import Array, random
 from ..program.arguments import split
 from ..program.evaluate import Values
 from ..program.plan import Plan
-from ..program.problem import Plans, Problem
-from ..program.settings import key_of, tolerance_of, whole
+from ..program.problem import Problem
+from ..program.settings import key_of, whole
 from ..program.statistics import Statistics
 from .accelerators import Accelerator
+from .ascent import AscentEngine, num_lanes
 from .e_steps import EXACT, EStep
 from .ending import Ended, result_of
 from .keep import checkpoint_at
+from .kernel import Kernel
 from .last_look import Look, last_look
-from .loop import EMState, Fixed, Parts, Settings, advance, begin_parts, new_state
-from .m_steps import USUAL, MPart, resolve
+from .loop import Ascent, Fixed, new_state
+from .m_steps import USUAL, MPart, MStep, resolve
 from .result import EMResult
-from .run import Progress, run_in_chunks
+from .run import Progress
 from .separation import LEAST_INFORMATION, least_information
 from .starts import (
     ALIKE_STEPS,
@@ -40,12 +41,8 @@ from .starts import (
     told_values,
 )
 
-_PARTS_STREAM = 0x70617274
-# starts, and log densities of rows, in a step beyond which more starts in it make none cheaper
-_MOST_LANES, _ENTRIES_AT_A_TIME = 20, 400_000
 
-
-class EM:
+class EM(AscentEngine):
     """Maximum a posteriori estimates by EM and its variants, from many starts in one compiled call.
 
     E step: responsibilities r_ik = p(z_i = k | x_i, theta) and the expected statistics they weight.
@@ -109,17 +106,13 @@ class EM:
         report_every: int = 100,
         progress_bar: bool = True,
     ) -> None:
-        self.plans = Plans(program)
-        self.max_steps = whole("max_steps", max_steps)
-        self.tolerance = tolerance_of(tolerance)
-        self.seeding = seeding
+        super().__init__(
+            program, max_steps, tolerance, seeding, callback, report_every, progress_bar
+        )
         self.e_step = e_step
         self.m_step = m_step
         self.accelerator = accelerator
         self.keep_path = keep_path
-        self.callback = callback
-        self.report_every = whole("report_every", report_every)
-        self.progress_bar = progress_bar
 
     def run(
         self,
@@ -173,7 +166,6 @@ class EM:
             problem = problem.at(
                 plan.arrange(observed, num_lanes(plan, observed.num_rows, restarts))
             )
-        lanes = num_lanes(plan, problem.blocks.num_rows, restarts)
         keys = random.split(rng_key, restarts)
         given = told_values(problem, init, keys)
         if set(given) == set(plan.reading.parameter_names):
@@ -184,39 +176,36 @@ class EM:
             problem = problem.specialised()
             static = (self.seeding, self.max_steps)
             state, partitioned = problem.run(_start, rows, keys, static=static)
-        parts = Parts(self.e_step, resolve(plan, self.m_step), self.accelerator)
-        state = _carrying(problem, parts, self.keep_path, state, rng_key)
-        fixed = Fixed(partitioned, given)
-        state = run_in_chunks(
-            state,
-            self._advancing(problem, parts, lanes, fixed),
-            name="EM",
-            max_steps=self.max_steps,
-            every=self.report_every,
-            progress_bar=self.progress_bar,
-            checkpoint=kept,
-            watch=self.callback and (self.callback, lambda state: (state.objective, state.values)),
+        kernel = Kernel(
+            self.e_step, MStep(resolve(plan, self.m_step)), accelerator=self.accelerator
         )
-        look, information = problem.run(_last, state)
+        state = self._ascend(
+            problem,
+            kernel,
+            state,
+            Fixed(partitioned, given),
+            rng_key,
+            name="EM",
+            values=dict,
+            keep_path=self.keep_path,
+            checkpoint=kept,
+        )
+        ended = Ended(
+            state.belief,
+            state.statistics,
+            state.proper,
+            state.curvature,
+            state.objective,
+            state.step,
+            state.status,
+        )
+        look, information = problem.run(_last, ended)
         steps = np.asarray(state.step)
         traces = [each[: steps[i] + 1] for i, each in enumerate(np.asarray(state.trace))]
-        ended = Ended(**{name: getattr(state, name) for name in Ended._fields})
         steep = information < LEAST_INFORMATION
         result = result_of(problem, call, ended, look, traces, steep=steep, paths=state.path)
         del observed, problem  # before their room is needed for the result's own copy
         return replace(result, problem=call.on_device())
-
-    def _advancing(
-        self, problem: Problem, parts: Parts, lanes: int, fixed: Fixed
-    ) -> Callable[[EMState, int], EMState]:
-        """A function that brings fits to a limit of steps."""
-
-        def advanced(states: EMState, limit: int) -> EMState:
-            settings = Settings(jnp.asarray(self.tolerance), jnp.asarray(limit))
-            static = (parts, lanes)
-            return problem.run(advance, states, fixed, settings, static=static, fully=True)
-
-        return advanced
 
 
 # --------------------------------------------------------------------------------- to be compiled
@@ -226,7 +215,7 @@ def _start(
     max_steps: int,
     rows: SeedingRows,
     keys: Array,
-) -> tuple[EMState, Any]:
+) -> tuple[Ascent, Any]:
     """Fits that will start from data, and the statistics that tell their components apart."""
     rough = rough_values(problem.plan)
     made = starting_statistics(problem, rows, rough, keys, seeding)
@@ -234,7 +223,7 @@ def _start(
     return state, made.partitioned
 
 
-def _given(problem: Problem, max_steps: int, values: Values) -> tuple[EMState, Any]:
+def _given(problem: Problem, max_steps: int, values: Values) -> tuple[Ascent, Any]:
     """Fits that start from given values, and statistics in the shape of theirs."""
     one = jax.tree.map(lambda x: x[0], values)
     shapes = jax.eval_shape(lambda: problem.expected(one)[1])
@@ -243,42 +232,11 @@ def _given(problem: Problem, max_steps: int, values: Values) -> tuple[EMState, A
     return new_state(problem.plan, values, nothing, max_steps, 0), nothing
 
 
-def _begin(
-    problem: Problem, parts: Parts, keep_path: bool, states: EMState, rng_key: Array
-) -> EMState:
-    """Fits with what their parts carry."""
-    keys = random.split(rng_key, states.status.shape[0])
-    # keys of their own, so that starts are the same whatever the parts
-    streams = jax.vmap(lambda key: random.fold_in(key, _PARTS_STREAM))(keys)
-    return begin_parts(problem, parts, states, streams, keep_path)
-
-
-def _carrying(
-    problem: Problem, parts: Parts, keep_path: bool, states: EMState, rng_key: Array
-) -> EMState:
-    """Fits with what their parts carry; nothing is compiled where that is nothing."""
-
-    def carried() -> EMState:
-        return jax.eval_shape(partial(_begin, problem, parts, keep_path), states, rng_key)
-
-    like = problem.plan.remember(("carried", parts, keep_path), carried)
-    if jax.tree.leaves((like.memory, like.pace, like.path)):
-        return problem.run(_begin, states, rng_key, static=(parts, keep_path))
-    return states._replace(memory=like.memory, pace=like.pace, path=like.path)
-
-
-def _last(problem: Problem, states: EMState) -> tuple[Look, Array]:
+def _last(problem: Problem, ended: Ended) -> tuple[Look, Array]:
     """What is looked at where fits have ended."""
 
     def one(state: tuple[Statistics, Values]) -> Array:
         return least_information(problem, *state)
 
-    information = jax.lax.map(one, (states.statistics, states.values))
-    return last_look(problem, states), information
-
-
-def num_lanes(plan: Plan, num_rows: int, restarts: int) -> int:
-    """How many starts are stepped at a time: so many that what a step costs beyond its arithmetic is
-    shared, and no more, since lanes stand idle when the last starts are under way."""
-    entries = num_rows * sum(plan.graph.table_sizes)
-    return min(restarts, _MOST_LANES, -(-_ENTRIES_AT_A_TIME // entries))
+    information = jax.lax.map(one, (ended.statistics, ended.values))
+    return last_look(problem, ended), information

@@ -1,7 +1,6 @@
-"""EM's one loop: M and E steps in turn, several starts together, compiled whole.
+"""The one loop that raises an objective: steps of a kernel, several starts together, compiled whole.
 
-What a step does is put together from parts (:class:`Parts`), chosen independently: an E step, an M step,
-and an accelerator or none. The loop judges what they did.
+What a step does is the kernel's (:class:`.Kernel`): M step, accelerator, E step. The loop judges it.
 
 A fit that is started from data first takes a few M steps from statistics of all rows alike, then one
 from the rows partitioned about seeds; they run in the same loop, so that the M step is compiled once.
@@ -21,11 +20,10 @@ from ..program import row_pass
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
-from .accelerators import Accelerator, Proposal, free_coordinates, propose
+from .accelerators import Proposal, free_coordinates, propose
 from .convergence import judge
-from .e_steps import EStep, Expected
+from .kernel import Expected, Kernel
 from .lanes import run_in_lanes
-from .m_steps import MPart, m_step
 from .status import Status
 
 # an accelerated fit has converged after small gains in a row, since they go up and down, and are a small
@@ -38,16 +36,8 @@ _PATIENCE = 20
 Fit = TypeVar("Fit")
 
 
-class Parts(NamedTuple):
-    """What a step of EM is made of; hashable."""
-
-    e_step: EStep
-    m_step: tuple[MPart, ...]
-    accelerator: Accelerator | None
-
-
-class EMState(NamedTuple):
-    """Fits in progress, leading with starts: values and statistics at `step` (-1: before the first
+class Ascent(NamedTuple):
+    """Fits in progress, leading with starts: belief and statistics at `step` (-1: before the first
     E step), objectives and their traces (max_steps + 1,). `promised` and `curvature` are what the last
     M step said of its climbs. `alike` counts the M steps still to be made
     from statistics of all rows alike, before the first E step. `memory` and `pace` are what the E step
@@ -56,7 +46,7 @@ class EMState(NamedTuple):
 
     alike: Any
     step: Array
-    values: Values
+    belief: Any
     statistics: row_pass.Statistics
     objective: Array
     gain: Array
@@ -86,17 +76,17 @@ class Settings(NamedTuple):
 
 
 def new_state(
-    plan: Plan, values: Values, statistics: row_pass.Statistics, max_steps: int, alike: int
-) -> EMState:
+    plan: Plan, belief: Any, statistics: row_pass.Statistics, max_steps: int, alike: int
+) -> Ascent:
     """Fits before their first step; `alike` M steps will be made from `statistics` of all rows alike."""
-    restarts = jax.tree.leaves(values)[0].shape[0]
+    restarts = jax.tree.leaves(belief)[0].shape[0]
     dtype = jnp.result_type(float)
     closed = max(1, sum(block.form is not None for block in plan.blocks))
     nothing = jnp.full(restarts, -jnp.inf, dtype)
-    return EMState(
+    return Ascent(
         alike=jnp.full(restarts, alike),
         step=jnp.full(restarts, -1),
-        values=values,
+        belief=belief,
         statistics=statistics,
         objective=nothing,
         gain=-nothing,
@@ -113,71 +103,64 @@ def new_state(
 
 
 def begin_parts(
-    problem: Problem,
-    parts: Parts,
-    states: EMState,
-    rng_keys: Array,
-    keep_path: bool,
-) -> EMState:
+    problem: Problem, kernel: Kernel, states: Ascent, rng_keys: Array, keep_path: bool
+) -> Ascent:
     """The same fits with what the parts carry, and room for the path."""
 
-    def one(values: Values, rng_key: Array) -> tuple[Any, Any]:
-        memory = parts.e_step.begin(problem, values, rng_key)
-        if parts.accelerator is None:
+    def one(belief: Any, rng_key: Array) -> tuple[Any, Any]:
+        memory = kernel.latents.begin(problem, belief, rng_key)
+        if kernel.accelerator is None:
             return memory, ()
-        return memory, parts.accelerator.begin(
-            jnp.zeros_like(free_coordinates(problem.plan, values))
-        )
+        start = jnp.zeros_like(free_coordinates(problem.plan, belief))
+        return memory, kernel.accelerator.begin(start)
 
-    memory, pace = jax.vmap(one)(states.values, rng_keys)
-    length = states.trace.shape[1]
-    path = {
-        name: jnp.zeros((value.shape[0], length, *value.shape[1:]), value.dtype)
-        for name, value in states.values.items()
-    }
-    return states._replace(memory=memory, pace=pace, path=path if keep_path else {})
+    def room(value: Array) -> Array:
+        return jnp.zeros((value.shape[0], states.trace.shape[1], *value.shape[1:]), value.dtype)
+
+    memory, pace = jax.vmap(one)(states.belief, rng_keys)
+    path = jax.tree.map(room, states.belief) if keep_path else {}
+    return states._replace(memory=memory, pace=pace, path=path)
 
 
 def advance(
-    problem: Problem, parts: Parts, lanes: int, states: EMState, fixed: Fixed, settings: Settings
-) -> EMState:
+    problem: Problem, kernel: Kernel, lanes: int, states: Ascent, fixed: Fixed, settings: Settings
+) -> Ascent:
     """M and E steps in turn, `lanes` starts at a time, until each has stopped or has made
     `settings.until` steps."""
     each = jax.vmap if lanes > 1 else _alone
     last = states.trace.shape[1] - 1
 
-    def running(states: EMState) -> Array:
+    def running(states: Ascent) -> Array:
         return (states.status == Status.RUNNING) & (states.step < settings.until)
 
-    def phase(fits: tuple[EMState, Fixed]) -> Array:
+    def phase(fits: tuple[Ascent, Fixed]) -> Array:
         return jnp.where(fits[0].alike > 0, 2, running(fits[0]).astype(int))
 
     def step(
-        fits: tuple[EMState, Fixed], record: _Record, place: Array
-    ) -> tuple[tuple[EMState, Fixed], _Record]:
+        fits: tuple[Ascent, Fixed], record: _Record, place: Array
+    ) -> tuple[tuple[Ascent, Fixed], _Record]:
         before, fixed = fits
-        visited = each(partial(m_step, problem, parts.m_step))(before.statistics, before.values)
+        visited = each(partial(kernel.parameters, problem))(before.statistics, before.belief)
         moved = before._replace(**visited._asdict())
         starting = jnp.max(before.alike) > 0  # as in all lanes
         after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
         return (after, fixed), _recorded(record, before, after, place)
 
-    def once_more(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
+    def once_more(before: Ascent, moved: Ascent, fixed: Fixed) -> Ascent:
         """Components alike; then, from the partition, each its own."""
         statistics = _chosen(jnp.max(before.alike) == 1, fixed.partitioned, before.statistics)
         return moved._replace(alike=before.alike - 1, statistics=statistics)
 
-    def expected(before: EMState, moved: EMState, fixed: Fixed) -> EMState:
+    def expected(before: Ascent, moved: Ascent, fixed: Fixed) -> Ascent:
         """One fit's E step where the accelerator goes, judged."""
-        going = Proposal(moved.values, before.pace, jnp.asarray(False))
-        if parts.accelerator is not None:
+        going = Proposal(moved.belief, before.pace, jnp.asarray(False))
+        if kernel.accelerator is not None:
             going = propose(
-                problem.plan, parts.accelerator, before.values, moved.values, before.pace
+                problem.plan, kernel.accelerator, before.belief, moved.belief, before.pace
             )
         first = before.step < 0
-        mapped = {**moved.values, **fixed.given}
-        values = {n: jnp.where(first, mapped[n], value) for n, value in going.values.items()}
-        seen = parts.e_step(problem, values, before.memory)
+        told = kernel.parameters.with_values(moved.belief, fixed.given)
+        seen = kernel.latents(problem, _chosen(first, told, going.values), before.memory)
         extrapolated = going.extrapolated & ~first
         moved = moved._replace(pace=_chosen(first, before.pace, going.pace))
         at_end = before.step + 1 >= last
@@ -189,7 +172,7 @@ def advance(
             at_end,
             settings.tolerance,
             problem.blocks.num_rows,
-            parts,
+            kernel,
         )
         # a fit that is alone goes on, or the loop would have ended
         return after if lanes == 1 else _chosen(running(before), after, before)
@@ -212,24 +195,24 @@ class _Record(NamedTuple):
     path: Values
 
 
-def _recorded(record: _Record, before: EMState, after: EMState, place: Array) -> _Record:
+def _recorded(record: _Record, before: Ascent, after: Ascent, place: Array) -> _Record:
     """The record with the steps that were just made by the starts at `place`."""
     step = jnp.where(after.step > before.step, after.step, record.trace.shape[1])
     trace = record.trace.at[place, step].set(after.objective, mode="drop")
-    path = {n: p.at[place, step].set(after.values[n], mode="drop") for n, p in record.path.items()}
+    path = {n: p.at[place, step].set(after.belief[n], mode="drop") for n, p in record.path.items()}
     return _Record(trace, path)
 
 
 def _judge(
-    before: EMState,
-    moved: EMState,
+    before: Ascent,
+    moved: Ascent,
     seen: Expected,
     extrapolated: Array,
     at_end: Array,
     tolerance: Array,
     rows: int,
-    parts: Parts,
-) -> EMState:
+    kernel: Kernel,
+) -> Ascent:
     """The state after a step: accepted or not, its gain, and whether the fit goes on."""
     objective, next_step = seen.objective, before.step + 1
     judged = judge(objective, before.objective, before.gain, tolerance, rows, seen.comparable)
@@ -238,14 +221,14 @@ def _judge(
     # where a climb promised more than came of it, nothing has settled: it could not move
     reached = moved.promised <= judged.target
     settled = judged.settled & reached
-    if parts.accelerator is not None:
+    if kernel.accelerator is not None:
         settled &= calm >= _CALM_STEPS
     status = judged.status(settled | seen.settled, at_end)
     stuck = judged.settled & ~reached & (calm >= _PATIENCE) & (status == Status.RUNNING)
     status = jnp.where(stuck, Status.CLIMB_STUCK, status)
     taken = moved._replace(
         step=next_step,
-        values=seen.values,
+        belief=seen.belief,
         statistics=seen.statistics,
         memory=seen.memory,
         objective=objective,
@@ -255,8 +238,8 @@ def _judge(
     )
     # a step that failed is not taken, unless it is the first: only its status is kept
     stays = before._replace(status=status, proper=moved.proper)
-    if parts.accelerator is not None:
-        paced = parts.accelerator.judge
+    if kernel.accelerator is not None:
+        paced = kernel.accelerator.judge
         taken = taken._replace(pace=paced(moved.pace, jnp.asarray(True)))
         # one that went too far costs a step, and the plain one is next
         again = before._replace(

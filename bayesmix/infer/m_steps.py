@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,6 +22,7 @@ from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
 from .climb import LBFGS, Climber, GradientAscent, Newton, climb, usual_climber
+from .kernel import Visited
 
 __all__ = [
     "LBFGS",
@@ -52,6 +53,8 @@ class Maximise:
     Source: Meng & Rubin (1993), *Biometrika* 80, 267-278.
     """
 
+    verb: ClassVar[str] = "maximised"
+
     sites: str | Sequence[str] = ()
 
 
@@ -73,6 +76,8 @@ class Climb:
     Source: Dempster, Laird & Rubin (1977), *JRSS B* 39, section 3; one Newton step: Lange (1995),
     *JRSS B* 57, 425-437.
     """
+
+    verb: ClassVar[str] = "climbed"
 
     sites: str | Sequence[str] = ()
     climber: Climber = usual_climber
@@ -99,6 +104,8 @@ class ClimbObjective:
     511-567.
     """
 
+    verb: ClassVar[str] = "climbed on the objective"
+
     sites: str | Sequence[str]
     climber: Climber = usual_climber
 
@@ -107,15 +114,35 @@ MPart = Maximise | Climb | ClimbObjective
 USUAL: tuple[MPart, ...] = (Maximise(), Climb())
 
 
-class Visited(NamedTuple):
-    """What an M step did: the values; for each closed block of the plan, whether its mode was proper;
-    the most that the slope promised where a climb began; and for each parameter the smallest curvature
-    along an unconstrained coordinate there, infinite where it was not climbed."""
+@dataclass(frozen=True)
+class MStep:
+    """Parts that name all their sites, from :func:`resolve`, taken in turn: :class:`.Parameters` of a
+    kernel whose belief is the values."""
 
-    values: Values
-    proper: Array
-    promised: Array
-    curvature: Array
+    parts: tuple[MPart, ...] = USUAL
+
+    @property
+    def verb(self) -> str:
+        """What each kind of part does, in turn."""
+        return ", ".join(dict.fromkeys(part.verb for part in self.parts))
+
+    def __call__(
+        self,
+        problem: Problem,
+        statistics: row_pass.Statistics,
+        belief: Values,
+        rng_key: Array | None = None,
+    ) -> Visited:
+        log_joint = problem.expected_log_joint(statistics)
+
+        def density(objective: bool) -> Callable[[Values], Array]:
+            return problem.log_posterior() if objective else log_joint
+
+        return visit(problem.plan, self.parts, density, belief)
+
+    def with_values(self, belief: Values, values: Values) -> Values:
+        """The values, some of them given."""
+        return {**belief, **values}
 
 
 def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:
@@ -154,18 +181,6 @@ def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:
 
 def _names(part: MPart) -> tuple[str, ...]:
     return (part.sites,) if isinstance(part.sites, str) else tuple(part.sites)
-
-
-def m_step(
-    problem: Problem, parts: tuple[MPart, ...], statistics: row_pass.Statistics, values: Values
-) -> Visited:
-    """All parts, from :func:`resolve`, in turn."""
-    log_joint = problem.expected_log_joint(statistics)
-
-    def density(objective: bool) -> Callable[[Values], Array]:
-        return problem.log_posterior() if objective else log_joint
-
-    return visit(problem.plan, parts, density, values)
 
 
 def visit(
@@ -210,4 +225,4 @@ def maximise_blocks(
     problem: Problem, statistics: row_pass.Statistics, values: Values
 ) -> tuple[Values, Array]:
     """One usual M step: closed blocks at their modes, then the other sites climbed."""
-    return m_step(problem, resolve(problem.plan, USUAL), statistics, values)[:2]
+    return MStep(resolve(problem.plan, USUAL))(problem, statistics, values)[:2]

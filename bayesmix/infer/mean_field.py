@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from ..program.parts import expect
 from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.statistics import expected_factors
+from .kernel import Expected, Visited
 
 _MOST_POINTS = 4096
 
@@ -185,17 +187,71 @@ def averaged_evaluation(problem: Problem, scopes: tuple[Scope, ...], q: Factoris
 
 
 # ------------------------------------------------------------------------------ the bound and its ascent
-def bound_and_statistics(
-    problem: Problem, scopes: tuple[Scope, ...], q: Factorised
-) -> tuple[Array, row_pass.Statistics]:
-    """The evidence lower bound with the best q(z), with all constants, and the expected statistics.
+@dataclass(frozen=True)
+class Averaged:
+    """The best q(z) under a density q of the parameters: responsibilities from expected tables.
 
-    sum_i w_i log sum_z exp E_q[log p(x_i, z | theta)] + E_q[log p(theta)] + H(q(theta)).
+    The objective is the evidence lower bound, with all constants,
+
+        sum_i w_i log sum_z exp E_q[log p(x_i, z | theta)] + E_q[log p(theta)] + H(q(theta)),
+
+    NaN where some block's density does not integrate. Where starts are `given`, the first is that of no
+    density, and is not compared.
     """
-    plan = problem.plan
-    evaluation = averaged_evaluation(problem, scopes, q)
-    found = row_pass.passes(plan.graph, averaged_families(plan), evaluation, problem.blocks, expect)
-    return found.log_likelihood + evaluation.log_prior + jnp.sum(q.entropy), found.statistics
+
+    verb: ClassVar[str] = "expected"
+
+    scopes: tuple[Scope, ...]
+    given: bool = False
+
+    def begin(self, problem: Problem, belief: Factorised, rng_key: Array) -> Any:
+        """The number of steps made, where it matters."""
+        return jnp.zeros((), int) if self.given else ()
+
+    def __call__(self, problem: Problem, belief: Factorised, memory: Any) -> Expected:
+        plan = problem.plan
+        evaluation = averaged_evaluation(problem, self.scopes, belief)
+        families = averaged_families(plan)
+        found = row_pass.passes(plan.graph, families, evaluation, problem.blocks, expect)
+        bound = found.log_likelihood + evaluation.log_prior + jnp.sum(belief.entropy)
+        bound = jnp.where(jnp.all(belief.proper), bound, jnp.nan)
+        if not self.given:
+            return Expected(belief, bound, found.statistics, memory)
+        return Expected(belief, bound, found.statistics, memory + 1, comparable=memory != 1)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Every block in turn at its best given the others, q(block) proportional to exp E[log joint]
+    (coordinate ascent)."""
+
+    verb: ClassVar[str] = "expected"
+
+    scopes: tuple[Scope, ...]
+
+    def __call__(
+        self,
+        problem: Problem,
+        statistics: row_pass.Statistics,
+        belief: Factorised,
+        rng_key: Array | None = None,
+    ) -> Visited:
+        q = belief
+        for number, block in enumerate(problem.plan.blocks):
+            log_joint = log_joint_of(problem, self.scopes, statistics, q, number)
+            q = update(block, number, log_joint, q)
+        unclimbed = jnp.full(len(problem.plan.reading.parameters), jnp.inf)
+        return Visited(q, q.proper, jnp.zeros(()), unclimbed)
+
+    def with_values(self, belief: Factorised, values: Values) -> Factorised:
+        """q with all points of some sites at these values."""
+        points = {
+            name: jnp.broadcast_to(value, belief.points[name].shape)
+            for name, value in values.items()
+        }
+        return belief._replace(
+            points={**belief.points, **points}, centre={**belief.centre, **values}
+        )
 
 
 def log_joint_of(
@@ -251,19 +307,6 @@ def density(block: Conditional, log_joint: Callable[[Values], Array], values: Va
     return block.density(lambda at, name: lambda value: log_joint({**at, name: value}), values)
 
 
-def update_all(
-    problem: Problem,
-    scopes: tuple[Scope, ...],
-    statistics: row_pass.Statistics,
-    q: Factorised,
-) -> Factorised:
-    """Every block in turn at its best given the others (coordinate ascent)."""
-    for number, block in enumerate(problem.plan.blocks):
-        log_joint = log_joint_of(problem, scopes, statistics, q, number)
-        q = update(block, number, log_joint, q)
-    return q
-
-
 def point_masses(
     problem: Problem, scopes: tuple[Scope, ...], statistics: Any, values: Values
 ) -> Factorised:
@@ -271,17 +314,7 @@ def point_masses(
     count = len(problem.plan.blocks)
     single = {name: value[None] for name, value in values.items()}
     none = Factorised((None,) * count, single, values, jnp.zeros(count), jnp.ones(count, bool))
-    like = jax.eval_shape(partial(update_all, problem, scopes), statistics, none)
+    like = jax.eval_shape(partial(Spread(scopes), problem), statistics, none).belief
     coefficients = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like.coefficients)
     points = {name: jnp.broadcast_to(values[name], x.shape) for name, x in like.points.items()}
     return none._replace(coefficients=coefficients, points=points)
-
-
-def with_points_at(q: Factorised, values: Values, there: Array) -> Factorised:
-    """q with all points of some sites at these values, where `there`."""
-    points = {
-        name: jnp.where(there, jnp.broadcast_to(value, q.points[name].shape), q.points[name])
-        for name, value in values.items()
-    }
-    centre = {name: jnp.where(there, value, q.centre[name]) for name, value in values.items()}
-    return q._replace(points={**q.points, **points}, centre={**q.centre, **centre})

@@ -18,14 +18,14 @@ from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import number, whole
-from .tempering import USUAL_MOVES, Moves, Tuning, first_tuning, prior_draws, retuned
+from .tempering import USUAL_MOVES, HamiltonianMoves, Tuning, first_tuning, prior_draws, retuned
 
 
 class TemperingState(NamedTuple):
     """State of :class:`ParallelTempering`.
 
     z: parameters by site at the posterior (the field that MCMC collects); ladder: those of every rung,
-    (rungs, ...), the prior first; log_ratios: height at the next rung's beta minus that at its own, of
+    (rungs, ...), the prior first; log_ratios: log likelihood times the step to the next rung's beta, of
     each rung but the last, before the exchange (for the evidence); swapped: the probability of each
     exchange that was tried, NaN elsewhere, (rungs - 1,); i: steps made.
     """
@@ -49,7 +49,7 @@ class ParallelTempering(MCMCKernel):
     Args:
         program: a NumPyro program, or a plan of one, with proper priors.
         betas: the ladder: increasing from 0 to 1, or a number of rungs, for ((0 ... T - 1) / (T - 1))^5.
-        moves: how chains move: :class:`HamiltonianMoves`, or for few rows :class:`GibbsMoves`.
+        moves: how chains move, a :class:`~bayesmix.infer.tempering.HamiltonianMoves`.
 
     Extra fields collected: `log_ratios`, `swapped`.
 
@@ -84,7 +84,7 @@ class ParallelTempering(MCMCKernel):
         program: Callable[..., Any] | Plan,
         *,
         betas: int | Sequence[float] = 12,
-        moves: Moves = USUAL_MOVES,
+        moves: HamiltonianMoves = USUAL_MOVES,
     ) -> None:
         self.plans = Plans(program)
         self.betas = _ladder(betas)
@@ -111,7 +111,6 @@ class ParallelTempering(MCMCKernel):
         """Every rung starts at a draw from the prior."""
         self._num_warmup = num_warmup
         problem = self.plans.call(model_args, model_kwargs).with_rows()
-        self.moves.check(problem)
         rungs = len(self.betas)
 
         def begin(key: Array) -> TemperingState:
@@ -152,16 +151,8 @@ class ParallelTempering(MCMCKernel):
         rate = jnp.where(state.i < self._num_warmup, (1.0 + state.i) ** -0.6, 0.0)
         tuning = jax.vmap(retuned, (0, 0, None))(state.tuning, accepted, rate)
 
-        def heights(values: Values, beta: Array) -> Array:
-            return moves.height(problem, values, beta)
-
-        def some(start: int | None, stop: int | None) -> Values:
-            return jax.tree.map(lambda x: x[start:stop], ladder)
-
-        here = jax.vmap(heights)(ladder, betas)
-        up = jax.vmap(heights)(some(None, -1), betas[1:])
-        down = jax.vmap(heights)(some(1, None), betas[:-1])
-        odds = jnp.nan_to_num(up + down - here[:-1] - here[1:], nan=-jnp.inf)
+        heights, steps = jax.vmap(problem.log_likelihood)(ladder), jnp.diff(betas)
+        odds = jnp.nan_to_num(steps * (heights[:-1] - heights[1:]), nan=-jnp.inf)
         chance = jnp.exp(jnp.minimum(odds, 0.0))
         tried = jnp.arange(len(betas) - 1) % 2 == state.i % 2
         taken = tried & (random.uniform(swap_key, chance.shape) < chance)
@@ -172,7 +163,7 @@ class ParallelTempering(MCMCKernel):
         return TemperingState(
             z=jax.tree.map(lambda x: x[-1], ladder),
             ladder=ladder,
-            log_ratios=up - here[:-1],
+            log_ratios=steps * heights[:-1],
             swapped=jnp.where(tried, chance, jnp.nan),
             tuning=tuning,
             i=state.i + 1,
@@ -182,10 +173,6 @@ class ParallelTempering(MCMCKernel):
     def get_diagnostics_str(self, state: TemperingState) -> str:
         """What the progress bar shows: the exchange that was least likely."""
         return f"least likely exchange {float(jnp.nanmin(state.swapped)):.2f}"
-
-
-def _reference(problem: Problem, moves: Moves) -> Array:
-    return moves.reference(problem)
 
 
 def _ladder(betas: int | Sequence[float]) -> tuple[float, ...]:
@@ -201,8 +188,7 @@ def _ladder(betas: int | Sequence[float]) -> tuple[float, ...]:
 def log_evidence(mcmc: Any) -> float:
     """log p(x) from a run of :class:`ParallelTempering`, by stepping stones between neighbours.
 
-    log p(x) = sum_t log E_t[exp(height(theta, beta_{t+1}) - height(theta, beta_t))] + constant, that of
-    the road's end at the prior.
+    log p(x) = sum_t log E_t[p(x | theta)^(beta_{t+1} - beta_t)].
 
     Raises:
         ProgramError: where the run was made by another kernel.
@@ -227,8 +213,6 @@ def log_evidence(mcmc: Any) -> float:
     kernel = mcmc.sampler
     if not isinstance(kernel, ParallelTempering) or kernel.moves is None:
         raise ProgramError("log_evidence reads runs of bayesmix.ParallelTempering; this one is not")
-    problem = kernel.plans.call(mcmc._args, mcmc._kwargs).with_rows()
-    constant = problem.run(_reference, static=(kernel.moves,))
     ratios = np.asarray(mcmc.get_extra_fields()["log_ratios"], float)
     top = ratios.max(axis=0)
-    return float(constant) + float(np.sum(top + np.log(np.mean(np.exp(ratios - top), axis=0))))
+    return float(np.sum(top + np.log(np.mean(np.exp(ratios - top), axis=0))))

@@ -20,7 +20,7 @@ from ..program.settings import key_of, number, whole
 from .accelerators import free_coordinates
 from .tempering import (
     USUAL_MOVES,
-    Moves,
+    HamiltonianMoves,
     Tuning,
     blackjax,
     first_tuning,
@@ -57,7 +57,7 @@ class TemperedSMC:
         num_runs: independent runs, which :func:`bayesmix.to_arviz` takes for chains; their evidences
             tell the error of each other.
         target_ess: effective share of the particles after each reweighting.
-        moves: how particles move: :class:`HamiltonianMoves`, or for few rows :class:`GibbsMoves`.
+        moves: how particles move, a :class:`~bayesmix.infer.tempering.HamiltonianMoves`.
         max_stages: stages after which it gives up.
         progress_bar: show progress on runs longer than a second or two.
 
@@ -87,7 +87,7 @@ class TemperedSMC:
         num_particles: int = 1000,
         num_runs: int = 2,
         target_ess: float = 0.5,
-        moves: Moves = USUAL_MOVES,
+        moves: HamiltonianMoves = USUAL_MOVES,
         max_stages: int = 500,
         progress_bar: bool = True,
     ) -> None:
@@ -119,7 +119,6 @@ class TemperedSMC:
         problem = self.plans.call(args, kwargs)
         observed = problem.observe(fitting=True)
         problem = problem.specialised().at(problem.plan.arrange(observed))
-        self.moves.check(problem)
         walk = _Walk(self.num_particles, self.num_runs, self.target_ess, self.moves)
         state = problem.run(_begin, key, static=(walk,))
         betas, accepted = [np.asarray(state.beta)], []
@@ -156,7 +155,7 @@ class SMCResult:
     Attributes:
         log_evidence: log p(x) of each run, (runs,).
         betas: each run's stages, (stages + 1, runs).
-        acceptance: mean acceptance of the moves, (stages, runs); 1 for Gibbs.
+        acceptance: mean acceptance of the moves, (stages, runs).
     """
 
     def __init__(
@@ -211,7 +210,7 @@ class _Walk(NamedTuple):
     num_particles: int
     num_runs: int
     target_ess: float
-    moves: Moves
+    moves: HamiltonianMoves
 
     def over(self, function: Callable[..., Any], *particles: Any) -> Any:
         """A function of each particle, some at a time."""
@@ -227,8 +226,7 @@ def _begin(problem: Problem, walk: _Walk, rng_key: Array) -> SMCState:
         first, next_key = random.split(key)
         values = prior_draws(problem, random.split(first, walk.num_particles))
         tuning = first_tuning(problem.plan, jax.tree.map(lambda x: x[0], values))
-        evidence = walk.moves.reference(problem)
-        return SMCState(values, jnp.zeros(()), evidence, jnp.ones(()), tuning, next_key)
+        return SMCState(values, jnp.zeros(()), jnp.zeros(()), jnp.ones(()), tuning, next_key)
 
     return jax.vmap(one)(random.split(rng_key, walk.num_runs))
 
@@ -241,11 +239,10 @@ def _advance(problem: Problem, walk: _Walk, states: SMCState) -> SMCState:
 def _stage(problem: Problem, walk: _Walk, state: SMCState) -> SMCState:
     """One stage: the next beta, particles weighed and drawn, then moved."""
     resample_key, move_key, next_key = random.split(state.rng_key, 3)
-    heights = walk.over(lambda values: walk.moves.height(problem, values, state.beta), state.values)
+    heights = walk.over(problem.log_likelihood, state.values)
 
     def log_weights(beta: Array) -> Array:
-        higher = walk.over(lambda values: walk.moves.height(problem, values, beta), state.values)
-        return jnp.where(jnp.isfinite(higher - heights), higher - heights, -jnp.inf)
+        return jnp.where(jnp.isfinite(heights), (beta - state.beta) * heights, -jnp.inf)
 
     def enough(beta: Array) -> Array:
         wanted = jnp.log(walk.target_ess * walk.num_particles)

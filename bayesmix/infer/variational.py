@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from ..program import row_pass
 from ..program.errors import ProgramError
-from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.plan import Plan
-from ..program.problem import Plans, Problem
-from ..program.settings import key_of, tolerance_of, whole
-from .convergence import judge
+from ..program.problem import Problem
+from ..program.settings import key_of, whole
+from .ascent import AscentEngine
 from .keep import checkpoint_at
-from .mean_field import (
-    Factorised,
-    Scope,
-    bound_and_statistics,
-    check_points,
-    find_scopes,
-    point_masses,
-    update_all,
-    with_points_at,
-)
+from .kernel import Kernel
+from .loop import Ascent, Fixed, new_state
+from .mean_field import Averaged, Scope, Spread, check_points, find_scopes, point_masses
 from .modes import gather_modes
-from .run import Progress, run_in_chunks
+from .run import Progress
 from .starts import (
     Seeding,
     SeedingRows,
@@ -46,10 +35,10 @@ from .status import Status
 from .variational_checks import check_complete, check_program, check_proper
 from .variational_result import VariationalResult
 
-_PARTITION_STEPS = 4
+_PARTITION_STEPS = 3  # before the step whose bound is the first
 
 
-class VariationalBayes:
+class VariationalBayes(AscentEngine):
     r"""A density of the latents and of all parameters that is as close to the posterior as one can be
     that is independent between rows and between blocks of parameters.
 
@@ -105,13 +94,9 @@ class VariationalBayes:
         report_every: int = 100,
         progress_bar: bool = True,
     ) -> None:
-        self.plans = Plans(program)
-        self.max_steps = whole("max_steps", max_steps)
-        self.tolerance = tolerance_of(tolerance)
-        self.seeding = seeding
-        self.callback = callback
-        self.report_every = whole("report_every", report_every)
-        self.progress_bar = progress_bar
+        super().__init__(
+            program, max_steps, tolerance, seeding, callback, report_every, progress_bar
+        )
 
     def run(
         self,
@@ -156,37 +141,19 @@ class VariationalBayes:
         given = told_values(problem, init, keys)
         rows = seeding_rows(problem, observed)
         at_data = problem.specialised()
-        state = at_data.run(_start, rows, keys, static=(scopes, self.seeding, self.max_steps))
-
-        def advance(state: _State, limit: int) -> _State:
-            settings = (self.tolerance, limit)
-            return at_data.run(_advance, settings, given, state, static=(scopes,), fully=True)
-
-        state = run_in_chunks(
+        static = (scopes, self.seeding, self.max_steps)
+        state, partitioned = at_data.run(_start, rows, keys, static=static)
+        state = self._ascend(
+            at_data,
+            Kernel(Averaged(scopes, bool(given)), Spread(scopes)),
             state,
-            advance,
+            Fixed(partitioned, given),
+            key,
             name="VB",
-            max_steps=self.max_steps,
-            every=self.report_every,
-            progress_bar=self.progress_bar,
+            values=lambda q: q.centre,
             checkpoint=kept,
-            watch=self.callback and (self.callback, lambda state: (state.bound, state.q.centre)),
         )
-        return _result(problem, scopes, jax.tree.map(np.asarray, state))
-
-
-class _State(NamedTuple):
-    """An ascent in progress: q and what was expected under it at `step`. Steps below -1 are made from
-    the partition that a start begins with; step -1 takes the first responsibilities."""
-
-    step: Array
-    q: Factorised
-    statistics: row_pass.Statistics
-    bound: Array
-    gain: Array
-    trace: Array
-    status: Array
-    proper: Array
+        return _result(problem, scopes, jax.tree.map(np.asarray, state), bool(given))
 
 
 def _start(
@@ -196,92 +163,21 @@ def _start(
     max_steps: int,
     rows: SeedingRows,
     keys: Array,
-) -> _State:
-    """Ascents before their first step."""
-    rough = rough_values(problem.plan)
-    made = starting_statistics(problem, rows, rough, keys, seeding)
-    return jax.vmap(partial(_new_state, problem, scopes, max_steps, rough))(made.partitioned)
+) -> tuple[Ascent, Any]:
+    """Ascents before their first step, which is made from the rows partitioned about seeds."""
+    plan, rough = problem.plan, rough_values(problem.plan)
+    made = starting_statistics(problem, rows, rough, keys, seeding).partitioned
+    q = jax.vmap(lambda statistics: point_masses(problem, scopes, statistics, rough))(made)
+    check_points(plan, scopes, tuple(q.points[b.site].shape[1] for b in plan.blocks))
+    return new_state(plan, q, made, max_steps, _PARTITION_STEPS), made
 
 
-def _advance(
-    problem: Problem, scopes: tuple[Scope, ...], settings: Any, given: Values, state: _State
-) -> _State:
-    """All ascents, each until it has stopped or has made a number of steps."""
-    return jax.vmap(partial(_ascend, problem, scopes, settings))(given, state)
-
-
-def _new_state(
-    problem: Problem,
-    scopes: tuple[Scope, ...],
-    max_steps: int,
-    values: Values,
-    statistics: row_pass.Statistics,
-) -> _State:
-    plan = problem.plan
-    q = point_masses(problem, scopes, statistics, values)
-    check_points(plan, scopes, tuple(q.points[b.site].shape[0] for b in plan.blocks))
-    dtype = jnp.result_type(float)
-    return _State(
-        step=jnp.asarray(-1 - _PARTITION_STEPS),
-        q=q,
-        statistics=statistics,
-        bound=jnp.asarray(-jnp.inf, dtype),
-        gain=jnp.asarray(jnp.inf, dtype),
-        trace=jnp.full(max_steps + 1, jnp.nan, dtype),
-        status=jnp.asarray(Status.RUNNING),
-        proper=jnp.ones(len(plan.blocks), bool),
-    )
-
-
-def _ascend(
-    problem: Problem,
-    scopes: tuple[Scope, ...],
-    settings: tuple[Array, Array],
-    given: Values,
-    state: _State,
-) -> _State:
-    """Update all blocks, then the latents, until the bound has converged or the limit of steps."""
-    tolerance, limit = settings
-
-    def step(state: _State) -> _State:
-        early = state.step + 1 < 0
-        q = update_all(problem, scopes, state.statistics, state.q)
-        q = with_points_at(q, given, early)
-        bound, statistics = bound_and_statistics(problem, scopes, q)
-        kept = jax.tree.map(partial(jnp.where, state.step + 1 < -1), state.statistics, statistics)
-        moved = state._replace(
-            step=state.step + 1,
-            q=q,
-            statistics=kept,
-            bound=bound,
-            trace=state.trace.at[state.step + 1].set(bound),
-            proper=q.proper,
-        )
-        # before step 0 there is no bound
-        judged = _judge(state, moved, tolerance, problem.blocks.num_rows)
-        unjudged = state._replace(step=state.step + 1, q=q, statistics=kept)
-        return jax.tree.map(partial(jnp.where, early), unjudged, judged)
-
-    def running(state: _State) -> Array:
-        return (state.status == Status.RUNNING) & (state.step < limit)
-
-    return jax.lax.while_loop(running, step, state)
-
-
-def _judge(before: _State, moved: _State, tolerance: Array, rows: int) -> _State:
-    """The state after a step: taken unless the bound fell or is not finite; has it converged?"""
-    judged = judge(moved.bound, before.bound, before.gain, tolerance, rows)
-    judged = judged._replace(finite=judged.finite & jnp.all(moved.proper))
-    status = judged.status(judged.settled, moved.step >= moved.trace.size - 1)
-    taken = moved._replace(gain=judged.gain, status=status)
-    kept = before._replace(status=status, proper=moved.proper)
-    return jax.tree.map(partial(jnp.where, judged.good), taken, kept)
-
-
-def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> VariationalResult:
+def _result(
+    problem: Problem, scopes: tuple[Scope, ...], state: Ascent, given: bool
+) -> VariationalResult:
     plan = problem.plan
     statuses = [_status(plan, state, start) for start in range(state.status.size)]
-    bounds = np.where(np.isfinite(state.bound), state.bound, -np.inf)
+    bounds = np.where(np.isfinite(state.objective), state.objective, -np.inf)
     best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
     check_proper(plan, state.proper[best])
     if not np.isfinite(bounds[best]):
@@ -289,11 +185,12 @@ def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> Varia
             "the bound is not finite at the first step of any start; look for a prior whose "
             "concentration is so close to zero (below 0.005, say) that values underflow, and raise it"
         )
-    q, statistics = jax.tree.map(lambda x: x[best], (state.q, state.statistics))
+    q, statistics = jax.tree.map(lambda x: x[best], (state.belief, state.statistics))
     return VariationalResult(
-        bound=state.trace[best][: int(state.step[best]) + 1],
+        # where a start is given, the first is the bound of no density
+        bound=state.trace[best][int(given) : int(state.step[best]) + 1],
         status=statuses[best],
-        modes=gather_modes(plan, state.q.centre, bounds, statuses),
+        modes=gather_modes(plan, state.belief.centre, bounds, statuses),
         restart_bounds=bounds,
         restart_statuses=tuple(statuses),
         restart_steps=state.step,
@@ -304,10 +201,10 @@ def _result(problem: Problem, scopes: tuple[Scope, ...], state: _State) -> Varia
     )
 
 
-def _status(plan: Plan, state: _State, start: int) -> Status:
+def _status(plan: Plan, state: Ascent, start: int) -> Status:
     status = Status(int(state.status[start]))
     if status is Status.CONVERGED and state.step[start] <= 3:
-        centre = {name: value[start] for name, value in state.q.centre.items()}
+        centre = {name: value[start] for name, value in state.belief.centre.items()}
         if any(_all_alike(group, centre) for group in plan.labels.hidden):
             return Status.SYMMETRIC_START
     return status

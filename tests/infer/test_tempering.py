@@ -1,4 +1,4 @@
-"""SMC and parallel tempering: exact evidences, both modes of a posterior, and the roads themselves."""
+"""SMC and parallel tempering: exact evidences, and both modes of a posterior."""
 
 import functools
 
@@ -13,12 +13,9 @@ from numpyro.infer import MCMC
 import bayesmix
 from bayesmix import ParallelTempering, ProgramError, TemperedSMC, datasets, zoo
 from bayesmix.infer.laplace import laplace_log_weight
-from bayesmix.infer.tempering import GibbsMoves, HamiltonianMoves
 from bayesmix.program.arguments import split
 from bayesmix.program.problem import Problem
 from tests.references import reference
-
-KINDS = {"gibbs": GibbsMoves(), "hamiltonian": HamiltonianMoves()}
 
 
 def program(x, alpha, K):
@@ -40,9 +37,8 @@ def plan():
     return bayesmix.plan(program, *ROWS)
 
 
-@pytest.mark.parametrize("moves", KINDS.values(), ids=KINDS)
-def test_particles_give_the_evidence_that_enumeration_gives(moves):
-    smc = TemperedSMC(plan(), num_particles=1500, num_runs=6, moves=moves, progress_bar=False)
+def test_particles_give_the_evidence_that_enumeration_gives():
+    smc = TemperedSMC(plan(), num_particles=1500, num_runs=6, progress_bar=False)
     run = smc.run(0, *ROWS)
     error = max(run.standard_error, 0.01)
     assert error < 0.12
@@ -51,9 +47,8 @@ def test_particles_give_the_evidence_that_enumeration_gives(moves):
     np.testing.assert_allclose(weights.mean(axis=0), 0.5, atol=0.05)  # labels are exchangeable
 
 
-@pytest.mark.parametrize("moves", KINDS.values(), ids=KINDS)
-def test_exchanging_chains_give_the_evidence_that_enumeration_gives(moves):
-    kernel = ParallelTempering(plan(), betas=10, moves=moves)
+def test_exchanging_chains_give_the_evidence_that_enumeration_gives():
+    kernel = ParallelTempering(plan(), betas=10)
     mcmc = MCMC(kernel, num_warmup=500, num_samples=4000, progress_bar=False)
     mcmc.run(jax.random.key(0), *ROWS)
     assert bayesmix.log_evidence(mcmc) == pytest.approx(CASE["log_evidence"], abs=0.15)
@@ -96,38 +91,6 @@ def test_draws_of_particles_go_to_arviz_with_runs_as_chains():
     assert idata["posterior"]["mean"].shape == (2, 64, 2)
     assert idata["log_likelihood"]["x"].shape == (2, 64, 5)
     assert "log evidence" in str(run)
-
-
-def test_ends_of_both_roads_are_the_prior_and_the_posterior():
-    """At beta = 0 the height is the constant; at beta = 1 it is the log likelihood."""
-    arguments = split(ROWS, {})
-    call = Problem(plan(), arguments).with_rows()
-    values = {
-        "weights": jnp.array([0.3, 0.7]),
-        "variance": jnp.array([1.0, 4.0]),
-        "mean": jnp.array([18.0, 23.0]),
-    }
-    whole = call.log_likelihood(values)
-    for moves in KINDS.values():
-        zero = moves.height(call, values, jnp.zeros(()))
-        assert float(zero) == pytest.approx(float(moves.reference(call)), abs=1e-9)
-        assert float(moves.height(call, values, jnp.ones(()))) == pytest.approx(float(whole))
-    assert float(KINDS["gibbs"].reference(call)) == pytest.approx(len(ROWS[0]) * np.log(2.0))
-
-
-def heavy(x):
-    mean = numpyro.sample("mean", dist.Normal(0.0, 3.0))
-    with numpyro.plate("rows", len(x)):
-        numpyro.sample("x", dist.StudentT(3.0, mean, 1.0), obs=x)
-
-
-def test_sweeps_are_refused_where_they_do_not_leave_the_densities_as_they_are():
-    for rows in ((np.ones(4),), (np.array([1.0, 2.0, 5.0, 9.0]),)):
-        smc = TemperedSMC(heavy, num_particles=50, moves=GibbsMoves(), progress_bar=False)
-        with pytest.raises(ProgramError, match=r"'mean' at every power.*HamiltonianMoves"):
-            smc.run(0, *rows)
-    found, arguments = bayesmix.plan(program, *ROWS), split(ROWS, {})
-    GibbsMoves().check(Problem(found, arguments).with_rows())
 
 
 def test_the_evidence_of_many_rows_is_that_of_the_normal_density_at_the_mode():

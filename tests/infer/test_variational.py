@@ -14,7 +14,7 @@ from scipy.special import betaln, gammaln, multigammaln
 
 import bayesmix
 from bayesmix import ProgramError, VariationalBayes
-from bayesmix.infer.mean_field import Factorised, bound_and_statistics, check_points
+from bayesmix.infer.mean_field import Averaged, Factorised, check_points
 from bayesmix.program.arguments import split
 from bayesmix.program.problem import Problem
 from tests.references import reference
@@ -174,7 +174,7 @@ def test_the_bound_has_no_slope_at_the_fixed_point(faithful):
         points, centre, entropy, proper = zip(*spreads)
         points, centre = dict(zip(sites, points)), dict(zip(sites, centre))
         q = Factorised(coefficients, points, centre, jnp.stack(entropy), jnp.stack(proper))
-        return bound_and_statistics(Problem(plan, arguments, blocks), fit.scopes, q)[0]
+        return Averaged(fit.scopes)(Problem(plan, arguments, blocks), q, ()).objective
 
     look = jax.jit(jax.value_and_grad(bound))
     value, slope = look(fit.q.coefficients)

@@ -24,9 +24,7 @@ from bayesmix.infer.coordinates import constrained, unconstrained
 from bayesmix.infer.mixed import open_sites
 from bayesmix.infer.smc import _advance, _begin, _Walk
 from bayesmix.infer.tempering import (
-    GibbsMoves,
     HamiltonianMoves,
-    Moves,
     Tuning,
     first_tuning,
 )
@@ -178,7 +176,7 @@ class AtThePosterior:
     """The moves of tempered SMC in its last stage, as a kernel."""
 
     plan: Plan
-    moves: Moves
+    moves: HamiltonianMoves
 
     def init(self, keys: Any, num_warmup: int, values: Values, args: Any, kwargs: Any) -> Any:
         return MovedState(
@@ -201,7 +199,7 @@ def collapsed(**options: Any) -> Sampler:
     return Sampler(lambda plan: CollapsedGibbs(plan, **options), begin_there, put_collapsed, thin=5)
 
 
-def moved(moves: Moves) -> Sampler:
+def moved(moves: HamiltonianMoves) -> Sampler:
     return Sampler(lambda plan: AtThePosterior(plan, moves), begin_there, put_gibbs)
 
 
@@ -219,7 +217,7 @@ def nuts(**options: Any) -> Sampler:
     return Sampler(make, begin_alike, put_nuts, read_nuts, thin=2)
 
 
-def tempering(moves: Moves, betas: Any) -> Sampler:
+def tempering(moves: HamiltonianMoves, betas: Any) -> Sampler:
     def make(plan: Plan) -> ParallelTempering:
         return ParallelTempering(plan, moves=moves, betas=betas)
 
@@ -262,7 +260,7 @@ def running(sampler: Sampler, family: Family) -> Running:
 
 # -------------------------------------------------------------------------------------- tempered SMC
 def particles(
-    plan: Plan, call: Arguments, moves: Moves, keys: Any, arrays: Any, count: int
+    plan: Plan, call: Arguments, moves: HamiltonianMoves, keys: Any, arrays: Any, count: int
 ) -> Values:
     """Particles (data sets, `count`, ...) of a run of SMC for each data set, all in one loop."""
     walk = _Walk(count, 1, 0.5, moves)
@@ -294,20 +292,16 @@ SAMPLERS: dict[str, tuple[Sampler, Family]] = {
 }
 # of a ladder of two the lower end is the prior, whatever the data: all its states are known in law
 TWO_RUNGS: dict[str, tuple[Sampler, Family]] = {
-    "ParallelTempering, Gibbs": (tempering(GibbsMoves(1), (0.0, 1.0)), NORMALS),
-    "ParallelTempering, Hamiltonian": (tempering(HamiltonianMoves(1, 8), (0.0, 1.0)), NORMALS),
+    "ParallelTempering": (tempering(HamiltonianMoves(1, 8), (0.0, 1.0)), NORMALS),
 }
 LADDERS: dict[str, tuple[Sampler, Family]] = {
-    "ParallelTempering, Gibbs": (tempering(GibbsMoves(1), 4), NORMALS),
-    "ParallelTempering, Hamiltonian": (tempering(HamiltonianMoves(1, 8), 4), NORMALS),
+    "ParallelTempering": (tempering(HamiltonianMoves(1, 8), 4), NORMALS),
 }
 MOVES: dict[str, tuple[Sampler, Family]] = {
-    "TemperedSMC, Gibbs moves": (moved(GibbsMoves(1)), NORMALS),
-    "TemperedSMC, Hamiltonian moves": (moved(HamiltonianMoves(1, 8)), NORMALS),
+    "TemperedSMC": (moved(HamiltonianMoves(1, 8)), NORMALS),
 }
-PARTICLES: dict[str, tuple[Moves, Family]] = {
-    "TemperedSMC, Gibbs": (GibbsMoves(2), NORMALS),
-    "TemperedSMC, Hamiltonian": (HamiltonianMoves(3, 8), NORMALS),
+PARTICLES: dict[str, tuple[HamiltonianMoves, Family]] = {
+    "TemperedSMC": (HamiltonianMoves(3, 8), NORMALS),
 }
 # variational Bayes is calibrated where its factors are independent in the posterior, and nowhere else
 EXACT: dict[str, Family] = {"VariationalBayes, one block": Family(one_normal, (ROWS,))}

@@ -24,10 +24,12 @@ from jax import random
 
 import bayesmix
 from bayesmix import Plan
-from bayesmix.infer.mean_field import find_scopes
+from bayesmix.infer.kernel import Kernel
+from bayesmix.infer.loop import Fixed, Settings, advance
+from bayesmix.infer.mean_field import Averaged, Spread, find_scopes
 from bayesmix.infer.starts import kmeans_plus_plus, seeding_rows
-from bayesmix.infer.tempering import Moves
-from bayesmix.infer.variational import _ascend, _start
+from bayesmix.infer.tempering import HamiltonianMoves
+from bayesmix.infer.variational import _start
 from bayesmix.infer.variational_checks import check_program
 from bayesmix.infer.variational_result import _draws
 from bayesmix.program.arguments import Arguments, split
@@ -118,7 +120,9 @@ def ranks(sampler: Sampler, family: Family, size: Runs, key: Any) -> dict[str, n
     return _compare(truth, {name: value[:, kept] for name, value in found.items()})
 
 
-def ranks_of_particles(moves: Moves, family: Family, size: Runs, key: Any) -> dict[str, np.ndarray]:
+def ranks_of_particles(
+    moves: HamiltonianMoves, family: Family, size: Runs, key: Any
+) -> dict[str, np.ndarray]:
     """As :func:`ranks`, among particles of tempered SMC taken at random."""
     plan, call = bayesmix.plan(family.program, *family.arguments), split(family.arguments, {})
     data_key, run_key, choice_key = random.split(key, 3)
@@ -139,16 +143,19 @@ def ranks_of_approximations(family: Family, size: Runs, key: Any) -> dict[str, n
     scopes, observed = find_scopes(problem), problem.observe(fitting=True)
     rows = seeding_rows(problem.at(plan.arrange(observed)), observed)
     static = (scopes, kmeans_plus_plus, size.warmup)
-    states = problem.run(_start, rows, random.split(start_key, size.datasets), static=static)
-    settings = (jnp.asarray(1e-8), jnp.asarray(size.warmup))
+    started = problem.run(_start, rows, random.split(start_key, size.datasets), static=static)
+    settings = Settings(jnp.asarray(1e-8), jnp.asarray(size.warmup))
+    kernel = Kernel(Averaged(scopes), Spread(scopes))
 
-    def one(told: Simulated, state: Any, key: Any) -> Values:
+    def one(told: Simulated, started: Any, key: Any) -> Values:
         here = Problem(plan, call.with_arrays(told.arrays)).with_rows()
-        state = _ascend(here, scopes, settings, told.others, state)
-        keys = random.split(key, size.states)
-        return _draws(here, scopes, state.q, state.statistics, keys)
+        state, partitioned = jax.tree.map(lambda x: x[None], started)
+        given = jax.tree.map(lambda x: x[None], told.others)
+        ended = advance(here, kernel, 1, state, Fixed(partitioned, given), settings)
+        q, statistics = jax.tree.map(lambda x: x[0], (ended.belief, ended.statistics))
+        return _draws(here, scopes, q, statistics, random.split(key, size.states))
 
-    drawn = compile_lightly(jax.vmap(one))(told, states, random.split(draw_key, size.datasets))
+    drawn = compile_lightly(jax.vmap(one))(told, started, random.split(draw_key, size.datasets))
     return _among(plan, call, told, drawn)
 
 
