@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from jax import Array, random
+from jax import Array
 
-from ..program import row_pass
-from ..program.conjugacy import sample
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
+from .collapsed_blocks import Unit
 from .collapsed_choice import Collapse, check_blocks, find_collapse
 from .collapsed_sweep import draw_labels, statistics_given
-from .gibbs import ConjugateGibbs, GibbsState
+from .gibbs import GIBBS, ConjugateGibbs, GibbsState, Labels, Sampled
+from .kernel import Expected, Kernel
+
+
+@dataclass(frozen=True, eq=False)
+class OneByOne:
+    """Labels drawn one row after another, units of parameters integrated out."""
+
+    verb: ClassVar[str] = "drawn one row after another, parameters integrated out"
+
+    units: tuple[Unit, ...]
+
+    def begin(self, problem: Problem, belief: Values, rng_key: Array) -> Labels:
+        """Labels given parameters."""
+        return GIBBS.latents(problem, belief, Labels(rng_key)).memory
+
+    def __call__(self, problem: Problem, belief: Values, memory: Labels) -> Expected:
+        labels, log_likelihood = draw_labels(
+            problem, self.units, belief, memory.values, memory.rng_key
+        )
+        labels = labels.astype(memory.values.dtype)
+        found = statistics_given(problem, belief, labels).statistics
+        drawn = memory._replace(values=labels[None])
+        return Expected(belief, log_likelihood, found, drawn, comparable=False)
 
 
 class CollapsedGibbs(ConjugateGibbs):
@@ -110,18 +133,8 @@ class CollapsedGibbs(ConjugateGibbs):
         self._collapse(problem)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
-    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
-        """One chain's sweep: labels, then what they were drawn without, then what they were drawn
-        given."""
+    def kernel(self, problem: Problem) -> Kernel:
+        """Labels, then what they were drawn without, then what they were drawn given."""
         collapse = self._collapse(problem)
-        label_key, block_key, next_key = random.split(state.rng_key, 3)
-        units = collapse.units
-        labels, log_likelihood = draw_labels(problem, units, state.z, state.latents, label_key)
-        labels = labels.astype(state.latents.dtype)
-        statistics = statistics_given(problem, state.z, labels).statistics
-        log_joint = problem.expected_log_joint(statistics)
-        order = [unit.block for unit in units] + [block for block, _ in collapse.drawn]
-        values = state.z
-        for block, key in zip(order, random.split(block_key, len(order)), strict=True):
-            values = sample(block, log_joint, values, key)
-        return GibbsState(values, labels, log_likelihood, next_key), statistics
+        blocks = (*(unit.block for unit in collapse.units), *(each for each, _ in collapse.drawn))
+        return Kernel(OneByOne(collapse.units), Sampled(blocks))

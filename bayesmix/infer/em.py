@@ -114,6 +114,11 @@ class EM(AscentEngine):
         self.accelerator = accelerator
         self.keep_path = keep_path
 
+    def kernel(self, problem: Problem) -> Kernel:
+        """What a step is made of."""
+        parameters = MStep(resolve(problem.plan, self.m_step))
+        return Kernel(self.e_step, parameters, accelerator=self.accelerator)
+
     def run(
         self,
         rng_key: Array,
@@ -176,12 +181,9 @@ class EM(AscentEngine):
             problem = problem.specialised()
             static = (self.seeding, self.max_steps)
             state, partitioned = problem.run(_start, rows, keys, static=static)
-        kernel = Kernel(
-            self.e_step, MStep(resolve(plan, self.m_step)), accelerator=self.accelerator
-        )
         state = self._ascend(
             problem,
-            kernel,
+            self.kernel(problem),
             state,
             Fixed(partitioned, given),
             rng_key,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +16,13 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import is_prng_key
 
 from ..program import row_pass
-from ..program.conjugacy import sample
+from ..program.conjugacy import Conditional, sample
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.transforms import Marginal
+from .kernel import Expected, Kernel, Parameters, Visited
 from .starts import SeedingRows, kmeans_plus_plus, seeding_rows, starting_values
 
 _PERMUTATION_STREAM = 0x7065726D
@@ -39,6 +41,60 @@ class GibbsState(NamedTuple):
     latents: Any
     log_likelihood: Array
     rng_key: Array
+
+
+class Labels(NamedTuple):
+    """The key that labels are drawn with, and the labels: the last, then the new ones (latents, N)."""
+
+    rng_key: Array
+    values: Any = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Labels of all rows at once, and their other hidden values, from p(z_i | x_i, theta); the objective
+    is log p(x | theta), at the parameters that they are drawn given."""
+
+    verb: ClassVar[str] = "drawn"
+
+    def begin(self, problem: Problem, belief: Values, rng_key: Array) -> Labels:
+        """No labels yet."""
+        return Labels(rng_key)
+
+    def __call__(self, problem: Problem, belief: Values, memory: Labels) -> Expected:
+        plan, evaluation = problem.plan, problem.evaluate(belief)
+        drawn = row_pass.drawn_pass(
+            plan.graph, plan.families, evaluation, problem.blocks, memory.rng_key
+        )
+        labels = memory._replace(values=drawn.rows)
+        return Expected(belief, drawn.log_likelihood, drawn.statistics, labels, comparable=False)
+
+
+@dataclass(frozen=True)
+class Sampled(Parameters):
+    """Every closed block in turn drawn from its complete conditional given the statistics; the memory is
+    a key. `blocks` are those of the plan, or others in their place."""
+
+    verb: ClassVar[str] = "drawn"
+
+    blocks: tuple[Conditional, ...] = ()
+
+    def __call__(
+        self,
+        problem: Problem,
+        statistics: row_pass.Statistics,
+        belief: Values,
+        memory: Any = None,
+    ) -> Visited:
+        log_joint, blocks = problem.expected_log_joint(statistics), self.blocks
+        blocks, values = blocks or problem.plan.blocks, belief
+        for block, key in zip(blocks, random.split(memory, len(blocks)), strict=True):
+            if block.form is not None:
+                values = sample(block, log_joint, values, key)
+        return Visited(values)
+
+
+GIBBS = Kernel(Drawn(), Sampled())
 
 
 class ConjugateGibbs(MCMCKernel):
@@ -156,13 +212,20 @@ class ConjugateGibbs(MCMCKernel):
 
         return sweep(state) if is_prng_key(state.rng_key) else jax.vmap(sweep)(state)
 
-    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
-        """One chain's sweep: its next state, and the statistics that parameters were drawn given."""
+    def kernel(self, problem: Problem) -> Kernel:
+        """What a sweep is made of."""
+        return GIBBS
+
+    def _sweep(self, problem: Problem, state: Any, carried: Any = None) -> tuple[Any, Visited]:
+        """One chain's sweep: its next state, and what was found of the parameters, whose part is given a
+        key, and what else it carries."""
+        kernel = self.kernel(problem)
         label_key, block_key, next_key = random.split(state.rng_key, 3)
-        drawn = _draw_labels(problem, state.z, label_key)
-        values = draw_blocks(problem, drawn.statistics, state.z, block_key)
-        labels = _named(problem.plan, drawn.rows) if self.keep_latents else ()
-        return GibbsState(values, labels, drawn.log_likelihood, next_key), drawn.statistics
+        drawn = kernel.latents(problem, state.z, Labels(label_key, state.latents))
+        memory = block_key if carried is None else (block_key, carried)
+        moved = kernel.parameters(problem, drawn.statistics, state.z, memory)
+        labels = _named(problem.plan, drawn.memory.values) if self.keep_latents else ()
+        return GibbsState(moved.belief, labels, drawn.objective, next_key), moved
 
     def _end(self, plan: Plan, state: Any) -> Any:
         """What comes after all sites have been drawn: labels permuted, where asked for."""
@@ -248,18 +311,11 @@ def _started_from(
 
     def one(key: Array, values: Values) -> GibbsState:
         draw_key, next_key = random.split(key)
-        drawn = _draw_labels(problem, values, draw_key)
-        labels = _named(problem.plan, drawn.rows) if keep_latents else ()
-        return GibbsState(values, labels, drawn.log_likelihood, next_key)
+        drawn = GIBBS.latents(problem, values, Labels(draw_key))
+        labels = _named(problem.plan, drawn.memory.values) if keep_latents else ()
+        return GibbsState(values, labels, drawn.objective, next_key)
 
     return jax.vmap(one)(rng_key, values) if several else one(rng_key, values)
-
-
-def _draw_labels(problem: Problem, values: Values, rng_key: Array) -> row_pass.Pass:
-    evaluation = problem.evaluate(values)
-    return row_pass.drawn_pass(
-        problem.plan.graph, problem.plan.families, evaluation, problem.blocks, rng_key
-    )
 
 
 def _named(plan: Plan, labels: Array) -> Any:
@@ -287,22 +343,6 @@ def _permuted(plan: Plan, values: Values, labels: Any, rng_key: Array) -> tuple[
         elif not isinstance(labels, tuple):
             labels = place[labels]
     return values, labels
-
-
-def draw_blocks(
-    problem: Problem,
-    statistics: row_pass.Statistics,
-    values: Values,
-    rng_key: Array,
-) -> Values:
-    """Draw every closed block in turn from its complete conditional given the statistics."""
-    log_joint = problem.expected_log_joint(statistics)
-    for block, key in zip(
-        problem.plan.blocks, random.split(rng_key, len(problem.plan.blocks)), strict=True
-    ):
-        if block.form is not None:
-            values = sample(block, log_joint, values, key)
-    return values
 
 
 def _check_closed(plan: Plan) -> None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jax import Array
 
+from ..program.batches import Batches
 from ..program.evaluate import Values
 from ..program.problem import Problem
 from ..program.statistics import Statistics
@@ -42,13 +43,15 @@ class Expected(NamedTuple):
 
 class Visited(NamedTuple):
     """What is found of the parameters: the belief; for each closed block of the plan, whether it was
-    proper; the most that the slope promised where a climb began; and for each parameter the smallest
-    curvature along an unconstrained coordinate there, infinite where it was not climbed."""
+    proper; the most that the slope promised where a climb began; for each parameter the smallest
+    curvature along an unconstrained coordinate there, infinite where it was not climbed; and what is
+    carried to the next call."""
 
     belief: Any
-    proper: Array
-    promised: Array
-    curvature: Array
+    proper: Any = True
+    promised: Any = 0.0
+    curvature: Any = float("inf")
+    memory: Any = None
 
 
 class Latents(Protocol):
@@ -72,18 +75,30 @@ class Parameters(Protocol):
     @property
     def verb(self) -> str: ...
     def __call__(
-        self, problem: Problem, statistics: Statistics, belief: Any, rng_key: Array | None = None, /
+        self, problem: Problem, statistics: Statistics, belief: Any, memory: Any = None, /
     ) -> Visited:
-        """The belief that statistics leave; a key is given to those that draw."""
+        """The belief that statistics leave; those that draw are given a key as their memory."""
 
     def with_values(self, belief: Any, values: Values, /) -> Any:
-        """The belief with some sites at given values."""
+        """The belief with some sites at given values, where a fit starts from them."""
+        return {**belief, **values}
 
 
 class Rows(Protocol):
-    """In which order the rows are visited."""
+    """In which order the rows are visited, where a step does not visit all of them; see
+    :mod:`bayesmix.infer.orders`."""
 
     verb: ClassVar[str]
+
+    def count(self, num_rows: int) -> int: ...
+    def begin(
+        self, problem: Problem, kernel: Kernel, batches: Batches, values: Values, proper: Array, /
+    ) -> tuple[Array, Any]: ...
+    def sweep(
+        self, problem: Problem, kernel: Kernel, batches: Batches, order: Array, fitted: Any, /
+    ) -> Any: ...
+    def estimate(self, problem: Problem, kernel: Kernel, fitted: Any, /) -> Values: ...
+    def statistics(self, problem: Problem, fitted: Any, /) -> Statistics: ...
 
 
 class Kernel(NamedTuple):
@@ -93,3 +108,9 @@ class Kernel(NamedTuple):
     parameters: Parameters
     rows: Rows | None = None
     accelerator: Accelerator | None = None
+
+    @property
+    def order(self) -> Rows:
+        """The order of the rows, of kernels that have one."""
+        assert self.rows is not None, "each step visits all rows"
+        return self.rows

@@ -141,7 +141,12 @@ def advance(
     ) -> tuple[tuple[Ascent, Fixed], _Record]:
         before, fixed = fits
         visited = each(partial(kernel.parameters, problem))(before.statistics, before.belief)
-        moved = before._replace(**visited._asdict())
+        moved = before._replace(
+            belief=visited.belief,
+            proper=visited.proper,
+            promised=visited.promised,
+            curvature=visited.curvature,
+        )
         starting = jnp.max(before.alike) > 0  # as in all lanes
         after = jax.lax.cond(starting, once_more, each(expected), before, moved, fixed)
         return (after, fixed), _recorded(record, before, after, place)

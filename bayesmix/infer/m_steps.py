@@ -22,7 +22,7 @@ from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
 from .climb import LBFGS, Climber, GradientAscent, Newton, climb, usual_climber
-from .kernel import Visited
+from .kernel import Parameters, Visited
 
 __all__ = [
     "LBFGS",
@@ -115,7 +115,7 @@ USUAL: tuple[MPart, ...] = (Maximise(), Climb())
 
 
 @dataclass(frozen=True)
-class MStep:
+class MStep(Parameters):
     """Parts that name all their sites, from :func:`resolve`, taken in turn: :class:`.Parameters` of a
     kernel whose belief is the values."""
 
@@ -131,7 +131,7 @@ class MStep:
         problem: Problem,
         statistics: row_pass.Statistics,
         belief: Values,
-        rng_key: Array | None = None,
+        memory: Any = None,
     ) -> Visited:
         log_joint = problem.expected_log_joint(statistics)
 
@@ -139,10 +139,6 @@ class MStep:
             return problem.log_posterior() if objective else log_joint
 
         return visit(problem.plan, self.parts, density, belief)
-
-    def with_values(self, belief: Values, values: Values) -> Values:
-        """The values, some of them given."""
-        return {**belief, **values}
 
 
 def resolve(plan: Plan, parts: MPart | Sequence[MPart]) -> tuple[MPart, ...]:

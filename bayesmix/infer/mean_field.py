@@ -31,7 +31,7 @@ from ..program.parts import expect
 from ..program.plan import Plan
 from ..program.problem import Problem
 from ..program.statistics import expected_factors
-from .kernel import Expected, Visited
+from .kernel import Expected, Parameters, Visited
 
 _MOST_POINTS = 4096
 
@@ -221,7 +221,7 @@ class Averaged:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(Parameters):
     """Every block in turn at its best given the others, q(block) proportional to exp E[log joint]
     (coordinate ascent)."""
 
@@ -234,7 +234,7 @@ class Spread:
         problem: Problem,
         statistics: row_pass.Statistics,
         belief: Factorised,
-        rng_key: Array | None = None,
+        memory: Any = None,
     ) -> Visited:
         q = belief
         for number, block in enumerate(problem.plan.blocks):

@@ -8,7 +8,8 @@ With the labels summed out they have that of the marginal, which visits all rows
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ from ..program.problem import Problem
 from ..program.reading import Site
 from ..program.settings import number, whole
 from .coordinates import LogDensity, Potential, constrained, potential_energy, unconstrained
-from .gibbs import ConjugateGibbs, GibbsState
+from .gibbs import GIBBS, ConjugateGibbs, GibbsState
+from .kernel import Kernel, Parameters, Visited
 
 _NUTS_STREAM = 0x6E757473  # keeps the keys of NUTS apart from those of the sweeps
 
@@ -45,6 +47,36 @@ class MixedState(NamedTuple):
     num_steps: Array
     diverging: Array
     nuts: Any
+
+
+Trajectory = Callable[[HMCState, Potential], HMCState]
+
+
+@dataclass(frozen=True)
+class SampledAndMoved(Parameters):
+    """Closed blocks drawn, then the other sites moved together by one NUTS trajectory, on the density
+    given the statistics or, where `marginal`, with everything hidden summed out; the memory is a key and
+    the state of NUTS."""
+
+    verb: ClassVar[str] = "drawn, moved along gradients"
+
+    sites: tuple[Site, ...]
+    trajectory: Trajectory
+    marginal: bool
+
+    def __call__(
+        self,
+        problem: Problem,
+        statistics: row_pass.Statistics,
+        belief: Values,
+        memory: Any = None,
+    ) -> Visited:
+        values = GIBBS.parameters(problem, statistics, belief, memory[0]).belief
+        density = (
+            problem.log_posterior() if self.marginal else problem.expected_log_joint(statistics)
+        )
+        values, moved = move(self.sites, density, values, memory[1], self.trajectory)
+        return Visited(values, memory=moved)
 
 
 class MixedGibbs(ConjugateGibbs):
@@ -148,18 +180,17 @@ class MixedGibbs(ConjugateGibbs):
 
         return complete(state) if is_prng_key(rng_key) else jax.vmap(complete)(state)
 
-    def _sweep(self, problem: Problem, state: Any) -> tuple[Any, row_pass.Statistics]:
-        swept, statistics = super()._sweep(problem, state)
+    def kernel(self, problem: Problem) -> Kernel:
         sites = open_sites(problem.plan)
         if not sites:
-            return _unmoved(swept), statistics
+            return GIBBS
         assert self._trajectory is not None, "init comes before sample"
-        if self.marginal:
-            density = problem.log_posterior()
-        else:
-            density = problem.expected_log_joint(statistics)
-        values, moved = move(sites, density, swept.z, state.nuts, self._trajectory)
-        return _with_nuts(swept._replace(z=values), moved), statistics
+        return Kernel(GIBBS.latents, SampledAndMoved(sites, self._trajectory, self.marginal))
+
+    def _sweep(self, problem: Problem, state: Any, carried: Any = None) -> tuple[Any, Visited]:
+        carried = state.nuts if open_sites(problem.plan) else None
+        swept, moved = super()._sweep(problem, state, carried)
+        return (_unmoved(swept) if carried is None else _with_nuts(swept, moved.memory)), moved
 
     def _end(self, plan: Plan, state: Any) -> Any:
         ended = super()._end(plan, state)
@@ -191,9 +222,6 @@ def open_sites(plan: Plan) -> tuple[Site, ...]:
     """Parameters whose conditional has no closed form."""
     names = {block.site for block in plan.blocks if block.form is None}
     return tuple(site for site in plan.reading.parameters if site.name in names)
-
-
-Trajectory = Callable[[HMCState, Potential], HMCState]
 
 
 def nuts(num_warmup: int, **options: Any) -> tuple[Callable[[Values, Array], HMCState], Trajectory]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,23 @@ from ..program.batches import arrange_batches
 from ..program.plan import Plan
 from ..program.problem import Plans, Problem
 from ..program.settings import key_of, tolerance_of, whole
+from .e_steps import EXACT, EStep
 from .ending import result_of
+from .fingerprint import in_words
 from .keep import ANY, checkpoint_at
+from .kernel import Kernel
+from .m_steps import USUAL, MPart, MStep, resolve
 from .orders import Incremental, Stepwise
-from .passes import Underway, advance, batch_of_row, begin, check_statistics, first_values, last
+from .passes import (
+    Underway,
+    advance,
+    batch_of_row,
+    begin,
+    check_memoryless,
+    check_statistics,
+    first_values,
+    last,
+)
 from .result import EMResult
 from .run import Progress, run_in_chunks
 from .starts import (
@@ -46,7 +59,9 @@ class OnlineEM:
             much as a pass.
         callback: called after each look with a :class:`Progress`, whose steps are passes; where it
             returns True, the fit ends.
-        seeding: as in :class:`bayesmix.EM`.
+        seeding, m_step: as in :class:`bayesmix.EM`.
+        e_step: as in :class:`bayesmix.EM`, one that carries nothing from step to step: `Exact` or
+            `Hard` (k-means in batches).
         progress_bar: show progress on fits longer than a second or two.
 
     Example:
@@ -75,6 +90,8 @@ class OnlineEM:
         look_every: int = 1,
         callback: Callable[[Progress], bool | None] | None = None,
         seeding: Seeding = kmeans_plus_plus,
+        e_step: EStep = EXACT,
+        m_step: MPart | Sequence[MPart] = USUAL,
         progress_bar: bool = True,
     ) -> None:
         self.plans = Plans(program)
@@ -83,7 +100,14 @@ class OnlineEM:
         self.look_every = whole("look_every", look_every)
         self.callback = callback
         self.seeding = seeding
+        self.e_step = e_step
+        self.m_step = m_step
         self.progress_bar = progress_bar
+
+    def kernel(self, problem: Problem) -> Kernel:
+        """What a step is made of."""
+        parameters = MStep(resolve(problem.plan, self.m_step))
+        return Kernel(self.e_step, parameters, rows=self.order)
 
     def run(
         self,
@@ -126,7 +150,7 @@ class OnlineEM:
         )
         keys = random.split(key, restarts)
         values = first_values(problem, observed, keys, init, self.seeding)
-        static = (self.order,)
+        static = (self.kernel(problem),)
         fits = problem.run(begin, batches, values, static=static, fully=True)
 
         def advanced(fits: Underway, until: int) -> Underway:
@@ -177,8 +201,18 @@ class OnlineEM:
             ProgramError: as :meth:`run`; and where the order is not :class:`Stepwise`.
         """
         key = key_of(rng_key)
-        problem, order = self._problem(args, kwargs), stepwise(self.order)
-        return start_stream(problem, order, key, num_rows, restarts, init, self.seeding)
+        problem = self._problem(args, kwargs)
+        stepwise(self.order)
+        return start_stream(
+            problem,
+            self.kernel(problem),
+            self._settings(),
+            key,
+            num_rows,
+            restarts,
+            init,
+            self.seeding,
+        )
 
     def load(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Stream:
         """The fit to a stream that :meth:`Stream.save` wrote, to go on as if it had never stopped.
@@ -190,7 +224,8 @@ class OnlineEM:
         Raises:
             ProgramError: where the file cannot be read, or was saved with another order or program.
         """
-        return load_stream(self.plans, stepwise(self.order), path, split(args, kwargs))
+        stepwise(self.order)
+        return load_stream(self.plans, self.kernel, self._settings(), path, split(args, kwargs))
 
     def run_stream(
         self,
@@ -217,9 +252,14 @@ class OnlineEM:
         start = partial(self.start, rng_key, num_rows=num_rows, restarts=restarts, init=init)
         return run_stream(start, batches, num_passes, self.progress_bar, kwargs)
 
+    def _settings(self) -> dict[str, str]:
+        """What a saved stream must share with the engine that goes on from it, in words."""
+        return {name: in_words(getattr(self, name)) for name in ("order", "e_step", "m_step")}
+
     def _problem(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
         problem = self.plans.call(args, kwargs)
         check_statistics(problem.plan)
+        check_memoryless(problem, self.e_step)
         return problem
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from ..program.evaluate import Values
 from ..program.problem import Problem
 from ..program.settings import check_fields
 from ..program.statistics import Statistics, combine, scaled
-from .m_steps import maximise_blocks
+from .kernel import Kernel
 
 Rate = Callable[[Array], Array]
 
@@ -84,6 +84,8 @@ class Incremental:
     Source: Neal & Hinton (1998), in *Learning in Graphical Models*, 355-368.
     """
 
+    verb: ClassVar[str] = "a batch at a time, its statistics exchanged"
+
     num_batches: int = 20
 
     def __post_init__(self) -> None:
@@ -99,19 +101,21 @@ class Incremental:
         return self.num_batches
 
     def begin(
-        self, problem: Problem, batches: Batches, values: Values, proper: Array
+        self, problem: Problem, kernel: Kernel, batches: Batches, values: Values, proper: Array
     ) -> tuple[Array, Fitted]:
         """The objective and what is kept, after one visit to every batch at the same values."""
 
         def visit(number: Array) -> tuple[Array, Array, Statistics]:
-            return _entropy(problem, batches.take(number), values)
+            return _entropy(problem, kernel, batches.take(number), values)
 
         evidence, entropy, each = jax.lax.map(visit, jnp.arange(batches.count))
         total = jax.tree.map(lambda x: x[-1], _sums_from(problem, each))
         objective = jnp.sum(evidence) + problem.log_prior(values)
         return objective, Fitted(values, proper, Kept(each, entropy, total))
 
-    def sweep(self, problem: Problem, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
+    def sweep(
+        self, problem: Problem, kernel: Kernel, batches: Batches, order: Array, fitted: Fitted
+    ) -> Fitted:
         """Visit every batch once, in this order: before each visit an M step from all statistics."""
         old = jax.tree.map(lambda x: x[order], fitted.memory.each)
         # what is still to be visited, so that nothing needs to be subtracted
@@ -122,8 +126,8 @@ class Incremental:
             values, done, first, _ = carry
             number, ahead = at
             total = _combine(problem, done, ahead, jnp.where(first, 0.0, 1.0), 1.0)
-            values, proper = maximise_blocks(problem, total, values)
-            _, entropy, new = _entropy(problem, batches.take(number), values)
+            values, proper, *_ = kernel.parameters(problem, total, values)
+            _, entropy, new = _entropy(problem, kernel, batches.take(number), values)
             done = _combine(problem, done, new, jnp.where(first, 0.0, 1.0), 1.0)
             return (values, done, False, proper), (entropy, new)
 
@@ -133,7 +137,7 @@ class Incremental:
         each, entropy = jax.tree.map(lambda x: x[places], (new, entropy))
         return Fitted(values, proper, Kept(each, entropy, total))
 
-    def estimate(self, problem: Problem, fitted: Fitted) -> Values:
+    def estimate(self, problem: Problem, kernel: Kernel, fitted: Fitted) -> Values:
         """The values that a pass ends at."""
         return fitted.values
 
@@ -147,9 +151,11 @@ class Incremental:
         return jnp.sum(fitted.memory.entropy) + found
 
 
-def _entropy(problem: Problem, blocks: Blocks, values: Values) -> tuple[Array, Array, Statistics]:
+def _entropy(
+    problem: Problem, kernel: Kernel, blocks: Blocks, values: Values
+) -> tuple[Array, Array, Statistics]:
     """log p(x_b | theta), H_b = log p(x_b | theta) - Q_b(theta), and the statistics of a batch."""
-    objective, statistics = problem.at(blocks).expected(values)
+    _, objective, statistics, *_ = kernel.latents(problem.at(blocks), values, ())
     entropy = objective - problem.expected_log_joint(statistics)(values)
     return objective - problem.log_prior(values), entropy, statistics
 
@@ -252,6 +258,8 @@ class Stepwise:
     NAACL, 611-619; averages with weights t^p: Shamir & Zhang (2013), ICML, 71-79, section 4.
     """
 
+    verb: ClassVar[str] = "a batch at a time, into a running mean"
+
     batch_size: int = 1000
     rate: Rate = PowerDecay()
     averaging: float | None = 3.0
@@ -271,28 +279,33 @@ class Stepwise:
         return -(-num_rows // self.batch_size)
 
     def begin(
-        self, problem: Problem, batches: Batches, values: Values, proper: Array
+        self, problem: Problem, kernel: Kernel, batches: Batches, values: Values, proper: Array
     ) -> tuple[Array, Fitted]:
         """The objective and the mean of all rows' statistics at these values."""
-        objective, statistics = problem.at(batches.blocks).expected(values)
+        _, objective, statistics, *_ = kernel.latents(problem.at(batches.blocks), values, ())
         rows = jnp.sum(batches.blocks.weight)
         mean = _scaled(problem, statistics, 1 / rows)
         return objective, Fitted(values, proper, Mean(mean, mean, jnp.zeros_like(rows), rows))
 
-    def sweep(self, problem: Problem, batches: Batches, order: Array, fitted: Fitted) -> Fitted:
+    def sweep(
+        self, problem: Problem, kernel: Kernel, batches: Batches, order: Array, fitted: Fitted
+    ) -> Fitted:
         """Visit every batch once, in this order."""
 
         def visit(fitted: Fitted, number: Array) -> tuple[Fitted, None]:
-            return self.absorb(problem, batches.take(number), fitted)[1], None
+            return self.absorb(problem, kernel, batches.take(number), fitted)[1], None
 
         return jax.lax.scan(visit, fitted, order)[0]
 
-    def absorb(self, problem: Problem, blocks: Blocks, fitted: Fitted) -> tuple[Array, Fitted]:
+    def absorb(
+        self, problem: Problem, kernel: Kernel, blocks: Blocks, fitted: Fitted
+    ) -> tuple[Array, Fitted]:
         """M step from the mean, E step on a batch, and the mean moved; with log p(x_b | theta), to which
         the batch has not yet contributed."""
         memory = fitted.memory
-        values, proper = maximise_blocks(problem, self.statistics(problem, fitted), fitted.values)
-        objective, statistics = problem.at(blocks).expected(values)
+        kept = self.statistics(problem, fitted)
+        values, proper, *_ = kernel.parameters(problem, kept, fitted.values)
+        _, objective, statistics, *_ = kernel.latents(problem.at(blocks), values, ())
         weight = jnp.sum(blocks.weight)
         passed = weight / self.batch_size
         move = 1 - (1 - self.rate(memory.time)) ** passed
@@ -306,12 +319,12 @@ class Stepwise:
         evidence = objective - problem.log_prior(values)
         return evidence, Fitted(values, proper, Mean(mean, average, time, memory.rows))
 
-    def estimate(self, problem: Problem, fitted: Fitted) -> Values:
+    def estimate(self, problem: Problem, kernel: Kernel, fitted: Fitted) -> Values:
         """The values that a pass ends at: those made from the average, where there is one."""
         if self.averaging is None:
             return fitted.values
         statistics = _scaled(problem, fitted.memory.average, fitted.memory.rows)
-        return maximise_blocks(problem, statistics, fitted.values)[0]
+        return kernel.parameters(problem, statistics, fitted.values).belief
 
     def statistics(self, problem: Problem, fitted: Fitted) -> Statistics:
         """What the next M step sees: the mean times the number of rows."""

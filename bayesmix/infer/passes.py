@@ -18,9 +18,10 @@ from ..program.plan import Plan
 from ..program.problem import Problem
 from .convergence import judge
 from .ending import Ended
+from .kernel import Kernel, Latents
 from .last_look import Look, last_look
-from .orders import Fitted, Incremental, Stepwise
-from .starts import Seeding, seeding_rows, starting_values, told_values
+from .orders import Fitted
+from .starts import Seeding, rough_values, seeding_rows, starting_values, told_values
 from .status import Status
 
 
@@ -39,16 +40,15 @@ class Underway(NamedTuple):
     trace: Any
 
 
-Order = Stepwise | Incremental
-
-
-def begin(problem: Problem, order: Order, batches: Batches, values: Values) -> Underway:
+def begin(problem: Problem, kernel: Kernel, batches: Batches, values: Values) -> Underway:
     """Fits before their first pass."""
     closed = max(1, sum(block.form is not None for block in problem.plan.blocks))
     proper = jnp.ones(closed, bool)
-    objective, fitted = jax.vmap(lambda values: order.begin(problem, batches, values, proper))(
-        values
-    )
+
+    def one(values: Values) -> tuple[Array, Fitted]:
+        return kernel.order.begin(problem, kernel, batches, values, proper)
+
+    objective, fitted = jax.vmap(one)(values)
     status = jnp.where(jnp.isfinite(objective), Status.RUNNING, Status.NOT_FINITE)
     gain, step = jnp.full_like(objective, jnp.inf), jnp.zeros(objective.shape, int)
     return Underway(fitted, values, objective, gain, step, step, status, objective[:, None])
@@ -56,7 +56,7 @@ def begin(problem: Problem, order: Order, batches: Batches, values: Values) -> U
 
 def advance(
     problem: Problem,
-    order: Order,
+    kernel: Kernel,
     batches: Batches,
     before: Underway,
     key: Array,
@@ -67,11 +67,11 @@ def advance(
 
     def once(number: Array, fitted: Fitted) -> Fitted:
         visits = random.permutation(random.fold_in(key, number), batches.count)
-        return jax.vmap(partial(order.sweep, problem, batches, visits))(fitted)
+        return jax.vmap(partial(kernel.order.sweep, problem, kernel, batches, visits))(fitted)
 
     def look(fitted: Fitted) -> tuple[Values, Array]:
-        values = order.estimate(problem, fitted)
-        return values, problem.at(batches.blocks).expected(values)[0]
+        values = kernel.order.estimate(problem, kernel, fitted)
+        return values, kernel.latents(problem.at(batches.blocks), values, ()).objective
 
     running = before.status == Status.RUNNING
     first = jnp.max(jnp.where(running, before.step, 0))
@@ -98,9 +98,9 @@ def advance(
     return jax.tree.map(choose, before, moved)._replace(status=status)
 
 
-def last(problem: Problem, order: Order, fits: Underway) -> tuple[Ended, Look]:
+def last(problem: Problem, kernel: Kernel, fits: Underway) -> tuple[Ended, Look]:
     """What is looked at where fits have ended."""
-    statistics = jax.vmap(partial(order.statistics, problem))(fits.fitted)
+    statistics = jax.vmap(partial(kernel.order.statistics, problem))(fits.fitted)
     curvature = jnp.full((fits.step.size, len(problem.plan.reading.parameters)), jnp.inf)
     proper = fits.fitted.proper
     ended = Ended(
@@ -121,6 +121,17 @@ def check_statistics(plan: Plan) -> None:
         raise ProgramError(
             "some factors of the program differ from row to row (print the plan to see which), so "
             "that every M step needs all rows; use bayesmix.EM"
+        )
+
+
+def check_memoryless(problem: Problem, latents: Latents) -> None:
+    """Raise :class:`ProgramError` where an E step carries something from step to step, which batches
+    would mix up."""
+    rough = rough_values(problem.plan)
+    if jax.tree.leaves(jax.eval_shape(lambda: latents.begin(problem, rough, random.key(0)))):
+        raise ProgramError(
+            f"e_step is {latents}, which carries something from step to step; OnlineEM takes Exact() or "
+            "Hard()"
         )
 
 

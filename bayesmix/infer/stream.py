@@ -22,8 +22,9 @@ from ..program.evaluate import Evaluation, Values
 from ..program.problem import OfProblem, Plans, Problem
 from ..program.settings import number, whole
 from .em import EM
-from .fingerprint import Run, arguments_in_words, in_words
+from .fingerprint import Run, arguments_in_words
 from .keep import ANY, Checkpoint, read
+from .kernel import Kernel
 from .orders import Fitted, Stepwise
 from .passes import begin, check_statistics, first_values
 from .result import EMResult
@@ -67,7 +68,8 @@ class Stream(OfProblem):
     log_density: Array
     num_batches: int
     _leading: tuple[int, ...]
-    _order: Stepwise
+    _kernel: Kernel
+    _settings: dict[str, str]
     _fitted: Fitted
     _known: bool
 
@@ -89,7 +91,7 @@ class Stream(OfProblem):
         problem = problem.at(rows_of_batch(problem, self._leading, split(args, kwargs)))
         grows = jnp.asarray(0.0 if self._known else 1.0)
         fitted, density = problem.run(
-            _absorbed, self._fitted, grows, static=(self._order,), fully=True
+            _absorbed, self._fitted, grows, static=(self._kernel,), fully=True
         )
         count = self.num_batches + 1
         return replace(self, _fitted=fitted, log_density=density, num_batches=count)
@@ -100,7 +102,7 @@ class Stream(OfProblem):
         `objective` is an estimate from the last batch alone, before it was absorbed.
         """
         values, evaluation = self.problem.run(
-            _estimate, self._fitted, static=(self._order,), fully=True
+            _estimate, self._fitted, static=(self._kernel,), fully=True
         )
         values, derived = jax.tree.map(np.asarray, (values, evaluation.deterministic))
         prior = float(evaluation.log_prior)
@@ -124,7 +126,7 @@ class Stream(OfProblem):
 
         Nothing is pickled, and the file takes the place of an older one only when it is complete.
         """
-        words = _in_words(self.arguments, self._order)
+        words = _in_words(self.arguments, self._settings)
         arrays, density = self.arguments.arrays, self.log_density
         state = {"arrays": arrays, "fitted": self._fitted, "density": density}
         kept = Checkpoint(path, Run(words, self.problem))
@@ -133,7 +135,8 @@ class Stream(OfProblem):
 
 def start_stream(
     problem: Problem,
-    order: Stepwise,
+    kernel: Kernel,
+    settings: dict[str, str],
     rng_key: Array,
     num_rows: float | None,
     restarts: int,
@@ -147,7 +150,7 @@ def start_stream(
         init = em.run_problem(rng_key, problem, restarts=restarts, init=init).parameters
     values = first_values(problem, observed, rng_key[None], init, seeding)
     whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
-    progress = problem.run(begin, whole, values, static=(order,), fully=True)
+    progress = problem.run(begin, whole, values, static=(kernel,), fully=True)
     fitted = jax.tree.map(lambda x: x[0], progress.fitted)
     weight = fitted.memory.rows
     if num_rows is not None:
@@ -157,14 +160,18 @@ def start_stream(
         fitted = fitted._replace(memory=fitted.memory._replace(rows=rows))
     density = (progress.objective[0] - problem.log_prior(fitted.values)) / weight
     leading = _leading(problem.arguments, observed.num_rows)
-    return Stream(problem, density, 1, leading, order, fitted, num_rows is not None)
+    return Stream(problem, density, 1, leading, kernel, settings, fitted, num_rows is not None)
 
 
 def load_stream(
-    plans: Plans, order: Stepwise, path: str | os.PathLike[str], batch: Arguments
+    plans: Plans,
+    kernel_of: Callable[[Problem], Kernel],
+    settings: dict[str, str],
+    path: str | os.PathLike[str],
+    batch: Arguments,
 ) -> Stream:
     """A saved fit, with the structure of its arguments taken from a batch."""
-    saved, words = read(path), _in_words(batch, order)
+    saved, words = read(path), _in_words(batch, settings)
     saved.check(Run(words))
     told = saved.fill({"arrays": (ANY,) * len(batch.arrays)}, "state")
     arrays = tuple(map(jnp.asarray, told["arrays"]))
@@ -172,18 +179,19 @@ def load_stream(
     problem = plans.of(arguments)
     plan = problem.plan
     check_statistics(plan)
+    kernel = kernel_of(problem)
     saved.check(Run(words, problem))
     observed = problem.observe()
     whole = arrange_batches(plan, observed, np.zeros(observed.num_rows, int))
     values = {site.name: jnp.zeros((1, *site.shape)) for site in plan.reading.parameters}
-    shaped = jax.eval_shape(partial(begin, problem, order), whole, values)
+    shaped = jax.eval_shape(partial(begin, problem, kernel), whole, values)
     fitted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shaped.fitted)
     density = jax.ShapeDtypeStruct((), shaped.objective.dtype)
     fitted = saved.fill({"fitted": fitted}, "state")["fitted"]
     density = saved.fill({"density": density}, "state")["density"]
     leading, notes = _leading(problem.arguments, observed.num_rows), saved.header
     known = notes["known"]
-    return Stream(problem, density, notes["batches"], leading, order, fitted, known)
+    return Stream(problem, density, notes["batches"], leading, kernel, settings, fitted, known)
 
 
 def run_stream(
@@ -226,26 +234,26 @@ def stepwise(order: Any) -> Stepwise:
     return order
 
 
-def _in_words(arguments: Arguments, order: Stepwise) -> dict[str, str]:
+def _in_words(arguments: Arguments, settings: dict[str, str]) -> dict[str, str]:
     """What a saved fit must share with what goes on from it: of the arrays, not which rows they hold."""
     outline = tuple(f"{dtype} (rows, *{shape[1:]})" for shape, dtype in arguments.layout.shapes)
     words = arguments_in_words(Arguments(outline, arguments.layout))
-    return {"the engine": "OnlineEM, on a stream", "order": in_words(order), **words}
+    return {"the engine": "OnlineEM, on a stream", **settings, **words}
 
 
 def _absorbed(
-    problem: Problem, order: Stepwise, fitted: Fitted, grows: Array
+    problem: Problem, kernel: Kernel, fitted: Fitted, grows: Array
 ) -> tuple[Fitted, Array]:
     """The fit after a batch, and the batch's mean log density before."""
-    evidence, fitted = order.absorb(problem, problem.blocks, fitted)
+    evidence, fitted = stepwise(kernel.rows).absorb(problem, kernel, problem.blocks, fitted)
     weight = jnp.sum(problem.blocks.weight)
     memory = fitted.memory._replace(rows=fitted.memory.rows + grows * weight)
     return fitted._replace(memory=memory), evidence / weight
 
 
-def _estimate(problem: Problem, order: Stepwise, fitted: Fitted) -> tuple[Values, Evaluation]:
+def _estimate(problem: Problem, kernel: Kernel, fitted: Fitted) -> tuple[Values, Evaluation]:
     """Where the fit is, and the program there."""
-    values = order.estimate(problem, fitted)
+    values = kernel.order.estimate(problem, kernel, fitted)
     return values, problem.evaluate(values)
 
 

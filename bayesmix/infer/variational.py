@@ -98,6 +98,11 @@ class VariationalBayes(AscentEngine):
             program, max_steps, tolerance, seeding, callback, report_every, progress_bar
         )
 
+    def kernel(self, problem: Problem, given: bool = False) -> Kernel:
+        """What a step is made of; `given` where starts are."""
+        scopes = _scopes(problem)
+        return Kernel(Averaged(scopes, given), Spread(scopes))
+
     def run(
         self,
         rng_key: Array,
@@ -131,8 +136,7 @@ class VariationalBayes(AscentEngine):
         key = key_of(rng_key)
         problem = self.plans.call(args, kwargs)
         plan = problem.plan
-        plan.remember("variational check", lambda: check_program(problem))
-        scopes = plan.remember("scopes", lambda: find_scopes(problem))
+        scopes = _scopes(problem)
         kept = checkpoint_at(checkpoint, self, problem, key, restarts=restarts, init=init)
         observed = problem.observe(fitting=True)
         problem = problem.at(plan.arrange(observed))
@@ -145,7 +149,7 @@ class VariationalBayes(AscentEngine):
         state, partitioned = at_data.run(_start, rows, keys, static=static)
         state = self._ascend(
             at_data,
-            Kernel(Averaged(scopes, bool(given)), Spread(scopes)),
+            self.kernel(problem, bool(given)),
             state,
             Fixed(partitioned, given),
             key,
@@ -154,6 +158,16 @@ class VariationalBayes(AscentEngine):
             checkpoint=kept,
         )
         return _result(problem, scopes, jax.tree.map(np.asarray, state), bool(given))
+
+
+def _scopes(problem: Problem) -> tuple[Scope, ...]:
+    """Which factors are averaged over which blocks.
+
+    Raises :class:`ProgramError` where the program has no mean-field posterior in closed form.
+    """
+    plan = problem.plan
+    plan.remember("variational check", lambda: check_program(problem))
+    return plan.remember("scopes", lambda: find_scopes(problem))
 
 
 def _start(

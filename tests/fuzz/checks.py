@@ -13,7 +13,7 @@ from numpyro.infer.util import log_density
 from scipy.optimize import minimize
 
 import bayesmix
-from bayesmix.infer.gibbs import _draw_labels
+from bayesmix.infer.gibbs import GIBBS, Labels
 from bayesmix.program.arguments import split
 from bayesmix.program.conjugacy import sample
 from bayesmix.program.problem import Problem
@@ -113,7 +113,7 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
 
     @jax.jit
     def labels_of(keys: Any) -> Any:
-        return jax.vmap(lambda key: _draw_labels(problem, values, key))(keys)
+        return jax.vmap(lambda key: GIBBS.latents(problem, values, Labels(key)))(keys)
 
     drawn = labels_of(keys)
     exact = made.exact.posterior(point.look)
@@ -121,7 +121,7 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
         if name not in exact:
             continue
         shares = exact[name].reshape(-1, exact[name].shape[-1])
-        hits = np.asarray(drawn.rows)[:, i, :, None] == np.arange(shares.shape[1])
+        hits = np.asarray(drawn.memory.values)[:, i, :, None] == np.arange(shares.shape[1])
         error = np.sqrt(shares * (1 - shares) / _DRAWS) + 1e-3
         far = np.abs(hits.mean(0) - shares) / error
         assert far.max() < _FAR, f"labels of {name} are {far.max():.1f} standard errors off"
@@ -131,13 +131,13 @@ def check_gibbs(made: Composed, plan: bayesmix.Plan, point: Point) -> None:
     if opened or augmented or made.exact.weight is not None:
         return  # a row that counts twice has two labels, and these have hidden values of other kinds
     counted = [float(jnp.sum(count)) for count in statistics.counts.values()]
-    if any(abs(count - drawn.rows.shape[-1]) > 1e-6 for count in counted):
+    if any(abs(count - drawn.memory.values.shape[-1]) > 1e-6 for count in counted):
         return  # a row without any value has no label in the sweep
     log_joint = problem.expected_log_joint(statistics)
     labels = {
-        name: jnp.asarray(made.exact.latents[name].support)[np.asarray(drawn.rows)[0, i]].reshape(
-            made.exact.latents[name].shape
-        )
+        name: jnp.asarray(made.exact.latents[name].support)[
+            np.asarray(drawn.memory.values)[0, i]
+        ].reshape(made.exact.latents[name].shape)
         for i, name in enumerate(plan.graph.names)
         if name in exact
     }

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 import pytest
 
 from bayesmix import EM, accelerators, e_steps
-from bayesmix.infer import em
+from bayesmix.infer import ascent
 from bayesmix.infer.lanes import run_in_lanes
 
 X = np.random.default_rng(0).normal(size=60) + np.repeat([0.0, 1.0, 4.0], 20)
@@ -67,7 +67,7 @@ VARIANTS = {
 def test_starts_of_em_end_as_they_do_side_by_side(monkeypatch, name):
     fits = []
     for lanes in (5, 2):
-        monkeypatch.setattr(em, "_ENTRIES_AT_A_TIME", lanes * 2 * X.size)
+        monkeypatch.setattr(ascent, "_ENTRIES_AT_A_TIME", lanes * 2 * X.size)
         fitter = EM(mixture, keep_path=True, progress_bar=False, **VARIANTS[name])
         fits.append(fitter.run(jax.random.key(3), X, restarts=5))
     beside, few = fits

@@ -26,7 +26,7 @@ from scipy.stats import chisquare
 
 import bayesmix
 from bayesmix.infer import mixed
-from bayesmix.infer.gibbs import draw_blocks
+from bayesmix.infer.gibbs import GIBBS
 from bayesmix.program import row_pass
 from bayesmix.program.arguments import split
 from bayesmix.program.compiling import compile_lightly
@@ -143,7 +143,7 @@ class Calibration:
                 given = (Problem(plan, arguments), drawn.statistics)
                 if backwards:
                     values = move_open(*given, values, open_key)
-                values = draw_blocks(*given, values, block_key)
+                values = GIBBS.parameters(*given, values, block_key).belief
                 if not backwards:
                     values = move_open(*given, values, open_key)
                 return values, said
