@@ -45,9 +45,14 @@ class AscentEngine:
         self.report_every = whole("report_every", report_every)
         self.progress_bar = progress_bar
 
+    def problem(self, *args: Any, **kwargs: Any) -> Problem:
+        """The program with these arguments, for :meth:`run_problem` and :meth:`run_many`."""
+        return self.plans.call(args, kwargs)
+
     def _ascend(
         self,
         problem: Problem,
+        run: Callable[..., Any],
         kernel: Kernel,
         state: Ascent,
         fixed: Fixed,
@@ -58,16 +63,20 @@ class AscentEngine:
         keep_path: bool = False,
         checkpoint: Checkpoint | None = None,
     ) -> Ascent:
-        """Fits brought to their ends; `name` is the bar's, and `values(belief)` what a callback sees."""
-        lanes = num_lanes(problem.plan, problem.blocks.num_rows, len(state.step))
+        """Fits brought to their ends; `name` is the bar's, and `values(belief)` what a callback sees.
+
+        `run(function, *rest)` calls compiled functions of the problem; or of several like it, and then
+        states and keys lead with problems.
+        """
+        lanes = num_lanes(problem.plan, problem.blocks.num_rows, state.step.shape[-1])
 
         def advanced(states: Ascent, limit: int) -> Ascent:
             settings = Settings(jnp.asarray(self.tolerance), jnp.asarray(limit))
             static = (kernel, lanes)
-            return problem.run(advance, states, fixed, settings, static=static, fully=True)
+            return run(advance, states, fixed, settings, static=static, fully=True)
 
         return run_in_chunks(
-            _carrying(problem, kernel, keep_path, state, rng_key),
+            _carrying(problem, run, kernel, keep_path, state, rng_key),
             advanced,
             name=name,
             max_steps=self.max_steps,
@@ -86,16 +95,23 @@ def num_lanes(plan: Plan, num_rows: int, restarts: int) -> int:
 
 
 def _carrying(
-    problem: Problem, kernel: Kernel, keep_path: bool, states: Ascent, rng_key: Array
+    problem: Problem,
+    run: Callable[..., Any],
+    kernel: Kernel,
+    keep_path: bool,
+    states: Ascent,
+    rng_key: Array,
 ) -> Ascent:
     """Fits with what their parts carry; nothing is compiled where that is nothing."""
 
     def carried() -> Ascent:
-        return jax.eval_shape(partial(_begin, problem, kernel, keep_path), states, rng_key)
+        one = partial(_begin, problem, kernel, keep_path)
+        several = states.step.ndim > 1
+        return jax.eval_shape(jax.vmap(one) if several else one, states, rng_key)
 
-    like = problem.plan.remember(("carried", kernel, keep_path), carried)
+    like = problem.plan.remember(("carried", kernel, keep_path, states.step.shape), carried)
     if jax.tree.leaves((like.memory, like.pace, like.path)):
-        return problem.run(_begin, states, rng_key, static=(kernel, keep_path))
+        return run(_begin, states, rng_key, static=(kernel, keep_path))
     return states._replace(memory=like.memory, pace=like.pace, path=like.path)
 
 

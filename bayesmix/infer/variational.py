@@ -149,6 +149,7 @@ class VariationalBayes(AscentEngine):
         state, partitioned = at_data.run(_start, rows, keys, static=static)
         state = self._ascend(
             at_data,
+            at_data.run,
             self.kernel(problem, bool(given)),
             state,
             Fixed(partitioned, given),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from . import row_pass
@@ -14,6 +16,7 @@ from .arguments import Arguments, split, take_rows
 from .blocks import Blocks
 from .compiling import compile_fully, compile_lightly
 from .elimination import Tables
+from .errors import ProgramError
 from .evaluate import Evaluation, Values
 from .observed import Observed
 from .parts import Part, expect
@@ -36,11 +39,13 @@ class Problem:
         plan: what the program says.
         arguments: the program's arguments.
         arranged: the observed rows in blocks, or None where nothing asks for rows.
+        weight: how often each row counts, (N,), besides what the program says of it; or None.
     """
 
     plan: Plan = field(metadata={"static": True})
     arguments: Arguments
     arranged: Blocks | None = None
+    weight: Any = None
 
     @property
     def blocks(self) -> Blocks:
@@ -55,11 +60,43 @@ class Problem:
     def take(self, index: Any) -> Problem:
         """The program called with some of its rows; see :func:`bayesmix.program.arguments.take_rows`."""
         size = self.plan.reading.rows.size
-        return Problem(self.plan, take_rows(self.arguments, size, index))
+        weight = None if self.weight is None else self.weight[index]
+        return Problem(self.plan, take_rows(self.arguments, size, index), weight=weight)
+
+    def weighted(self, weight: Any) -> Problem:
+        """The same rows, each counted `weight` (N,) times as often: 0 leaves a row out (a fold), draws
+        of a multinomial are a bootstrap replicate. No shape changes, so that nothing is compiled anew.
+
+        Raises :class:`ProgramError` where weights are not finite, negative, or not one for each row.
+        """
+        size, weight = self.plan.reading.rows.size, np.asarray(weight, float)
+        if weight.shape != (size,) or not np.all(np.isfinite(weight) & (weight >= 0)):
+            raise ProgramError(
+                f"row weights have shape {weight.shape}, or are negative or not finite; give {size} "
+                "finite weights of at least 0"
+            )
+        weight = weight if self.weight is None else weight * self.weight
+        if not weight.any():
+            raise ProgramError("every row has weight 0, so that nothing is observed")
+        return Problem(self.plan, self.arguments, weight=weight)
 
     def observe(self, fitting: bool = False) -> Observed:
         """What the call says of its rows; see :meth:`Plan.observe`."""
-        return self.plan.observe(self.arguments, fitting)
+        return self.counted(self.plan.observe(self.arguments, fitting))
+
+    def counted(self, observed: Observed) -> Observed:
+        """Rows with the problem's own weights."""
+        if self.weight is None:
+            return observed
+        own = 1.0 if observed.weight is None else observed.weight
+        return observed._replace(weight=own * self.weight)
+
+    def recounted(self, weight: Any) -> Problem:
+        """The problem whose arranged rows count `weight` (N,) times as often; None: as they do."""
+        if weight is None:
+            return self
+        blocks, weight = self.blocks, jnp.asarray(weight, self.blocks.weight.dtype)
+        return self.at(replace(blocks, weight=blocks.weight * blocks.distribute(weight)))
 
     def with_rows(self) -> Problem:
         """The problem with its rows arranged, once for any number of passes."""
@@ -67,7 +104,7 @@ class Problem:
 
     def on_device(self) -> Problem:
         """The call alone, with JAX's arrays."""
-        return Problem(self.plan, self.arguments.on_device())
+        return replace(self, arguments=self.arguments.on_device(), arranged=None)
 
     def specialised(self) -> Problem:
         """The problem with what depends on its arrays alone computed once; see
@@ -164,6 +201,46 @@ class Problem:
         """The exact E step: log p(x | theta) + log p(theta), and the expected statistics."""
         objective, found = self.weigh(values)
         return objective, found.statistics
+
+
+def run_each(
+    problems: Sequence[Problem],
+    function: Callable[..., Any],
+    *rest: Any,
+    static: tuple[Any, ...] = (),
+    fully: bool = False,
+) -> Any:
+    """`function(problem, *static, *rest)` of several problems of one plan, side by side in one compiled
+    call. Arrays of `rest`, but for single numbers, and what is returned lead with problems; arrays that
+    are one and the same object in all problems are not copied."""
+    first, *others = ((p.arguments, p.arranged) for p in problems)
+    leaves, tree = jax.tree.flatten(first)
+    beside = [jax.tree.leaves(other) for other in others]
+    axes: list[int | None] = []
+    for i, leaf in enumerate(leaves):
+        same = all(other[i] is leaf for other in beside)
+        axes.append(None if same else 0)
+        if not same:
+            leaves[i] = jnp.stack([leaf, *(other[i] for other in beside)])
+    stacked: tuple[Arguments, Blocks | None] = jax.tree.unflatten(tree, leaves)
+    problem = Problem(problems[0].plan, *stacked)
+    return problem.run(_side_by_side, *rest, static=(function, tuple(axes), static), fully=fully)
+
+
+def _side_by_side(
+    problem: Problem,
+    function: Callable[..., Any],
+    axes: tuple[int | None, ...],
+    static: tuple[Any, ...],
+    *rest: Any,
+) -> Any:
+    leaves, tree = jax.tree.flatten(problem)
+
+    def one(leaves: list[Any], rest: tuple[Any, ...]) -> Any:
+        return function(jax.tree.unflatten(tree, leaves), *static, *rest)
+
+    beside = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, rest)
+    return jax.vmap(one, in_axes=(list(axes), beside))(leaves, rest)
 
 
 class OfProblem:
