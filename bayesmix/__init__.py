@@ -37,6 +37,7 @@ from .posterior.imputation import multiple_imputations  # noqa: E402
 from .posterior.labelled_draws import declare_labels  # noqa: E402
 from .posterior.labels import LabelSwitching, LabelSwitchingWarning, label_switching, relabel  # noqa: E402
 from .posterior.point_partition import point_partition  # noqa: E402
+from .posterior.posterior import Posterior  # noqa: E402
 from .posterior.predictive_density import predictive_log_density  # noqa: E402
 from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
 from .posterior.stacking import Stacking, stack_chains  # noqa: E402
@@ -65,6 +66,7 @@ __all__ = [
     "OnlineEM",
     "ParallelTempering",
     "Plan",
+    "Posterior",
     "ProgramError",
     "Progress",
     "SMCResult",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,12 @@ from ..families.peel import peel
 from ..program.errors import ProgramError
 from ..program.evaluate import Values, joint_first
 from ..program.plan import Plan
-from ..program.problem import OfProblem, Problem
+from ..program.problem import Problem
 from ..program.reading import Reading, Site
 from . import predict
+from .answer import Answer
 from .cells import distribution_function
+from .draws import log_mean_over_draws, num_draws, over_draws
 from .moments import component_means
 
 _DOUBLINGS, _HALVINGS = 60, 70
@@ -55,10 +57,46 @@ def as_site(cells: Array, site: Site, reading: Reading) -> Array:
 
 
 @cache
-def log_density_of(name: str) -> Callable[..., Array]:
-    """log p(y_i = grid_g | rest), (G, N): a function of weights w (N, K) and a grid (G, D)."""
+def _weights_of(name: str) -> Callable[..., Array]:
+    """Probabilities (N, K) of the joint values of the site's latents given the rest of each row."""
 
-    def run(problem: Problem, values: Values, log_weights: Array, grid: Array) -> Array:
+    def run(problem: Problem, values: Values, rest: predict.Rows) -> Array:
+        shares = predict.posteriors(problem, values, rest)
+        return shares[problem.plan.graph.clique_of[name]].T
+
+    return run
+
+
+@cache
+def _experts_of(name: str) -> Callable[..., tuple[Array, Array]]:
+    """Weights (N, K) given the rest of each row, and the site's means (K, N, D)."""
+
+    def run(problem: Problem, values: Values, rest: predict.Rows) -> tuple[Array, Array]:
+        weights = _weights_of(name)(problem, values, rest)
+        means = component_means(problem, values)[name]
+        if means.ndim == 2:
+            means = means[:, None]
+        return weights, jnp.broadcast_to(means, (len(means), len(weights), means.shape[-1]))
+
+    return run
+
+
+@cache
+def _mean_of(name: str) -> Callable[..., Array]:
+    """sum_k w_ik E_k[y_i], (N, D)."""
+
+    def run(problem: Problem, values: Values, rest: predict.Rows) -> Array:
+        return jnp.einsum("nk,knd->nd", *_experts_of(name)(problem, values, rest))
+
+    return run
+
+
+@cache
+def log_density_of(name: str) -> Callable[..., Array]:
+    """log p(y_i = grid_g | rest), (G, N): a function of the rest of each row and a grid (G, D)."""
+
+    def run(problem: Problem, values: Values, rest: predict.Rows, grid: Array) -> Array:
+        log_weights = jnp.log(_weights_of(name)(problem, values, rest))
         reading, site = problem.plan.reading, _site(problem.plan, name)
         traced = predict.sites_by_component(problem, values)[name]
         kind, whole = jnp.result_type(traced["value"]), of_call(site, traced)
@@ -85,30 +123,42 @@ def of_call(site: Site, traced: dict[str, Any]) -> Site:
 def quantiles_of(name: str) -> Callable[..., Array]:
     """Where the distribution function of each cell reaches levels (L,): (L, N, D), by bisection.
 
-    A function of weights (N, K), levels, and values (D,) at either end of where to look first. For whole
-    numbers it is the smallest value at which the level is reached.
+    A function of draws, weights (S, N, K), levels, and values (D,) at either end of where to look first.
+    The distribution function is the average over draws. For whole numbers it is the smallest value at
+    which the level is reached.
     """
 
     def run(
         problem: Problem,
-        values: Values,
+        draws: Values,
         weights: Array,
         levels: Array,
         ends: tuple[Array, Array],
     ) -> Array:
-        reading = problem.plan.reading
-        traced = predict.sites_by_component(problem, values)[name]
-        site, base = of_call(_site(problem.plan, name), traced), peel(traced["fn"]).base
+        reading, count = problem.plan.reading, num_draws(draws)
+        first = jax.tree.map(lambda x: x[0], draws)
+        whole = peel(predict.sites_by_component(problem, first)[name]["fn"]).base.is_discrete
 
         def below(y: Array) -> Array:
             """The distribution function at y (N, D)."""
-            found = distribution_function(base, as_site(y, site, reading))
-            return jnp.einsum("nk,knd->nd", weights, cells_by_component(found, site, reading))
+
+            def at(drawn: tuple[Values, Array]) -> Array:
+                traced = predict.sites_by_component(problem, drawn[0])[name]
+                site, base = of_call(_site(problem.plan, name), traced), peel(traced["fn"]).base
+                found = distribution_function(base, as_site(y, site, reading))
+                return jnp.einsum("nk,knd->nd", drawn[1], cells_by_component(found, site, reading))
+
+            def add(total: Array, drawn: tuple[Values, Array]) -> tuple[Array, None]:
+                return total + at(drawn), None
+
+            if count == 1:
+                return at((first, weights[0]))
+            return jax.lax.scan(add, jnp.zeros(y.shape), (draws, weights))[0] / count
 
         def one(level: Array) -> Array:
-            cells = (len(weights), ends[0].size)
+            cells = (weights.shape[1], ends[0].size)
             low, high = (jnp.broadcast_to(end, cells) for end in ends)
-            return _root(below, level, low, high, whole=base.is_discrete)
+            return _root(below, level, low, high, whole=whole)
 
         return jax.lax.map(one, levels)
 
@@ -139,7 +189,7 @@ def _root(
     return jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1]
 
 
-class Prediction(OfProblem):
+class Prediction(Answer):
     """What a fit says of an observed site given the rest of each row; see the module's text.
 
     Methods take the program's arguments, for rows other than those of the fit; the values of the site
@@ -161,20 +211,13 @@ class Prediction(OfProblem):
         (2, 50)
     """
 
-    if TYPE_CHECKING:
-        parameters: dict[str, np.ndarray]
-
-        def _rows(self, args: Any, kwargs: Any) -> tuple[Problem, Any]: ...
-        def _run(self, function: Any, problem: Problem, *given: Any) -> Any: ...
-        def _by_row(self, function: Any, problem: Problem, axis: int) -> Any: ...
-
     def predict_weights(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """w_ik = p(z_i = k | all cells of row i but those of the site), (N, K): of experts, the gate.
 
         Where the site depends on several latents, k counts their joint values, the last one fastest.
         """
-        problem, observed = self._rows(args, kwargs)
-        return self._weights(problem, observed, self._asked(of))
+        name = self._asked(of)
+        return self._given_rest(_weights_of(name), args, kwargs, name)
 
     def predict_mean(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """E[y_i | rest] = sum_k w_ik E_k[y_i], (N, *event).
@@ -184,8 +227,8 @@ class Prediction(OfProblem):
         Raises:
             ProgramError: where NumPyro has no mean of the site's distribution.
         """
-        weights, means = self._experts(args, kwargs, self._asked(of))
-        return self._shaped(np.einsum("nk,knd->nd", weights, means), self._asked(of))
+        name = self._asked(of)
+        return self._shaped(self._given_rest(_mean_of(name), args, kwargs, name), name)
 
     def predict_mode(self, *args: Any, of: str | None = None, **kwargs: Any) -> np.ndarray:
         """The mean of the most probable component, E_k[y_i] at k = argmax_k w_ik, (N, *event).
@@ -193,9 +236,10 @@ class Prediction(OfProblem):
         Raises:
             ProgramError: where NumPyro has no mean of the site's distribution.
         """
-        weights, means = self._experts(args, kwargs, self._asked(of))
+        name = self._asked(of)
+        weights, means = self._given_rest(_experts_of(name), args, kwargs, name)
         best = np.argmax(weights, axis=1)
-        return self._shaped(means[best, np.arange(len(best))], self._asked(of))
+        return self._shaped(means[best, np.arange(len(best))], name)
 
     def predict_log_density(
         self, *args: Any, grid: Any, of: str | None = None, **kwargs: Any
@@ -210,10 +254,8 @@ class Prediction(OfProblem):
                 f"the grid has shape {grid.shape}; give values of site '{name}' one after the other, "
                 f"(G, {size})" + (" or (G,)" if size == 1 else "")
             )
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(self._weights(problem, observed, name))
-        grid = grid.reshape(len(grid), -1)
-        return self._run(log_density_of(name), problem, log_weights, grid).T
+        rest, grid = self._rest(problem, observed, name), grid.reshape(len(grid), -1)
+        return log_mean_over_draws(log_density_of(name), problem, self.draws, rest, grid).T
 
     def predict_quantiles(
         self, *args: Any, levels: Any, of: str | None = None, **kwargs: Any
@@ -234,10 +276,11 @@ class Prediction(OfProblem):
                 f"the levels {levels} are not all between 0 and 1; give probabilities"
             )
         problem, observed = self._rows(args, kwargs)
-        weights = self._weights(problem, observed, name)
-        ends = self._ends(name)
+        rest, ends = self._rest(problem, observed, name), self._ends(name)
+        weights = over_draws(_weights_of(name), problem, self.draws, rest)
+        given = (self.draws, weights, levels, ends)
         try:
-            found = self._run(quantiles_of(name), problem, weights, levels, ends)
+            found = np.asarray(problem.run(quantiles_of(name), *given, fully=True))
         except NotImplementedError as error:
             raise ProgramError(
                 f"the distribution function of site '{name}' ({_site(self.plan, name).family}) is not "
@@ -267,21 +310,16 @@ class Prediction(OfProblem):
             raise ProgramError(f"the observed sites are {listed}; {told}, with of=")
         return of
 
-    def _weights(self, problem: Problem, observed: Any, name: str) -> np.ndarray:
-        """Probabilities (N, K) of the joint values of the site's latents given the rest of each row."""
+    def _rest(self, problem: Problem, observed: Any, name: str) -> predict.Rows:
+        """The rows without the site."""
         mask = np.ones(np.shape(observed.values[name])[1:], bool).reshape(-1)
-        rest = predict.hide(problem, self.parameters, observed, {name: mask})
-        found = self._run(predict.posteriors, problem, predict.arrange(self.plan, rest))
-        return found[self.plan.graph.clique_of[name]].T
+        rest = predict.hide(problem, self._first, observed, {name: mask})
+        return predict.arrange(self.plan, rest)
 
-    def _experts(self, args: Any, kwargs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (N, K) and means (K, N, D)."""
+    def _given_rest(self, function: Any, args: Any, kwargs: Any, name: str) -> Any:
+        """A function of the rows of a call without the site, averaged over draws."""
         problem, observed = self._rows(args, kwargs)
-        weights = self._weights(problem, observed, name)
-        means = self._by_row(component_means, problem, axis=1)[name]
-        if means.ndim == 2:
-            means = np.broadcast_to(means[:, None], (len(means), len(weights), means.shape[1]))
-        return weights, means
+        return self._mean(function, problem, self._rest(problem, observed, name))
 
     def _shaped(self, cells: np.ndarray, name: str) -> np.ndarray:
         """Cells (N, D) as (N, *event)."""

@@ -18,7 +18,7 @@ from ..program import elimination, row_pass
 from ..program.conjugacy import Conditional
 from ..program.elimination import Tables
 from ..program.evaluate import Values
-from ..program.problem import OfProblem, Problem
+from ..program.problem import Problem
 from ..program.settings import key_of, whole
 from .mean_field import (
     Factorised,
@@ -29,13 +29,15 @@ from .mean_field import (
     log_joint_of,
 )
 from .modes import Mode
+from .regression import Prediction
 from .status import Status
 
 _BATCH = 64  # draws made at a time
+_AVERAGED = 400  # draws for averages
 
 
 @dataclass(frozen=True, eq=False)
-class VariationalResult(OfProblem):
+class VariationalResult(Prediction):
     """The best of the starts, what became of the others, and what follows from it.
 
     Attributes:
@@ -109,6 +111,11 @@ class VariationalResult(OfProblem):
             found |= block.named(block.form.distribution(coefficients))
         return {name: each for name, each in found.items() if each is not None}
 
+    @cached_property
+    def draws(self) -> Values:
+        """Draws of q, over which everything but `responsibilities` and `labels` is averaged."""
+        return self.sample(random.key(0), _AVERAGED)
+
     def sample(self, rng_key: Array, num_draws: int = 1000) -> dict[str, np.ndarray]:
         """Independent draws of all parameters from q, (num_draws, ...) by site.
 
@@ -131,14 +138,6 @@ class VariationalResult(OfProblem):
         if len(self.plan.graph.cliques) == 1:
             return found[0].T
         return {name: found[self.plan.graph.own(name)].T for name in self.plan.graph.names}
-
-    def labels(self, *args: Any, **kwargs: Any) -> Any:
-        """The most probable value of each row's latent, (N,); by latent where a row has several."""
-        found = self.responsibilities(*args, **kwargs)
-        latents = self.plan.reading.latents
-        if isinstance(found, dict):
-            return {x.name: np.argmax(found[x.name], axis=1) + x.lowest for x in latents}
-        return np.argmax(found, axis=1) + (latents[0].lowest if latents else 0)
 
     # --------------------------------------------------------------------------------------- reading
     def __str__(self) -> str:

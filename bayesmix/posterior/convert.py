@@ -97,7 +97,7 @@ def to_arviz(
         rng_key, own = random.split(rng_key)
         samples = {name: drawn[None] for name, drawn in mcmc.sample(own).items()}
     else:
-        problem = _origin(mcmc)
+        problem = origin(mcmc)
         samples = mcmc.get_samples(group_by_chain=True)
         check_draws(samples)
         extra = mcmc.get_extra_fields(group_by_chain=True)
@@ -114,7 +114,11 @@ def to_arviz(
     )
 
 
-def _origin(mcmc: Any) -> Problem:
+def origin(mcmc: Any) -> Problem:
+    """The program with the arguments of a run.
+
+    Raises :class:`ProgramError` where it was not made by one of our samplers, or has not run.
+    """
     kernel = mcmc.sampler
     source = next((s for s in (kernel, getattr(kernel, "model", None)) if hasattr(s, "plan")), None)
     if source is None:
@@ -139,6 +143,7 @@ def gather(
     posterior_predictive: bool | None,
     rng_key: Any,
     log_likelihood: bool | None = None,
+    imputed_data: bool | None = None,
 ) -> Any:
     """Build every group from draws (chain, draw, ...) of the plan's parameters."""
     plan = problem.plan
@@ -188,7 +193,7 @@ def gather(
     if given:
         groups["observed_data"] = given
     gaps = any(there is not None for there in observed.present.values())
-    if gaps and _wanted(None, size * width, "imputed_data"):
+    if gaps and _wanted(imputed_data, size * width, "imputed_data"):
         filled = impute_draws(problem, flat, rng_key)
         groups["imputed_data"] = {n: grouped(v) for n, v in filled.items() if n in given}
     hidden = plan.labels.hidden

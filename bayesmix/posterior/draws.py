@@ -5,7 +5,6 @@ Draws lead with one axis of S; each function maps over them in chunks under one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,32 +14,12 @@ from jax import Array, random
 from numpyro.handlers import seed, substitute, uncondition
 
 from ..families.likelihoods import Family
+from ..infer.draws import over_draws
 from ..program.elimination import marginals
 from ..program.evaluate import Values
 from ..program.problem import Problem
 from ..program.row_pass import log_factors
 from ..program.tracing import sites_of
-
-_CHUNK = 16
-
-
-def over_draws(
-    function: Callable[..., Any], problem: Problem, draws: Any, *rest: Any, static: Any = ()
-) -> Any:
-    """`function(problem, *static, draw, *rest)` at each draw, one after another, as NumPy's arrays;
-    compiled once for a plan."""
-    found = problem.run(_in_turn, draws, *rest, static=(function, static), fully=True)
-    return jax.tree.map(np.asarray, found)
-
-
-def _in_turn(
-    problem: Problem, function: Callable[..., Any], static: Any, draws: Any, *rest: Any
-) -> Any:
-    count = jax.tree.leaves(draws)[0].shape[0]
-    # a remainder would be compiled a second time
-    divisor = max(size for size in range(1, _CHUNK + 1) if count % size == 0)
-    size = divisor if divisor >= _CHUNK // 4 else min(_CHUNK, count)
-    return jax.lax.map(lambda draw: function(problem, *static, draw, *rest), draws, batch_size=size)
 
 
 class AtDraws(NamedTuple):

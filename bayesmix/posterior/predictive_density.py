@@ -48,7 +48,15 @@ def predictive_log_density(
     Source: Gelman et al. (2013), *Bayesian Data Analysis*, section 7.1.
     """
     problem = Plans(program).call(args, kwargs)
-    plan = problem.plan
+    values = draws_of(problem.plan, draws)
+    return average_log_density(at_draws(problem, values).log_likelihood)
+
+
+def draws_of(plan: Plan, draws: Any) -> dict[str, np.ndarray]:
+    """Draws of the plan's parameters, (S, ...) by site, from as much or from a container of ArviZ.
+
+    Raises :class:`ProgramError` where a parameter is missing, or has another shape than in the program.
+    """
     if isinstance(draws, Mapping) and "posterior" not in draws:
         found = {name: np.asarray(value) for name, value in draws.items()}
     else:
@@ -68,5 +76,4 @@ def predictive_log_density(
                 f"draws of '{name}' have shape {found[name].shape}, where the program has {shape} at "
                 f"each of {count} draws: give (S, ...) of the same S for every parameter"
             )
-    values = {name: found[name] for name in plan.reading.parameter_names}
-    return average_log_density(at_draws(problem, values).log_likelihood)
+    return {name: found[name] for name in plan.reading.parameter_names}

@@ -378,7 +378,7 @@ def test_nothing_is_compiled_twice():
         return problem.evaluate(values).latent
 
     for rows in (NORMAL_ROWS, NORMAL_ROWS + 1, NORMAL_ROWS[:4]):
-        fit._run(counted, Problem(fit.plan, split((rows,), {})))
+        fit._mean(counted, Problem(fit.plan, split((rows,), {})))
     assert len(runs) == 2
 
 
