@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array
 
 from ..program.arguments import split
-from ..program.errors import ProgramError
 from ..program.evaluate import Values
-from ..program.observed import Observed
 from ..program.plan import Plan
-from ..program.problem import Problem, run_each
-from ..program.settings import key_of, whole
+from ..program.problem import Problem
 from ..program.statistics import Statistics
 from .accelerators import Accelerator
-from .ascent import AscentEngine, num_lanes
+from .ascent import AscentEngine, Run
 from .e_steps import EXACT, EStep
 from .ending import Ended, result_of
-from .keep import checkpoint_at
 from .kernel import Kernel
 from .last_look import Look, last_look
-from .loop import Ascent, Fixed, new_state
+from .loop import Ascent, new_state
 from .m_steps import USUAL, MPart, MStep, resolve
 from .result import EMResult
 from .run import Progress
@@ -39,13 +33,11 @@ from .starts import (
     SeedingRows,
     kmeans_plus_plus,
     rough_values,
-    seeding_rows,
     starting_statistics,
-    told_values,
 )
 
 
-class EM(AscentEngine):
+class EM(AscentEngine[EMResult]):
     """Maximum a posteriori estimates by EM and its variants, from many starts in one compiled call.
 
     E step: responsibilities r_ik = p(z_i = k | x_i, theta) and the expected statistics they weight.
@@ -94,6 +86,8 @@ class EM(AscentEngine):
     Models*, 355-368.
     """
 
+    name = "EM"
+
     def __init__(
         self,
         program: Callable[..., Any] | Plan,
@@ -117,8 +111,7 @@ class EM(AscentEngine):
         self.accelerator = accelerator
         self.keep_path = keep_path
 
-    def kernel(self, problem: Problem) -> Kernel:
-        """What a step is made of."""
+    def kernel(self, problem: Problem, given: bool = False) -> Kernel:
         parameters = MStep(resolve(problem.plan, self.m_step))
         return Kernel(self.e_step, parameters, accelerator=self.accelerator)
 
@@ -155,144 +148,31 @@ class EM(AscentEngine):
             rng_key, problem, restarts=restarts, init=init, checkpoint=checkpoint
         )
 
-    def run_problem(
-        self,
-        rng_key: Array,
-        problem: Problem,
-        *,
-        restarts: int = 1,
-        init: dict[str, Any] | None = None,
-        checkpoint: str | Path | None = None,
-    ) -> EMResult:
-        """As :meth:`run`, for a program with its data; rows that are arranged already are taken so."""
-        restarts, rng_key = whole("restarts", restarts), key_of(rng_key)
-        call = problem
-        kept = checkpoint_at(checkpoint, self, problem, rng_key, restarts=restarts, init=init)
-        observed = None
-        if problem.arranged is None:
-            observed = problem.observe(fitting=True)
-            lanes = num_lanes(problem.plan, observed.num_rows, restarts)
-            problem = problem.at(problem.plan.arrange(observed, lanes))
-        given, rows, keys = self._starts(problem, observed, init, rng_key, restarts)
-        problem = problem.specialised()
-        state, fixed = self._started(problem.run, given, rows, keys)
-        state = self._ascend(
-            problem,
-            problem.run,
-            self.kernel(problem),
-            state,
-            fixed,
-            rng_key,
-            name="EM",
-            values=dict,
-            keep_path=self.keep_path,
-            checkpoint=kept,
-        )
-        last = problem.run(_last, _ended(state))
-        result = _result(problem, call, state, *last)
-        del observed, problem  # before their room is needed for the result's own copy
-        return replace(result, problem=call.on_device())
+    def _seeded(self, problem: Problem, given: Values) -> bool:
+        return set(given) != set(problem.plan.reading.parameter_names)
 
-    def run_many(
-        self,
-        rng_key: Array,
-        problems: Sequence[Problem],
-        *,
-        restarts: int = 1,
-        init: dict[str, Any] | None = None,
-    ) -> list[EMResult]:
-        """Fits of several problems of one plan, all in one compiled call: each that of
-        :meth:`run_problem` with a key of its own.
-
-        Args:
-            rng_key: a JAX random key (or an integer seed), split into one for each problem.
-            problems: of :meth:`problem`, whose data have one shape; those that differ in their
-                `weighted` rows alone share their data.
-            restarts, init: as in :meth:`run`, the same for all problems.
-
-        Example:
-            >>> import jax, jax.numpy as jnp, numpy as np, numpyro, numpyro.distributions as dist
-            >>> import bayesmix
-            >>> def program(x):
-            ...     mean = numpyro.sample("mean", dist.Normal(0.0, 10.0))
-            ...     with numpyro.plate("rows", x.shape[0]):
-            ...         numpyro.sample("x", dist.Normal(mean, 1.0), obs=x)
-            >>> em = bayesmix.EM(program, progress_bar=False)
-            >>> problem = em.problem(np.array([1.0, 2.0, 6.0]))
-            >>> without_one = [problem.weighted(np.arange(3) != i) for i in range(3)]
-            >>> fits = em.run_many(0, without_one)
-            >>> [round(float(fit.parameters["mean"]), 2) for fit in fits]
-            [3.98, 3.48, 1.49]
-        """
-        restarts, keys = whole("restarts", restarts), random.split(key_of(rng_key), len(problems))
-        arranged, observed = _arranged(problems, restarts)
-        each = [
-            self._starts(problem, rows, init, key, restarts)
-            for problem, rows, key in zip(arranged, observed, keys, strict=True)
-        ]
-        run = partial(run_each, arranged)
-        state, fixed = self._started(run, *jax.tree.map(lambda *all: jnp.stack(all), *each))
-        first = arranged[0]
-        state = self._ascend(
-            first, run, self.kernel(first), state, fixed, keys, name="EM", values=dict
-        )
-        last = run(_last, _ended(state))
-        fits = []
-        for i, (problem, call) in enumerate(zip(arranged, problems, strict=True)):
-            own = jax.tree.map(lambda x, i=i: x[i], (state, *last))
-            fits.append(replace(_result(problem, call, *own), problem=call.on_device()))
-        return fits
-
-    def _starts(
-        self,
-        problem: Problem,
-        observed: Observed | None,
-        init: dict[str, Any] | None,
-        rng_key: Array,
-        restarts: int,
-    ) -> tuple[Values, SeedingRows | None, Array]:
-        """Given values, the rows that seeds are chosen among where some values are not given, and
-        keys."""
-        keys = random.split(rng_key, restarts)
-        given = told_values(problem, init, keys)
-        if set(given) == set(problem.plan.reading.parameter_names):
-            return given, None, keys
-        return given, seeding_rows(problem, observed or problem.observe(fitting=True)), keys
-
-    def _started(
-        self, run: Callable[..., Any], given: Values, rows: SeedingRows | None, keys: Array
-    ) -> tuple[Ascent, Fixed]:
-        """Fits before their first step, and what they start from."""
+    def _start(
+        self, run: Run, kernel: Kernel, given: Values, rows: SeedingRows | None, keys: Array
+    ) -> tuple[Ascent, Any]:
         if rows is None:
-            state, partitioned = run(_given, given, static=(self.max_steps,))
-        else:
-            state, partitioned = run(_start, rows, keys, static=(self.seeding, self.max_steps))
-        return state, Fixed(partitioned, given)
+            return run(_given, given, static=(self.max_steps,))
+        return run(_start, rows, keys, static=(self.seeding, self.max_steps))
 
+    def _values(self, belief: Any) -> Values:
+        return dict(belief)
 
-def _arranged(problems: Sequence[Problem], restarts: int) -> tuple[list[Problem], list[Observed]]:
-    """Problems with their rows arranged, those of one call once, and what calls say of their rows.
+    def _look(self, run: Run, state: Ascent) -> tuple[Look, Array]:
+        return run(_last, _ended(state))
 
-    Raises :class:`ProgramError` where problems are not of one plan and one shape of data.
-    """
-    calls: dict[int, tuple[Problem, Observed]] = {}
-    found, observed = [], []
-    for problem in problems:
-        if problem.plan is not problems[0].plan:
-            raise ProgramError(
-                "problems are of several plans; make all of them by one engine's `problem`, of data of "
-                "one shape"
-            )
-        here = calls.get(id(problem.arguments))
-        if here is None:
-            call = Problem(problem.plan, problem.arguments)
-            rows = call.observe(fitting=True)
-            lanes = num_lanes(problem.plan, rows.num_rows, restarts * len(problems))
-            here = call.specialised().at(problem.plan.arrange(rows, lanes)), rows
-            calls[id(problem.arguments)] = here
-        found.append(here[0].recounted(problem.weight))
-        observed.append(problem.counted(here[1]))
-    return found, observed
+    def _result(
+        self, problem: Problem, call: Problem, kernel: Kernel, state: Ascent, look: Any
+    ) -> EMResult:
+        found, information = look
+        steps = np.asarray(state.step)
+        traces = [each[: steps[i] + 1] for i, each in enumerate(np.asarray(state.trace))]
+        steep = information < LEAST_INFORMATION
+        ended = _ended(state)
+        return result_of(problem, call, ended, found, traces, steep=steep, paths=state.path)
 
 
 def _ended(state: Ascent) -> Ended:
@@ -305,16 +185,6 @@ def _ended(state: Ascent) -> Ended:
         state.step,
         state.status,
     )
-
-
-def _result(
-    problem: Problem, call: Problem, state: Ascent, look: Look, information: Array
-) -> EMResult:
-    steps = np.asarray(state.step)
-    traces = [each[: steps[i] + 1] for i, each in enumerate(np.asarray(state.trace))]
-    steep = information < LEAST_INFORMATION
-    ended = _ended(state)
-    return result_of(problem, call, ended, look, traces, steep=steep, paths=state.path)
 
 
 # --------------------------------------------------------------------------------- to be compiled

@@ -25,7 +25,8 @@ from ..program.evaluate import Values
 from ..program.parts import Part, Weighed
 from ..program.plan import Plan
 from ..program.problem import Problem
-from .em import EM, num_lanes
+from .ascent import num_lanes
+from .em import EM
 from .m_steps import maximise_blocks
 from .result import EMResult
 from .starts import (

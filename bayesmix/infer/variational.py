@@ -8,17 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array, random
+from jax import Array
 
+from ..program.arguments import split
 from ..program.errors import ProgramError
+from ..program.evaluate import Values
 from ..program.labels import LabelGroup
 from ..program.plan import Plan
 from ..program.problem import Problem
-from ..program.settings import key_of, whole
-from .ascent import AscentEngine
-from .keep import checkpoint_at
+from .ascent import AscentEngine, Run
 from .kernel import Kernel
-from .loop import Ascent, Fixed, new_state
+from .loop import Ascent, new_state
 from .mean_field import Averaged, Scope, Spread, check_points, find_scopes, point_masses
 from .modes import gather_modes
 from .run import Progress
@@ -27,9 +27,7 @@ from .starts import (
     SeedingRows,
     kmeans_plus_plus,
     rough_values,
-    seeding_rows,
     starting_statistics,
-    told_values,
 )
 from .status import Status
 from .variational_checks import check_complete, check_program, check_proper
@@ -38,7 +36,7 @@ from .variational_result import VariationalResult
 _PARTITION_STEPS = 3  # before the step whose bound is the first
 
 
-class VariationalBayes(AscentEngine):
+class VariationalBayes(AscentEngine[VariationalResult]):
     r"""A density of the latents and of all parameters that is as close to the posterior as one can be
     that is independent between rows and between blocks of parameters.
 
@@ -83,6 +81,8 @@ class VariationalBayes(AscentEngine):
     507-513.
     """
 
+    name = "VB"
+
     def __init__(
         self,
         program: Callable[..., Any] | Plan,
@@ -99,7 +99,6 @@ class VariationalBayes(AscentEngine):
         )
 
     def kernel(self, problem: Problem, given: bool = False) -> Kernel:
-        """What a step is made of; `given` where starts are."""
         scopes = _scopes(problem)
         return Kernel(Averaged(scopes, given), Spread(scopes))
 
@@ -132,33 +131,57 @@ class VariationalBayes(AscentEngine):
                 cells of a vector), where a posterior is not proper, or where values underflow (a
                 concentration next to zero). The message names the cure.
         """
-        restarts = whole("restarts", restarts)
-        key = key_of(rng_key)
-        problem = self.plans.call(args, kwargs)
-        plan = problem.plan
-        scopes = _scopes(problem)
-        kept = checkpoint_at(checkpoint, self, problem, key, restarts=restarts, init=init)
-        observed = problem.observe(fitting=True)
-        problem = problem.at(plan.arrange(observed))
-        check_complete(problem.blocks)
-        keys = random.split(key, restarts)
-        given = told_values(problem, init, keys)
-        rows = seeding_rows(problem, observed)
-        at_data = problem.specialised()
-        static = (scopes, self.seeding, self.max_steps)
-        state, partitioned = at_data.run(_start, rows, keys, static=static)
-        state = self._ascend(
-            at_data,
-            at_data.run,
-            self.kernel(problem, bool(given)),
-            state,
-            Fixed(partitioned, given),
-            key,
-            name="VB",
-            values=lambda q: q.centre,
-            checkpoint=kept,
+        problem = self.plans.of(split(args, kwargs, on_device=False))
+        return self.run_problem(
+            rng_key, problem, restarts=restarts, init=init, checkpoint=checkpoint
         )
-        return _result(problem, scopes, jax.tree.map(np.asarray, state), bool(given))
+
+    def _check(self, problem: Problem) -> None:
+        check_complete(problem.blocks)
+
+    def _start(
+        self, run: Run, kernel: Kernel, given: Values, rows: SeedingRows | None, keys: Array
+    ) -> tuple[Ascent, Any]:
+        static = (_averaged(kernel).scopes, self.seeding, self.max_steps)
+        return run(_start, rows, keys, static=static)
+
+    def _values(self, belief: Any) -> Values:
+        return belief.centre
+
+    def _result(
+        self, problem: Problem, call: Problem, kernel: Kernel, state: Ascent, look: Any
+    ) -> VariationalResult:
+        state = jax.tree.map(np.asarray, state)
+        plan, latents = problem.plan, _averaged(kernel)
+        statuses = [_status(plan, state, start) for start in range(state.status.size)]
+        bounds = np.where(np.isfinite(state.objective), state.objective, -np.inf)
+        best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
+        check_proper(plan, state.proper[best])
+        if not np.isfinite(bounds[best]):
+            raise ProgramError(
+                "the bound is not finite at the first step of any start; look for a prior whose "
+                "concentration is so close to zero (below 0.005, say) that values underflow, and "
+                "raise it"
+            )
+        q, statistics = jax.tree.map(lambda x: x[best], (state.belief, state.statistics))
+        return VariationalResult(
+            # where a start is given, the first is the bound of no density
+            bound=state.trace[best][int(latents.given) : int(state.step[best]) + 1],
+            status=statuses[best],
+            modes=gather_modes(plan, state.belief.centre, bounds, statuses),
+            restart_bounds=bounds,
+            restart_statuses=tuple(statuses),
+            restart_steps=state.step,
+            problem=call,
+            q=q,
+            statistics=statistics,
+            scopes=latents.scopes,
+        )
+
+
+def _averaged(kernel: Kernel) -> Averaged:
+    assert isinstance(kernel.latents, Averaged)
+    return kernel.latents
 
 
 def _scopes(problem: Problem) -> tuple[Scope, ...]:
@@ -185,35 +208,6 @@ def _start(
     q = jax.vmap(lambda statistics: point_masses(problem, scopes, statistics, rough))(made)
     check_points(plan, scopes, tuple(q.points[b.site].shape[1] for b in plan.blocks))
     return new_state(plan, q, made, max_steps, _PARTITION_STEPS), made
-
-
-def _result(
-    problem: Problem, scopes: tuple[Scope, ...], state: Ascent, given: bool
-) -> VariationalResult:
-    plan = problem.plan
-    statuses = [_status(plan, state, start) for start in range(state.status.size)]
-    bounds = np.where(np.isfinite(state.objective), state.objective, -np.inf)
-    best = max(range(len(statuses)), key=lambda i: (bool(statuses[i]), bounds[i]))
-    check_proper(plan, state.proper[best])
-    if not np.isfinite(bounds[best]):
-        raise ProgramError(
-            "the bound is not finite at the first step of any start; look for a prior whose "
-            "concentration is so close to zero (below 0.005, say) that values underflow, and raise it"
-        )
-    q, statistics = jax.tree.map(lambda x: x[best], (state.belief, state.statistics))
-    return VariationalResult(
-        # where a start is given, the first is the bound of no density
-        bound=state.trace[best][int(given) : int(state.step[best]) + 1],
-        status=statuses[best],
-        modes=gather_modes(plan, state.belief.centre, bounds, statuses),
-        restart_bounds=bounds,
-        restart_statuses=tuple(statuses),
-        restart_steps=state.step,
-        problem=Problem(plan, problem.arguments),
-        q=q,
-        statistics=statistics,
-        scopes=scopes,
-    )
 
 
 def _status(plan: Plan, state: Ascent, start: int) -> Status:

@@ -100,3 +100,35 @@ def test_problems_that_do_not_go_together_are_refused():
         problem.weighted(jnp.full(90, -1.0))
     with pytest.raises(ProgramError, match="every row has weight 0"):
         problem.weighted(np.zeros(90))
+
+
+def test_variational_fits_of_many_problems_are_those_that_are_made_alone():
+    vb = bayesmix.VariationalBayes(zoo.gaussian_mixture, progress_bar=False)
+    problem, folds = vb.problem(X, K=2), np.arange(90) % 3
+    problems = [problem.weighted(folds != i) for i in range(3)]
+    fits = vb.run_many(0, problems, restarts=3)
+    keys = jax.random.split(jax.random.key(0), 3)
+    for own, key, fit in zip(problems, keys, fits, strict=True):
+        alone = vb.run_problem(key, own, restarts=3)
+        assert fit.status is alone.status and bool(fit.status)
+        assert fit.log_evidence_bound == pytest.approx(alone.log_evidence_bound, rel=1e-9)
+        np.testing.assert_allclose(
+            np.sort(fit.mean["weights"]), np.sort(alone.mean["weights"]), rtol=1e-5
+        )
+        assert fit.labels().shape == (90,)
+
+
+def test_variational_rows_of_weight_zero_are_rows_left_out():
+    def program(x):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 1.0).expand([2]).to_event(1))
+        with numpyro.plate("rows", x.shape[0]):
+            z = numpyro.sample("z", dist.Bernoulli(0.4))
+            numpyro.sample("x", dist.Poisson(rate[z]), obs=x)
+
+    x = np.r_[np.random.default_rng(2).poisson(2.0, 30), np.random.default_rng(3).poisson(15.0, 30)]
+    vb = bayesmix.VariationalBayes(program, progress_bar=False)
+    problem, kept, init = vb.problem(x), np.arange(60) % 4 > 0, {"rate": np.array([2.0, 15.0])}
+    (fit,) = vb.run_many(0, [problem.weighted(kept)], init=init)
+    alone = vb.run(0, x[kept], init=init)
+    assert fit.log_evidence_bound == pytest.approx(alone.log_evidence_bound, rel=1e-9)
+    np.testing.assert_allclose(fit.mean["rate"], alone.mean["rate"], rtol=1e-7)
