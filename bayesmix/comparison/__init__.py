@@ -203,7 +203,12 @@ def _split_rows(problem: Problem, held_out: float, seed: int) -> Split | None:
     if count < 1 or not has_rows(problem.arguments, size) or size - count < least:
         return None
     order = np.random.default_rng(seed).permutation(size)
-    return Split(problem.take(np.sort(order[count:])), np.sort(order[:count]))
+    train, test = np.sort(order[count:]), np.sort(order[:count])
+    # of weight zero, so that no shape changes and what was compiled is used again; copies of training
+    # rows, so that priors which a program makes from its data know nothing of the held-out ones
+    rows, weight = np.arange(size), np.ones(size)
+    rows[test], weight[test] = np.resize(train, count), 0.0
+    return Split(problem.take(rows).weighted(weight), test)
 
 
 def _calibrated(

@@ -9,27 +9,29 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import random
-from numpyro.infer import MCMC, NUTS
+from jax import Array, random
+from numpyro.infer import MCMC
 
-from ..infer.coordinates import constrained, potential_energy, unconstrained
+from ..infer.coordinates import unconstrained
 from ..infer.em import EM
-from ..infer.gibbs import ConjugateGibbs
+from ..infer.gibbs import ConjugateGibbs, check_draws
 from ..infer.laplace import laplace
 from ..infer.modes import align
+from ..infer.posterior_nuts import PosteriorNUTS
 from ..infer.result import EMResult
 from ..infer.smc import TemperedSMC
-from ..infer.starts import kmeans_plus_plus, seeding_rows, starting_values
+from ..infer.starts import SeedingRows, kmeans_plus_plus, seeding_rows, starting_values
 from ..infer.variational import VariationalBayes
 from ..posterior import arviz_compat
 from ..posterior.convert import gather, to_arviz
 from ..posterior.draws import at_draws, average_log_density, component_moments, flatten
 from ..posterior.labels import LabelSwitching, label_switching, relabel, renamed_draws
-from ..program.compiling import compile_lightly
 from ..program.errors import ProgramError
+from ..program.evaluate import Values
 from ..program.labels import LabelGroup, permute_labels
 from ..program.plan import Plan, plan_arguments
 from ..program.problem import Problem
+from ..program.recent import Recent
 from ..program.transforms import without_priors
 
 _REPLICATIONS = 50
@@ -127,53 +129,60 @@ def thinned(draws: Mapping[str, np.ndarray], most: int) -> dict[str, np.ndarray]
     return {name: value[:, ::step] for name, value in draws.items()}
 
 
-Engine = Callable[[Problem, Settings], EngineResult]
+# the problem; settings; and what an engine makes once for all problems of the plan, such as a sampler
+Engine = Callable[[Problem, Settings, Recent], EngineResult]
 
 
-def maximum_likelihood(problem: Problem, settings: Settings) -> EngineResult:
+def maximum_likelihood(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """EM without the priors."""
-    flat = plan_arguments(without_priors(problem.plan.program), problem.arguments)
-    return _point("MLE-EM", Problem(flat, problem.arguments), settings)
+
+    def read() -> Plan:
+        return plan_arguments(without_priors(problem.plan.program), problem.arguments)
+
+    flat = replace(problem, plan=made.get("without priors", read))
+    return _point("MLE-EM", flat, settings)
 
 
-def maximum_a_posteriori(problem: Problem, settings: Settings) -> EngineResult:
+def maximum_a_posteriori(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """EM on the program as it stands."""
     return _point("MAP-EM", problem, settings)
 
 
-def gibbs(problem: Problem, settings: Settings) -> EngineResult:
+def gibbs(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """Conjugate Gibbs."""
-    mcmc = _mcmc(ConjugateGibbs(problem.plan), settings)
-    args, kwargs = problem.arguments.call()
-    mcmc.run(random.key(settings.seed + 2), *args, **kwargs)
-    raw = to_arviz(mcmc, rng_key=random.key(settings.seed + 3))
+    mcmc = made.get("sampler", lambda: _mcmc(ConjugateGibbs(problem.plan), settings))
+    mcmc.run(random.key(settings.seed + 2), problem.with_rows(fitting=True).specialised())
+    drawn = mcmc.get_samples(group_by_chain=True)
+    check_draws(drawn)
+    raw = _gathered(problem, drawn, mcmc.get_extra_fields(group_by_chain=True), settings)
     return _diagnosed(_relabelled("Gibbs", problem, raw))
 
 
-def nuts(problem: Problem, settings: Settings) -> EngineResult:
+def nuts(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
-    observed = problem.observe(fitting=True)
-    problem = problem.at(problem.plan.arrange(observed))
-    rows = seeding_rows(problem, observed)
-    values = problem.run(starting_values, rows, keys, static=(kmeans_plus_plus,))
-    sites = problem.plan.reading.parameters
-    free = compile_lightly(jax.vmap(partial(unconstrained, sites)))(values)
+    arranged = problem.with_rows(fitting=True)
+    rows = seeding_rows(arranged, problem.observe(fitting=True))
+    free = arranged.run(_free_starts, rows, keys)
     if settings.num_chains == 1:
         free = {name: value[0] for name, value in free.items()}
     # the same density as that of `marginalize(plan)`, which NumPyro would run outside jit as well
-    density = problem.specialised().log_posterior()
-    potential = jax.jit(potential_energy(sites, density, {}))
-    mcmc = _mcmc(NUTS(potential_fn=potential), settings)
+    mcmc = made.get("sampler", lambda: _mcmc(PosteriorNUTS(problem.plan), settings))
+    fields = ("num_steps", "accept_prob", "energy")
     key = random.key(settings.seed + 2)
-    mcmc.run(key, init_params=free, extra_fields=("num_steps", "accept_prob", "energy"))
-    drawn = mcmc.get_samples(group_by_chain=True)
-    chains = compile_lightly(jax.vmap(jax.vmap(partial(constrained, sites))))(drawn)
+    mcmc.run(key, arranged.specialised(), init_params=free, extra_fields=fields)
+    chains = mcmc.sampler.to_sites(problem, mcmc.get_samples(group_by_chain=True))
     raw = _gathered(problem, chains, mcmc.get_extra_fields(group_by_chain=True), settings)
     return _diagnosed(_relabelled("NUTS", problem, raw))
 
 
-def laplace_approximation(problem: Problem, settings: Settings) -> EngineResult:
+def _free_starts(problem: Problem, rows: SeedingRows, keys: Array) -> Values:
+    """Unconstrained values of parameters fitted to partitions about seeds."""
+    values = starting_values(problem, kmeans_plus_plus, rows, keys)
+    return jax.vmap(partial(unconstrained, problem.plan.reading.parameters))(values)
+
+
+def laplace_approximation(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """Draws from the normal density about the MAP, in unconstrained coordinates."""
     fit = EM(problem.plan, progress_bar=settings.progress_bar).run_problem(
         random.key(settings.seed), problem, restarts=settings.restarts
@@ -186,11 +195,10 @@ def laplace_approximation(problem: Problem, settings: Settings) -> EngineResult:
     return replace(found, evidence=Evidence(weight.value, None, "Laplace, all relabelled copies"))
 
 
-def variational(problem: Problem, settings: Settings) -> EngineResult:
+def variational(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """Draws from the variational posterior."""
-    args, kwargs = problem.arguments.call()
-    fit = VariationalBayes(problem.plan, progress_bar=settings.progress_bar).run(
-        random.key(settings.seed), *args, restarts=settings.restarts, **kwargs
+    fit = VariationalBayes(problem.plan, progress_bar=settings.progress_bar).run_problem(
+        random.key(settings.seed), problem, restarts=settings.restarts
     )
     found = _drawn("VB", fit.sample, problem, settings)
     bound = fit.log_evidence_bound + fit.log_relabellings
@@ -198,7 +206,7 @@ def variational(problem: Problem, settings: Settings) -> EngineResult:
     return replace(found, evidence=Evidence(bound, None, kind), status=str(fit.status))
 
 
-def smc(problem: Problem, settings: Settings) -> EngineResult:
+def smc(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """Tempered SMC: one run for each chain, one particle for each draw."""
     sampler = TemperedSMC(
         problem.plan,
@@ -206,8 +214,7 @@ def smc(problem: Problem, settings: Settings) -> EngineResult:
         num_runs=settings.num_chains,
         progress_bar=settings.progress_bar,
     )
-    args, kwargs = problem.arguments.call()
-    run = sampler.run(random.key(settings.seed + 2), *args, **kwargs)
+    run = sampler.run(random.key(settings.seed + 2), problem)
     raw = to_arviz(run, rng_key=random.key(settings.seed + 3))
     found = _diagnosed(_relabelled("SMC", problem, raw))
     kind = "estimate"
@@ -293,6 +300,7 @@ def _mcmc(kernel: Any, settings: Settings) -> MCMC:
         num_chains=settings.num_chains,
         chain_method="vectorized",
         progress_bar=settings.progress_bar,
+        jit_model_args=True,  # so that all problems of a plan share what is compiled
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..program.errors import ProgramError
 from ..program.problem import Problem
+from ..program.recent import Recent
 from .compile_clock import clock
 from .engines import ENGINES, EngineResult, Settings
 from .kept_answers import KeptAnswers
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
-    """A call with the training rows, and the numbers of the held-out rows."""
+    """The problem of the training rows, as many as all, and the numbers of the held-out rows."""
 
     train: Problem
     test: np.ndarray
@@ -94,6 +95,7 @@ def _run_one(
     found: Found,
 ) -> None:
     """One engine's answers, put into `found` and kept as they come."""
+    made = Recent(4)
 
     def answer(into: dict[str, EngineResult], label: str, said: str, given: Problem) -> None:
         result = kept.take(label)
@@ -102,11 +104,13 @@ def _run_one(
             return
         say(said)
         with clock() as taken:
-            result = ENGINES[name](given, settings)
+            result = ENGINES[name](given, settings, made)
         into[name] = replace(result, seconds=taken.seconds, compiling=taken.compiling)
         kept.keep(label, into[name])
 
     size = problem.plan.reading.rows.size
+    if rows is not None:
+        problem = problem.weighted(np.ones(size))  # of one kind with that of the training rows
     answer(found.engines, name, f"{name}: {size} rows", problem)
     if rows is not None:
         again = f"{name}: again without the held-out rows"

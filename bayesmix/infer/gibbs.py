@@ -179,7 +179,8 @@ class ConjugateGibbs(MCMCKernel):
         self._told = (model_kwargs or {}).get(GIBBS_SITES_KWARG, {})
         self._alone = GIBBS_SITES_KWARG not in (model_kwargs or {})
         observed = problem.observe(fitting=True)
-        problem = problem.at(plan.arrange(observed))
+        if problem.arranged is None:
+            problem = problem.at(plan.arrange(observed))
         several = not is_prng_key(rng_key)
         static = (self.keep_latents, several)
         if init_params is None:
@@ -204,8 +205,10 @@ class ConjugateGibbs(MCMCKernel):
         self, state: GibbsState, model_args: tuple[Any, ...], model_kwargs: dict[str, Any]
     ) -> GibbsState:
         """One sweep: labels given parameters, then parameters given labels."""
-        first = self._at_first(model_args, model_kwargs or {}).with_rows()
-        problem = self.plans.call(model_args, model_kwargs).specialised().at(first.blocks)
+        problem = self.plans.call(model_args, model_kwargs)
+        if problem.arranged is None:
+            first = self._at_first(model_args, model_kwargs or {}).with_rows()
+            problem = problem.specialised().at(first.blocks)
 
         def sweep(state: GibbsState) -> GibbsState:
             return self._end(problem.plan, self._sweep(problem, state)[0])

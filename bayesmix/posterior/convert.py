@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..infer.variational_result import VariationalResult
 from ..program.errors import ProgramError
 from ..program.observed import Observed
 from ..program.plan import Plan
-from ..program.problem import Problem
+from ..program.problem import Plans, Problem
 from . import arviz_compat
 from .draws import at_draws, flatten, replicate
 from .imputation import impute_draws
@@ -129,7 +130,7 @@ def origin(mcmc: Any) -> Problem:
     if getattr(mcmc, "_args", None) is None:
         raise ProgramError("this MCMC has not run yet; call mcmc.run(rng_key, ...) first")
     plan = source.plan(*mcmc._args, **mcmc._kwargs)
-    return Problem(plan, plan.call(mcmc._args, mcmc._kwargs))
+    return replace(Plans(plan).call(mcmc._args, mcmc._kwargs), arranged=None)
 
 
 def gather(

@@ -18,6 +18,9 @@ from .compiling import compile_fully, compile_lightly
 from .elimination import Tables
 from .errors import ProgramError
 from .evaluate import Evaluation, Values
+from .loops import Unrolled
+from .mixtures import Opened
+from .modules import ArrayParameters
 from .observed import Observed
 from .parts import Part, expect
 from .plan import Plan, Program, plan_arguments
@@ -85,8 +88,8 @@ class Problem:
         return self.counted(self.plan.observe(self.arguments, fitting))
 
     def counted(self, observed: Observed) -> Observed:
-        """Rows with the problem's own weights."""
-        if self.weight is None:
+        """Rows with the problem's own weights; those that are all one say nothing."""
+        if self.weight is None or np.all(np.asarray(self.weight) == 1):
             return observed
         own = 1.0 if observed.weight is None else observed.weight
         return observed._replace(weight=own * self.weight)
@@ -98,9 +101,10 @@ class Problem:
         blocks, weight = self.blocks, jnp.asarray(weight, self.blocks.weight.dtype)
         return self.at(replace(blocks, weight=blocks.weight * blocks.distribute(weight)))
 
-    def with_rows(self) -> Problem:
-        """The problem with its rows arranged, once for any number of passes."""
-        return self.at(self.plan.arrange(self.observe()))
+    def with_rows(self, fitting: bool = False) -> Problem:
+        """The problem with its rows arranged, once for any number of passes; `fitting` as in
+        :meth:`Plan.observe`."""
+        return self.at(self.plan.arrange(self.observe(fitting)))
 
     def on_device(self) -> Problem:
         """The call alone, with JAX's arrays."""
@@ -259,6 +263,13 @@ class OfProblem:
         return self.problem.arguments
 
 
+def _written(program: Program) -> Program:
+    """The program as its author wrote it, of one that was made for reading."""
+    while isinstance(program, (Opened, Unrolled, ArrayParameters)):
+        program = program.program
+    return program
+
+
 class Plans:
     """A program's plans, each read when a layout of arguments first needs it; or the one plan that was
     given in the program's place."""
@@ -285,7 +296,14 @@ class Plans:
             return Problem(plan, arguments)
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Problem:
-        """As :meth:`of`, for a call of the program."""
+        """As :meth:`of`, for a call of the program; or the problem that is given in its place."""
+        if len(args) == 1 and isinstance(args[0], Problem) and not kwargs:
+            if _written(args[0].plan.program) is not _written(self.program):
+                raise ProgramError(
+                    "the problem is of another program than the engine; make it by `problem` of this "
+                    "engine, or of one for the same plan"
+                )
+            return args[0]
         return self.of(split(args, kwargs or {}))
 
     def _first(self, arguments: Arguments) -> Plan:

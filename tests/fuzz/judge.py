@@ -15,6 +15,8 @@ import bayesmix
 from .enumeration import Enumeration, Look, Values
 
 AGREED, REFUSED, MISREAD, CRASHED = "agreed", "refused", "misread", "crashed"
+# 0 x infinity for NumPyro too, wherever it is looked at: nothing to agree with
+UNDEFINED = "undefined"
 _TOLERANCE = 1e-8
 
 
@@ -36,15 +38,12 @@ class Verdict(NamedTuple):
 
 
 def points(exact: Enumeration, count: int = 3, most: int = 30) -> tuple[Point, ...]:
-    """Draws of the priors where the density is finite."""
+    """Draws of the priors where the density is finite; none where it is nowhere."""
     drawn = (exact.draw(seed) for seed in range(most))
     looked = (Point(values, exact.look(values)) for values in drawn)
-    finite = [
+    return tuple(
         point for point, _ in zip((p for p in looked if np.isfinite(p.look.height)), range(count))
-    ]
-    if not finite:
-        raise ValueError("no draw of the priors has a finite density: the program tells nothing")
-    return tuple(finite)
+    )
 
 
 def _by_name(values: Values, names: Sequence[str]) -> Values:
@@ -82,6 +81,8 @@ def judge(
     kwargs = kwargs or {}
     exact = exact or Enumeration(program, args, kwargs)
     seen = points(exact)
+    if not seen:
+        return Verdict(UNDEFINED, "no draw of the priors has a finite density")
     doing = "plan"
     try:
         plan = bayesmix.plan(program, *args, **kwargs)
