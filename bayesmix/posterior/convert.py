@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jax import random
 
+from ..infer.answer import Answer
 from ..infer.gibbs import check_draws
 from ..infer.predict import check_drawable
 from ..infer.variational_result import VariationalResult
@@ -43,8 +44,9 @@ def to_arviz(
     posterior_predictive: bool | None = None,
     rng_key: Any = None,
 ) -> Any:
-    """A run of `ConjugateGibbs` or `MixedGibbs`, or of NUTS on `marginalize(program)`, for ArviZ; or
-    a fit of `VariationalBayes`, as one chain of independent draws from it.
+    """A run of `ConjugateGibbs` or `MixedGibbs`, or of NUTS on `marginalize(program)`, for ArviZ; a fit
+    of `VariationalBayes`, as one chain of independent draws from it; a :class:`bayesmix.Posterior`; or
+    a fit by EM, as one draw.
 
     Groups: `posterior` (parameters and deterministic sites); `log_likelihood`, log p(x_i | theta_s) with
     the latent summed out, so that `az.loo` leaves out rows; `latents`, p(z_i = k | x_i, theta_s) as
@@ -60,7 +62,8 @@ def to_arviz(
     whole numbers, there are no copies to leave out, and the group is not there (a warning says so).
 
     Args:
-        mcmc: a `numpyro.infer.MCMC` that has run, or a `VariationalResult`.
+        mcmc: a `numpyro.infer.MCMC` that has run, or an answer: an `EMResult`, a `VariationalResult`, a
+            `Posterior`.
         coords, dims: names for coordinates and dimensions, as in ArviZ; they win over the program's.
         latents, log_likelihood, posterior_predictive: whether to compute these groups; by default where
             they are not too large (a warning says when they were left out).
@@ -93,10 +96,14 @@ def to_arviz(
         ('chain', 'draw', 'rows')
     """
     rng_key = random.key(0) if rng_key is None else rng_key
+    extra: Mapping[str, Any] = {}
     if isinstance(mcmc, VariationalResult):
-        problem, extra = mcmc.problem, {}
+        problem = mcmc.problem
         rng_key, own = random.split(rng_key)
         samples = {name: drawn[None] for name, drawn in mcmc.sample(own).items()}
+    elif isinstance(mcmc, Answer):
+        problem = mcmc.problem
+        samples = {name: drawn[None] for name, drawn in mcmc.draws.items()}
     else:
         problem = origin(mcmc)
         samples = mcmc.get_samples(group_by_chain=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
+from ..infer.answer import Answer
 from ..infer.regression import Prediction
 from ..infer.variational_result import VariationalResult
 from ..program.evaluate import Values
@@ -76,8 +77,9 @@ class Posterior(Prediction):
 
         Args:
             run: a `numpyro.infer.MCMC` of one of our kernels, or of NUTS on `marginalize(program)`; a
-                result of `TemperedSMC` or `VariationalBayes`; or, with the program and its arguments
-                behind it, draws by site (S, ...) or a container of ArviZ.
+                result of `TemperedSMC`, `VariationalBayes` or `EM`; or, with the program and its
+                arguments behind it, draws by site (S, ...) or a container of ArviZ, such as one that was
+                written to a file by `to_arviz(answer).to_netcdf(path)`.
             program, *args, **kwargs: the program, and the arguments that it was fitted with.
             num_draws: draws that are kept, evenly spread over the run.
             relabelled: bring components into one order, as :func:`bayesmix.relabel` does, where the
@@ -92,6 +94,8 @@ class Posterior(Prediction):
             values = {n: v[None] for n, v in draws_of(problem.plan, run).items()}
         elif isinstance(run, VariationalResult):
             return cls(run.problem, run.sample(0, num_draws))
+        elif isinstance(run, Answer):
+            return cls(run.problem, run.draws)
         else:
             problem, values = origin(run), run.get_samples(group_by_chain=True)
         if relabelled and problem.plan.labels.hidden:

@@ -1,5 +1,6 @@
 """What draws say of rows is the average of what a fit says at each draw, whatever engine drew them."""
 
+import arviz as az
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +136,23 @@ def test_variational_bayes_predicts_and_imputes():
     np.testing.assert_allclose(complete.impute(NEW)["x"], fit.impute(NEW)["x"], atol=0.3)
     assert complete.labels().shape == (40,)
     assert complete.moments()["x"].covariance.shape == (2, 2)
+
+
+def test_an_answer_is_kept_in_a_file(tmp_path):
+    em = bayesmix.EM(mixture, progress_bar=False)
+    fit = em.run(0, GAPS, restarts=3)
+    rng = np.random.default_rng(3)
+    mean = fit.parameters["mean"] + 0.1 * rng.normal(size=(6, 2, 2))
+    draws = {"weights": rng.dirichlet([5.0, 5.0], 6), "mean": mean}
+    for answer, count in ((fit, 1), (Posterior.of(draws, mixture, GAPS, relabelled=False), 6)):
+        idata = bayesmix.to_arviz(answer)
+        assert idata["log_likelihood"]["x"].shape == (1, count, 40)
+        idata.to_netcdf(str(tmp_path / f"{count}.nc"))
+        kept = az.from_netcdf(str(tmp_path / f"{count}.nc"))
+        again = Posterior.of(kept, mixture, GAPS, relabelled=False)
+        np.testing.assert_allclose(again.log_density(NEW), answer.log_density(NEW), rtol=1e-12)
+        np.testing.assert_allclose(again.impute()["x"], answer.impute()["x"], rtol=1e-12)
+    np.testing.assert_array_equal(Posterior.of(fit).labels(NEW), fit.labels(NEW))
 
 
 def test_what_is_no_run_is_refused():
