@@ -9,7 +9,7 @@ their labels mean the same in all draws.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from ..program.evaluate import Values
 from ..program.observed import Observed
 from ..program.problem import OfProblem, Problem
 from . import predict
-from .draws import log_mean_over_draws, mean_over_draws, moments_over_draws
+from .draws import log_mean_over_draws, mean_over_draws, moments_over_draws, over_draws
 from .moments import (
     Moments,
     component_means,
@@ -43,7 +43,8 @@ class Answer(OfProblem):
     """Draws of the parameters, and what follows from them for each row.
 
     Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
-    the program's arguments. Missing cells (NaN) are integrated out everywhere, also in new rows. A call
+    the program's arguments; those without rows (K, hyperparameters) may be left out, and are then those
+    of the fit. Missing cells (NaN) are integrated out everywhere, also in new rows. A call
     with arguments of shapes seen before compiles nothing.
     """
 
@@ -136,6 +137,57 @@ class Answer(OfProblem):
             self.responsibilities(*args, **kwargs),
         )
 
+    # --------------------------------------------------------------------------------------- criteria
+    def log_likelihood(self) -> float:
+        """sum_i w_i log p(x_i | parameters) of the rows of the fit, the latents summed out; of several
+        draws the largest."""
+        return float(self._likelihoods[0].max())
+
+    def aic(self) -> float:
+        """-2 log L + 2 d, with d = `plan.num_parameters`; smaller is better.
+
+        log L is :meth:`log_likelihood`: the criterion is meant for a maximum likelihood fit, and at a
+        mode of the posterior it is a little larger.
+
+        Source: Akaike (1974), *IEEE Transactions on Automatic Control* 19, 716-723.
+        """
+        return -2 * self.log_likelihood() + 2 * self.plan.num_parameters
+
+    def bic(self, num_observations: float | None = None) -> float:
+        """-2 log L + d log n, with d = `plan.num_parameters`; smaller is better (as in scikit-learn;
+        mclust and flexmix differ in sign).
+
+        Args:
+            num_observations: n; the sum of the weights of the rows, if not given.
+
+        Raises:
+            ProgramError: where the program has one row, and n is not given.
+
+        Source: Schwarz (1978), *Annals of Statistics* 6, 461-464; for mixtures: Keribin (2000),
+        *Sankhya A* 62, 49-66.
+        """
+        size = self._likelihoods[1] if num_observations is None else float(num_observations)
+        if num_observations is None and self.problem.plan.reading.rows.size == 1:
+            raise ProgramError(
+                "the program has one row, which is not its number of observations; give "
+                "num_observations, the number of steps of a series, say"
+            )
+        return -2 * self.log_likelihood() + self.plan.num_parameters * float(np.log(size))
+
+    def icl(self, num_observations: float | None = None) -> float:
+        """BIC + 2 sum_i w_i H_i, with H_i the entropy of row i's latents given its data, which adds a
+        price for components that overlap; smaller is better.
+
+        Source: Biernacki, Celeux & Govaert (2000), *IEEE PAMI* 22, 719-725, with the entropy in the
+        place of that of hard labels.
+        """
+        problem, observed = self._rows((), {})
+        heights = self._likelihoods[0]
+        best = {name: value[[int(heights.argmax())]] for name, value in self.draws.items()}
+        rows = predict.arrange(self.plan, observed)
+        entropy = mean_over_draws(predict.entropy, problem, best, rows)
+        return self.bic(num_observations) + 2 * float(_weights(observed) @ entropy)
+
     # --------------------------------------------------------------------------------------- moments
     def moments(self, *args: Any, **kwargs: Any) -> dict[str, Moments]:
         """Mean (D,) and covariance (D, D) of every observed site, the latent summed out.
@@ -216,13 +268,21 @@ class Answer(OfProblem):
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Problem:
         if not (args or kwargs):
             return self.problem
-        arguments = self.plan.call(args, kwargs)
+        arguments = self.plan.call(*self.problem.completed(args, kwargs))
         self.plan.check_call(arguments)
         return Problem(self.plan, arguments)
 
     def _rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Problem, Observed]:
         problem = self._call(args, kwargs)
         return problem, problem.observe()
+
+    @cached_property
+    def _likelihoods(self) -> tuple[np.ndarray, float]:
+        """The log likelihood at each draw, (S,), and the sum of the rows' weights."""
+        problem, observed = self._rows((), {})
+        rows, weight = predict.arrange(self.plan, observed), _weights(observed)
+        found = over_draws(predict.log_likelihood, problem, self.draws, rows, weight)
+        return found, float(weight.sum())
 
     @property
     def _first(self) -> Values:
@@ -261,7 +321,7 @@ class Answer(OfProblem):
             if present is not None:
                 cells = np.asarray(present).reshape(observed.num_rows, -1)
                 there &= np.all(cells | hidden.get(name, False), axis=1)
-        weight = there * (1.0 if observed.weight is None else np.asarray(observed.weight))
+        weight = there * _weights(observed)
         return -self._log_density(self.problem, rows), weight
 
     def _given_rows(
@@ -278,6 +338,12 @@ class Answer(OfProblem):
         present = {name: observed.present[name] for name in names}
         rows = predict.arrange(self.plan, observed)
         return over(function, problem, self.draws, rows, present)
+
+
+def _weights(observed: Observed) -> np.ndarray:
+    """The rows' weights, (N,)."""
+    given = observed.weight
+    return np.ones(observed.num_rows) if given is None else np.asarray(given, float)
 
 
 def _check_finite(name: str, imputed: np.ndarray) -> None:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
 
 from ..program.compiling import compile_lightly
 from ..program.evaluate import Values
@@ -43,10 +42,7 @@ class Laplace(NamedTuple):
     def sample(self, plan: Plan, rng_key: Array, num_draws: int) -> dict[str, np.ndarray]:
         """Draws of all parameters by site, (num_draws, ...)."""
         assert self.centre is not None and self.spread is not None
-        like = {
-            site.name: jnp.zeros(biject_to(site.support).inverse_shape(site.shape))
-            for site in plan.reading.parameters
-        }
+        like = {site.name: jnp.zeros(site.free_shape) for site in plan.reading.parameters}
         unravel = ravel_pytree(like)[1]
         noise = random.normal(rng_key, (num_draws, self.centre.size))
 

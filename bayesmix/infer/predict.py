@@ -69,6 +69,21 @@ def posteriors(problem: Problem, values: Values, rows: Rows) -> Tables:
     return elimination.marginals(problem.plan.graph, log_factors(problem, values, rows))[1]
 
 
+def entropy(problem: Problem, values: Values, rows: Rows) -> Array:
+    """-sum_z p(z | x_i) log p(z | x_i) over the joint values of all latents of a row, (N,)."""
+    graph, tables = problem.plan.graph, log_factors(problem, values, rows)
+    evidence, shares = elimination.marginals(graph, tables)
+    # log p(z | x) = sum over cliques of tables - log p(x); what has no weight adds nothing
+    expected = (jnp.sum(r * jnp.where(r > 0, t, 0.0), axis=0) for r, t in zip(shares, tables))
+    return jnp.maximum(evidence - sum(expected), 0.0)
+
+
+def log_likelihood(problem: Problem, values: Values, rows: Rows, weight: Array) -> Array:
+    """sum_i w_i log p(x_i | theta) over the cells that are there."""
+    density = log_density(problem, values, rows)
+    return jnp.sum(weight * jnp.where(weight > 0, density, 0.0))
+
+
 def priors(plan: Plan, evaluation: Evaluation) -> Tables:
     """p(joint values of a clique), (K,), or (K, N) where it differs from row to row."""
     graph = plan.graph

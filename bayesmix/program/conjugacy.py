@@ -279,13 +279,9 @@ def random_noise(sites: tuple[Site, ...], rng: np.random.Generator) -> Values:
     def spread(site: Site) -> float:
         return 0.7 if site.event_ndim < 2 else 0.7 * min(1.0, (2 / site.shape[-1]) ** 0.5)
 
-    return {s.name: spread(s) * rng.normal(size=(_NUM_PROBES, *_free_shape(s))) for s in sites}
+    return {s.name: spread(s) * rng.normal(size=(_NUM_PROBES, *s.free_shape)) for s in sites}
 
 
 def random_points(sites: tuple[Site, ...], noise: Values) -> Values:
     """Well-scaled random values of every site: noise through the bijection of the site's support."""
     return {site.name: jax.vmap(biject_to(site.support))(noise[site.name]) for site in sites}
-
-
-def _free_shape(site: Site) -> tuple[int, ...]:
-    return biject_to(site.support).inverse_shape(site.shape)

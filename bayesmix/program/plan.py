@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import partial
@@ -205,6 +206,12 @@ class Plan:
             return told()
 
     # --------------------------------------------------------------------------------- for a reader
+    @property
+    def num_parameters(self) -> int:
+        """The number of free coordinates of all parameters: K - 1 of K weights, D (D + 1) / 2 of a
+        covariance matrix."""
+        return sum(math.prod(site.free_shape) for site in self.reading.parameters)
+
     def label_dim(self, latent: str) -> str:
         """The name of the dimension that counts a latent's values: a plate's, or 'component'."""
         group = self.labels.group_of(latent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -65,6 +66,43 @@ class Problem:
         size = self.plan.reading.rows.size
         weight = None if self.weight is None else self.weight[index]
         return Problem(self.plan, take_rows(self.arguments, size, index), weight=weight)
+
+    def completed(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Another call of the program, in the form of this one, and with what it leaves out taken from
+        this one, but for what leads with rows.
+
+        Raises :class:`ProgramError` where rows are given in part.
+        """
+        own_args, own_kwargs = self.arguments.call()
+        try:
+            signature = inspect.signature(_written(self.plan.program))
+            given = signature.bind_partial(*args, **kwargs).arguments
+            fitted = signature.bind(*own_args, **own_kwargs).arguments
+        except (TypeError, ValueError):  # no signature, or another: the program will say
+            return args, kwargs
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            return args, kwargs
+        size = self.plan.reading.rows.size
+
+        def has_rows(value: Any) -> bool:
+            return any(np.shape(leaf)[:1] == (size,) for leaf in jax.tree.leaves(value))
+
+        rest = {name: value for name, value in fitted.items() if not has_rows(value)}
+        found = {**rest, **given}
+        in_order = list(signature.parameters)[: len(own_args)]
+        for name, parameter in signature.parameters.items():
+            if name not in found and parameter.default is inspect.Parameter.empty:
+                raise ProgramError(
+                    f"the call lacks '{name}', which belongs to the rows; give it for these rows too, "
+                    "NaN where it is observed and not known"
+                )
+        if not set(in_order) <= set(found):
+            return args, kwargs
+        placed = tuple(found.pop(name) for name in in_order)
+        return placed, found
 
     def weighted(self, weight: Any) -> Problem:
         """The same rows, each counted `weight` (N,) times as often: 0 leaves a row out (a fold), draws

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from numpyro.distributions import biject_to
+
 from ..families.collapse import Rule
 from .elimination import Graph
 
@@ -39,6 +41,11 @@ class Site(NamedTuple):
     joint: bool = False
     masks: tuple[bool, ...] = ()
     bounded: bool = False
+
+    @property
+    def free_shape(self) -> tuple[int, ...]:
+        """The shape of the value's unconstrained coordinates."""
+        return biject_to(self.support).inverse_shape(self.shape)
 
 
 class Latent(NamedTuple):
