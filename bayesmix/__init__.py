@@ -42,6 +42,7 @@ from .posterior.predictive_density import predictive_log_density  # noqa: E402
 from .posterior.relabelling_comparison import compare_relabellings  # noqa: E402
 from .posterior.stacking import Stacking, stack_chains  # noqa: E402
 from .posterior.summary import summary  # noqa: E402
+from .program.compiling import cache_compiled  # noqa: E402
 from .program.devices import rows_on  # noqa: E402
 from .program.errors import ProgramError  # noqa: E402
 from .program.plan import Plan, plan  # noqa: E402
@@ -79,6 +80,7 @@ __all__ = [
     "VariationalBayes",
     "VariationalResult",
     "accelerators",
+    "cache_compiled",
     "compare",
     "compare_relabellings",
     "compare_strategies",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
-import os
 import signal
 import sys
 import tempfile
@@ -180,16 +179,10 @@ def _prepare() -> None:
     """Double precision, and compiled programs kept between runs."""
     import jax
 
+    from .program.compiling import cache_compiled
+
     jax.config.update("jax_enable_x64", True)
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        try:
-            caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            cache = caches / "bayesmix" / "jax"
-            cache.mkdir(parents=True, exist_ok=True)
-        except (OSError, RuntimeError):  # no home, or one that cannot be written
-            return
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    cache_compiled()
 
 
 def _read(asked: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:

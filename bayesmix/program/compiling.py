@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache, update_wrapper
+from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -104,3 +105,34 @@ def _known(name: str, value: Any) -> bool:
     except jax.errors.JaxRuntimeError:  # no such option
         return False
     return True
+
+
+def cache_compiled(folder: str | os.PathLike[str] | None = None) -> Path | None:
+    """Keep compiled programs in a folder, so that the next session need not compile them again.
+
+    Args:
+        folder: where; by default JAX's own setting where there is one (`JAX_COMPILATION_CACHE_DIR`), or
+            else `bayesmix/jax` in the user's cache folder.
+
+    Returns:
+        The folder, or None where there is none that can be written: nothing is kept then.
+
+    Example:
+        >>> import bayesmix, tempfile
+        >>> kept = jax.config.jax_compilation_cache_dir
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     bayesmix.cache_compiled(folder) == Path(folder)
+        True
+        >>> jax.config.update("jax_compilation_cache_dir", kept)
+    """
+    given = folder or jax.config.jax_compilation_cache_dir
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        place = Path(given) if given else caches / "bayesmix" / "jax"
+        place.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(place))
+    if not given or folder:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return place

@@ -4,6 +4,7 @@ import json
 import os
 
 import arviz
+import jax
 import numpy as np
 import pytest
 
@@ -91,7 +92,13 @@ def test_plan_prints_what_was_read(folder, capsys, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(folder / "mine.py"))  # a home in which nothing can be written
-    assert main(["plan", "faithful", "--model", "spherical"]) == 0
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        assert main(["plan", "faithful", "--model", "spherical"]) == 0
+        assert bayesmix.cache_compiled() is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
     said = capsys.readouterr().out
     assert "x.mean = mean[z]" in said and "normal-inverse gamma" in said
 
