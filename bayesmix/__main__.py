@@ -16,6 +16,8 @@ from importlib.abc import SourceLoader
 from pathlib import Path
 from typing import Any
 
+from . import __version__
+
 _FAILED, _BAD_INPUT, _STOPPED = 1, 2, 128  # the last plus the number of the signal
 
 
@@ -27,7 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0; 1 where an engine stopped with an error; 2 for bad
     input; 130 when interrupted, and 143 when terminated."""
     parser = _parser()
-    asked = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        parser.print_help()
+        return 0
+    asked = parser.parse_args(given)
     asked.signal = signal.SIGINT
     try:
         with _terminated_as_interrupted(asked):
@@ -104,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bayesmix", description="Mixture models: MAP by EM beside full Bayes."
     )
+    parser.add_argument("--version", action="version", version=f"bayesmix {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     compare = commands.add_parser(
         "compare", help="run one program through EM, Gibbs and NUTS, and compare the answers"

@@ -160,3 +160,12 @@ def test_empty_cells_are_missing_in_what_is_compared(folder, capsys):
     assert low > np.nanmin(x[:, 0]) - 5 and high < np.nanmax(x[:, 0]) + 5
     page = (folder / "bayesmix-holes" / "report.html").read_text(encoding="utf-8")
     assert "2 cells missing" in page
+
+
+def test_what_it_is_is_said_without_a_command(capsys):
+    assert main([]) == 0
+    assert "compare" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"bayesmix {bayesmix.__version__}\n"
