@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..program.arguments import split
 from ..program.evaluate import Values
 from ..program.plan import Plan
 from ..program.problem import Problem
@@ -143,7 +142,7 @@ class EM(AscentEngine[EMResult]):
             ProgramError: where the program or its data cannot be read; the message names the cure.
         """
         # rows are used where they lie: a copy of them on the device would be the third
-        problem = self.plans.of(split(args, kwargs, on_device=False))
+        problem = self.plans.call(args, kwargs, on_device=False)
         return self.run_problem(
             rng_key, problem, restarts=restarts, init=init, checkpoint=checkpoint
         )

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax import Array
 
-from ..program.arguments import split
 from ..program.errors import ProgramError
 from ..program.evaluate import Values
 from ..program.labels import LabelGroup
@@ -131,7 +130,7 @@ class VariationalBayes(AscentEngine[VariationalResult]):
                 cells of a vector), where a posterior is not proper, or where values underflow (a
                 concentration next to zero). The message names the cure.
         """
-        problem = self.plans.of(split(args, kwargs, on_device=False))
+        problem = self.plans.call(args, kwargs, on_device=False)
         return self.run_problem(
             rng_key, problem, restarts=restarts, init=init, checkpoint=checkpoint
         )

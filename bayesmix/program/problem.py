@@ -333,8 +333,13 @@ class Plans:
             )
             return Problem(plan, arguments)
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Problem:
-        """As :meth:`of`, for a call of the program; or the problem that is given in its place."""
+    def call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any] | None, on_device: bool = True
+    ) -> Problem:
+        """As :meth:`of`, for a call of the program; or the problem that is given in its place.
+
+        NumPy's arrays go to the device, or stay where they are.
+        """
         if len(args) == 1 and isinstance(args[0], Problem) and not kwargs:
             if _written(args[0].plan.program) is not _written(self.program):
                 raise ProgramError(
@@ -342,7 +347,7 @@ class Plans:
                     "engine, or of one for the same plan"
                 )
             return args[0]
-        return self.of(split(args, kwargs or {}))
+        return self.of(split(args, kwargs or {}, on_device))
 
     def _first(self, arguments: Arguments) -> Plan:
         """The plan where it is not known yet what has to be held."""

@@ -57,6 +57,15 @@ def test_each_fit_is_the_one_that_is_made_alone(name):
     assert moved == pytest.approx(5.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("engine", [bayesmix.EM, bayesmix.VariationalBayes])
+def test_a_problem_is_taken_in_the_place_of_arguments(engine):
+    fits = engine(zoo.gaussian_mixture, progress_bar=False, max_steps=5)
+    problem = fits.problem(X, K=2)
+    one, other = fits.run(0, problem), fits.run(0, X, K=2)
+    assert one.restart_steps.tolist() == other.restart_steps.tolist()
+    np.testing.assert_array_equal(one.log_density(), other.log_density())
+
+
 def test_rows_of_weight_zero_are_rows_left_out():
     x = np.linspace(-2.0, 2.0, 60)
     y = np.where(np.arange(60) % 2, 1.5, -1.0) * x + 0.1 * np.sin(9 * x)
