@@ -11,7 +11,7 @@ import jax
 import numpyro
 
 from .checks import FAULTS, outcomes
-from .grammar import compose
+from .grammar import Composed, compose
 from .judge import REFUSED
 
 
@@ -28,25 +28,39 @@ def main() -> None:
     counts: dict[str, Counter[str]] = {}
     refusals: Counter[str] = Counter()
     start = time.time()
-    for seed in range(asked.first, asked.first + asked.count):
-        made = compose(seed)
-        for name, said in outcomes(made, engines=not asked.density).items():
-            kind = said.split(":")[0]
-            counts.setdefault(name, Counter())[kind] += 1
-            if kind == REFUSED:
-                refusals[re.sub(r"'[^']*'|\([^)]*\)|\d+", "...", said)[:110]] += 1
-            if kind in FAULTS or (asked.refused and kind == REFUSED):
-                words = ", ".join(made.words)
-                print(f"{made.name}, {name}: {said}\n    ({words})", flush=True)
-                if asked.source:
-                    print(made.source, made.arguments, sep="\n")
-        if seed % 50 == 49:
-            jax.clear_caches()  # compiled programs hold memory maps, of which there are so many
-    print(f"\n{asked.count} programs composed, in {time.time() - start:.0f} s")
+    done = 0
+    try:
+        for seed in range(asked.first, asked.first + asked.count):
+            _check(compose(seed), asked, counts, refusals)
+            done += 1
+            if seed % 50 == 49:
+                jax.clear_caches()  # compiled programs hold memory maps, of which there are so many
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    print(f"\n{done} programs composed, in {time.time() - start:.0f} s")
     for name, found in counts.items():
         print(f"{name}: " + ", ".join(f"{n} {kind}" for kind, n in found.most_common()))
     for sentence, count in refusals.most_common():
         print(f"  {count} {sentence}")
+
+
+def _check(
+    made: Composed,
+    asked: argparse.Namespace,
+    counts: dict[str, Counter[str]],
+    refusals: Counter[str],
+) -> None:
+    """Count what becomes of one program, and print its faults."""
+    for name, said in outcomes(made, engines=not asked.density).items():
+        kind = said.split(":")[0]
+        counts.setdefault(name, Counter())[kind] += 1
+        if kind == REFUSED:
+            refusals[re.sub(r"'[^']*'|\([^)]*\)|\d+", "...", said)[:110]] += 1
+        if kind in FAULTS or (asked.refused and kind == REFUSED):
+            words = ", ".join(made.words)
+            print(f"{made.name}, {name}: {said}\n    ({words})", flush=True)
+            if asked.source:
+                print(made.source, made.arguments, sep="\n")
 
 
 if __name__ == "__main__":
