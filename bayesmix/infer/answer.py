@@ -8,6 +8,7 @@ their labels mean the same in all draws.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ class OutlierScores(NamedTuple):
     share: np.ndarray
 
 
-class Answer(OfProblem):
+class Answer(OfProblem, ABC):
     """Draws of the parameters, and what follows from them for each row.
 
     Methods that take `*args, **kwargs` answer for the rows of the fit, or for others when they are given
@@ -49,9 +50,9 @@ class Answer(OfProblem):
     """
 
     @property
+    @abstractmethod
     def draws(self) -> Values:
         """Draws of all parameters by site, (S, ...)."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------------------------- densities
     def log_density(self, *args: Any, **kwargs: Any) -> np.ndarray:

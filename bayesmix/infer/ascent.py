@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,7 @@ Result = TypeVar("Result", bound="DataclassInstance")  # with the problem as its
 Run = Callable[..., Any]  # of functions of one problem, or of several side by side
 
 
-class AscentEngine(Generic[Result]):
+class AscentEngine(ABC, Generic[Result]):
     """The settings that any ascent has, and its runs, on one problem or on several."""
 
     name: ClassVar[str]  # at the bar that shows progress
@@ -64,9 +65,9 @@ class AscentEngine(Generic[Result]):
         """The program with these arguments, for :meth:`run_problem` and :meth:`run_many`."""
         return self.plans.call(args, kwargs)
 
+    @abstractmethod
     def kernel(self, problem: Problem, given: bool = False) -> Kernel:
         """What a step is made of; `given` where starts are values, in whole or in part."""
-        raise NotImplementedError
 
     def run_problem(
         self,
@@ -155,24 +156,24 @@ class AscentEngine(Generic[Result]):
         """Do starts with these values need seeds?"""
         return True
 
+    @abstractmethod
     def _start(
         self, run: Run, kernel: Kernel, given: Values, rows: SeedingRows | None, keys: Array
     ) -> tuple[Ascent, Any]:
         """Fits before their first step, and statistics of the rows partitioned about seeds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _values(self, belief: Any) -> Values:
         """The values that a callback is told."""
-        raise NotImplementedError
 
     def _look(self, run: Run, state: Ascent) -> Any:
         """What is looked at where fits have ended."""
 
+    @abstractmethod
     def _result(
         self, problem: Problem, call: Problem, kernel: Kernel, state: Ascent, look: Any
     ) -> Result:
         """The best of the starts; `call` is the problem as it was given."""
-        raise NotImplementedError
 
     def _starts(
         self,
