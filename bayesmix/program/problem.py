@@ -127,7 +127,8 @@ class Problem:
 
     def counted(self, observed: Observed) -> Observed:
         """Rows with the problem's own weights; those that are all one say nothing."""
-        if self.weight is None or np.all(np.asarray(self.weight) == 1):
+        traced = isinstance(self.weight, jax.core.Tracer)
+        if self.weight is None or (not traced and np.all(np.asarray(self.weight) == 1)):
             return observed
         own = 1.0 if observed.weight is None else observed.weight
         return observed._replace(weight=own * self.weight)

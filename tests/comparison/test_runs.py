@@ -62,12 +62,14 @@ def test_held_out_rows_tell_nothing():
     assert train.weight.sum() == 80 and np.all(train.weight[rows.test] == 0)
 
 
+@pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("kernel", [bayesmix.ConjugateGibbs, bayesmix.MixedGibbs])
-def test_chains_run_on_a_weighted_problem(kernel):
+def test_chains_run_on_a_weighted_problem(kernel, traced):
     x = X[:60]
     weight = np.where(np.arange(60) % 3, 2.0, 0.0)
     problem = Plans(one_rate).call((x,), {}).weighted(weight)
-    mcmc = MCMC(kernel(one_rate), num_warmup=5, num_samples=4000, progress_bar=False)
+    options = {"progress_bar": False, "jit_model_args": traced}
+    mcmc = MCMC(kernel(one_rate), num_warmup=5, num_samples=4000, **options)
     mcmc.run(jax.random.key(0), problem)
     drawn = mcmc.get_samples()["rate"]
     shape, per = 2 + weight @ x, 1 + weight.sum()
