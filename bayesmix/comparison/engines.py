@@ -161,8 +161,9 @@ def gibbs(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
 def nuts(problem: Problem, settings: Settings, made: Recent) -> EngineResult:
     """NUTS with the latent summed out, each chain started from a partition of its own."""
     keys = random.split(random.key(settings.seed + 1), settings.num_chains)
-    arranged = problem.with_rows(fitting=True)
-    rows = seeding_rows(arranged, problem.observe(fitting=True))
+    observed = problem.observe(fitting=True)
+    arranged = problem.at(problem.plan.arrange(observed))
+    rows = seeding_rows(arranged, observed)
     free = arranged.run(_free_starts, rows, keys)
     if settings.num_chains == 1:
         free = {name: value[0] for name, value in free.items()}

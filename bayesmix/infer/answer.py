@@ -187,7 +187,7 @@ class Answer(OfProblem, ABC):
         best = {name: value[[int(heights.argmax())]] for name, value in self.draws.items()}
         rows = predict.arrange(self.plan, observed)
         entropy = mean_over_draws(predict.entropy, problem, best, rows)
-        return self.bic(num_observations) + 2 * float(_weights(observed) @ entropy)
+        return self.bic(num_observations) + 2 * float(np.asarray(observed.row_weights) @ entropy)
 
     # --------------------------------------------------------------------------------------- moments
     def moments(self, *args: Any, **kwargs: Any) -> dict[str, Moments]:
@@ -281,7 +281,7 @@ class Answer(OfProblem, ABC):
     def _likelihoods(self) -> tuple[np.ndarray, float]:
         """The log likelihood at each draw, (S,), and the sum of the rows' weights."""
         problem, observed = self._rows((), {})
-        rows, weight = predict.arrange(self.plan, observed), _weights(observed)
+        rows, weight = predict.arrange(self.plan, observed), np.asarray(observed.row_weights)
         found = over_draws(predict.log_likelihood, problem, self.draws, rows, weight)
         return found, float(weight.sum())
 
@@ -322,7 +322,7 @@ class Answer(OfProblem, ABC):
             if present is not None:
                 cells = np.asarray(present).reshape(observed.num_rows, -1)
                 there &= np.all(cells | hidden.get(name, False), axis=1)
-        weight = there * _weights(observed)
+        weight = there * np.asarray(observed.row_weights)
         return -self._log_density(self.problem, rows), weight
 
     def _given_rows(
@@ -339,12 +339,6 @@ class Answer(OfProblem, ABC):
         present = {name: observed.present[name] for name in names}
         rows = predict.arrange(self.plan, observed)
         return over(function, problem, self.draws, rows, present)
-
-
-def _weights(observed: Observed) -> np.ndarray:
-    """The rows' weights, (N,)."""
-    given = observed.weight
-    return np.ones(observed.num_rows) if given is None else np.asarray(given, float)
 
 
 def _check_finite(name: str, imputed: np.ndarray) -> None:

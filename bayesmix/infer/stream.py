@@ -278,7 +278,7 @@ def rows_of_batch(problem: Problem, leading: tuple[int, ...], batch: Arguments) 
     except ProgramError:
         plan.observe(batch)  # says which of the batch's own rows it is
         raise
-    weight = np.ones(observed.num_rows) if observed.weight is None else observed.weight
+    weight = observed.row_weights
     observed = observed._replace(weight=np.where(np.arange(observed.num_rows) < size, weight, 0.0))
     found = arrange_batches(plan, observed, np.zeros(observed.num_rows, int)).blocks
     if not found.patterns:

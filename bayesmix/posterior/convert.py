@@ -171,7 +171,7 @@ def gather(
     at = at_draws(problem, flat, probabilities=wanted)
     posterior = {**draws, **{name: grouped(value) for name, value in at.deterministic.items()}}
     site = "+".join(s.name for s in reading.data)
-    weight = np.ones(num_rows) if observed.weight is None else observed.weight
+    weight = observed.row_weights
     counted = np.where(weight > 0, at.log_likelihood, 0.0)  # of no weight are impossible rows too
     groups: dict[str, dict[str, Any]] = {
         "posterior": posterior,
@@ -235,7 +235,7 @@ def _copies(observed: Observed, draws: int, asked: bool | None) -> np.ndarray | 
     """
     if asked is False:
         return None
-    weight = np.ones(observed.num_rows) if observed.weight is None else np.asarray(observed.weight)
+    weight = np.asarray(observed.row_weights)
     if (weight != np.round(weight)).any():
         reason = (
             "row weights (handlers.scale) that are not whole numbers are no copies of a row, of which "

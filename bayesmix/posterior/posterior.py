@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ..infer.answer import Answer
+from ..infer.draws import num_draws
 from ..infer.regression import Prediction
 from ..infer.variational_result import VariationalResult
 from ..program.evaluate import Values
@@ -18,7 +19,7 @@ from ..program.problem import Plans, Problem
 from ..program.settings import key_of, whole
 from . import arviz_compat
 from .convert import gather, origin
-from .draws import replicate
+from .draws import flatten, replicate
 from .imputation import impute_draws
 from .labels import relabel
 from .predictive_density import draws_of
@@ -101,10 +102,10 @@ class Posterior(Prediction):
         if relabelled and problem.plan.labels.hidden:
             values = _relabelled(problem, values)
         names = problem.plan.reading.parameter_names
-        flat = {n: np.reshape(values[n], (-1, *np.shape(values[n])[2:])) for n in names}
-        count = len(next(iter(flat.values())))
+        flat = flatten({name: values[name] for name in names})
+        count = len(flat[names[0]])
         kept = np.linspace(0, count - 1, min(num_draws, count)).round().astype(int)
-        return cls(problem, {name: value[kept] for name, value in flat.items()})
+        return cls(problem, {name: np.asarray(value)[kept] for name, value in flat.items()})
 
     def sample(self, rng_key: Array, *args: Any, **kwargs: Any) -> dict[str, np.ndarray]:
         """A data set drawn from the program at each draw, by observed site, (S, ...): the posterior
@@ -117,8 +118,7 @@ class Posterior(Prediction):
         return impute_draws(self._call(args, kwargs), self.draws, key_of(rng_key))
 
     def __str__(self) -> str:
-        count = len(next(iter(self.draws.values())))
-        lines = [f"{count} draws of the posterior: mean, then standard deviation"]
+        lines = [f"{num_draws(self.draws)} draws of the posterior: mean, then standard deviation"]
         for name, value in self.draws.items():
             lines.append(f"{name}:")
             for each in (value.mean(axis=0), value.std(axis=0)):

@@ -45,6 +45,11 @@ class Observed(NamedTuple):
         return int(next(iter({**self.values, **(self.labels or {})}.values())).shape[0])
 
     @property
+    def row_weights(self) -> Any:
+        """How often each row counts, (N,)."""
+        return np.ones(self.num_rows) if self.weight is None else self.weight
+
+    @property
     def given(self) -> dict[str, Any]:
         """What the call gave of each site, known labels too: NaN where it is missing."""
         found, arrays = dict(self.values), jnp if self.traced else np
